@@ -1,0 +1,1 @@
+//! CNI plugins over netlink, and the runtime side of CNI.

@@ -1,0 +1,3 @@
+//! CNI plugins over netlink, and the runtime side of CNI.
+
+fn main() {}

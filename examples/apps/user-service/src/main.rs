@@ -1,0 +1,3 @@
+//! A small HTTP server with /healthz, /env and /crash, run by the examples.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Operator's command line: images, apply, get, logs, rollout.
+
+fn main() {}

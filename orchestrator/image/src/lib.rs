@@ -1,0 +1,1 @@
+//! OCI image store: import, layers, root file systems.

@@ -1,0 +1,3 @@
+//! Holds a pod's containers: stdio, logs, exit codes.
+
+fn main() {}

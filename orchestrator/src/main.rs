@@ -1,0 +1,3 @@
+//! The node daemon: Kubernetes API, controllers, node agent.
+
+fn main() {}

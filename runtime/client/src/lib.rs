@@ -1,0 +1,1 @@
+//! Drives any runc-compatible runtime binary.

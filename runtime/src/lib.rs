@@ -1,0 +1,1 @@
+//! Low-level OCI runtime with runc's command line.

@@ -1,0 +1,3 @@
+//! Low-level OCI runtime with runc's command line.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The system calls Berth makes, and its only unsafe code.
