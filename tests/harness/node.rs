@@ -1,0 +1,186 @@
+//! A whole node for a test: `berthd` in the test's own namespaces, with directories of its own.
+
+use crate::{Outcome, bin, run, wait_for};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// How to start a [`Node`].
+#[derive(Debug, Default, Clone)]
+pub struct NodeOptions {
+    /// More arguments for `berthd`.
+    pub arguments: Vec<String>,
+}
+
+/// A running `berthd`, with its data below one temporary directory. The test has called
+/// [`crate::isolate`] before. Dropping it deletes all its pods and stops it.
+pub struct Node {
+    dir: TempDir,
+    port: u16,
+    options: NodeOptions,
+    daemon: Option<Child>,
+}
+
+impl Node {
+    /// Starts `berthd` and waits until it is ready.
+    pub fn start(options: NodeOptions) -> Self {
+        let dir = TempDir::with_prefix("berth-node-").expect("temporary directory");
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|l| l.local_addr())
+            .expect("a free port")
+            .port();
+        let mut node = Self {
+            dir,
+            port,
+            options,
+            daemon: None,
+        };
+        node.spawn();
+        node
+    }
+
+    /// The directory that everything of the node lies below.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// `berthd`'s data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data_dir().join("admin.kubeconfig")
+    }
+
+    /// The pid of the running `berthd`.
+    pub fn pid(&self) -> u32 {
+        self.daemon.as_ref().expect("berthd runs").id()
+    }
+
+    /// Everything `berthd` wrote to stderr since the node was made.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("berthd.log")).unwrap_or_default()
+    }
+
+    /// Kills `berthd` with SIGKILL and reaps it; pods go on.
+    pub fn kill_daemon(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.kill().expect("kill berthd");
+            daemon.wait().expect("reap berthd");
+        }
+    }
+
+    /// Starts `berthd` on the same data and waits until it is ready.
+    pub fn spawn(&mut self) {
+        assert!(self.daemon.is_none(), "berthd runs already");
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("berthd.log"))
+            .expect("open the log");
+        let child = Command::new(bin("berthd"))
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .arg("--run-dir")
+            .arg(self.dir.path().join("run"))
+            .arg("--listen")
+            .arg(format!("127.0.0.1:{}", self.port))
+            .arg("--runtime")
+            .arg(bin("berth"))
+            .arg("--monitor")
+            .arg(bin("berth-monitor"))
+            .arg("--cni-bin-dir")
+            .arg(self.cni_bin_dir())
+            .args(&self.options.arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("clone the log"))
+            .stderr(log)
+            .spawn()
+            .expect("start berthd");
+        self.daemon = Some(child);
+        wait_for("berthd to be ready", Duration::from_secs(60), || {
+            let daemon = self.daemon.as_mut().expect("just started");
+            if let Some(status) = daemon.try_wait().expect("look at berthd") {
+                panic!("berthd ended with {status}:\n{}", self.log());
+            }
+            if !self.kubeconfig().exists() {
+                return Err("no kubeconfig yet".to_owned());
+            }
+            let seen = self.ctl(&["get", "namespace", "default"]);
+            if seen.status.success() {
+                Ok(())
+            } else {
+                Err(seen.stderr)
+            }
+        });
+    }
+
+    /// A directory with one link a plugin, as `make install` lays them out.
+    fn cni_bin_dir(&self) -> PathBuf {
+        let dir = self.dir.path().join("cni");
+        if std::fs::create_dir(&dir).is_ok() {
+            for plugin in ["bridge", "host-local", "loopback", "portmap", "firewall"] {
+                std::os::unix::fs::symlink(bin("cni-plugins"), dir.join(plugin)).expect("link a plugin");
+            }
+        }
+        dir
+    }
+
+    /// Runs `berthctl` against the node.
+    pub fn ctl(&self, arguments: &[&str]) -> Outcome {
+        run(Command::new(bin("berthctl"))
+            .env("KUBECONFIG", self.kubeconfig())
+            .args(arguments))
+    }
+
+    /// Runs a kubectl against the node.
+    pub fn kubectl(&self, kubectl: &Path, arguments: &[&str]) -> Outcome {
+        run(Command::new(kubectl)
+            .env("KUBECONFIG", self.kubeconfig())
+            .env("HOME", self.dir.path())
+            .args(arguments))
+    }
+
+    /// Deletes every pod and what would bring it back, and waits until the node holds none.
+    pub fn clear(&self) {
+        for kind in ["deployments", "replicasets", "pods"] {
+            let outcome = self.ctl(&["delete", kind, "--all", "-A", "--grace-period", "1"]);
+            assert!(outcome.status.success(), "delete {kind}: {}", outcome.stderr);
+        }
+        wait_for("all pods to be gone", Duration::from_secs(60), || {
+            let list = self.ctl(&["get", "pods", "-A", "-o", "name"]);
+            if list.status.success() && list.stdout.trim().is_empty() {
+                Ok(())
+            } else {
+                Err(list)
+            }
+        });
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- berthd's log ---\n{}", self.log());
+        }
+        if self.daemon.is_none() {
+            self.spawn();
+        }
+        if !std::thread::panicking() {
+            self.clear();
+        } else {
+            for kind in ["deployments", "replicasets", "pods"] {
+                self.ctl(&["delete", kind, "--all", "-A", "--grace-period", "0", "--force"]);
+            }
+        }
+        if let Some(daemon) = self.daemon.as_mut() {
+            let pid = nix::unistd::Pid::from_raw(daemon.id().cast_signed());
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).ok();
+            daemon.wait().ok();
+        }
+    }
+}
