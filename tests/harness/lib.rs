@@ -140,7 +140,7 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Outcome {
     let status = command
         .status()
         .unwrap_or_else(|e| panic!("start {command:?}: {e}"));
-    let mut text = |file: &mut std::fs::File| {
+    let text = |file: &mut std::fs::File| {
         let mut bytes = Vec::new();
         file.rewind().expect("rewind");
         file.read_to_end(&mut bytes).expect("read output");
@@ -184,30 +184,5 @@ pub fn isolate() {
         None::<&str>,
     )
     .expect("make the mounts private");
-    mount(
-        Some("sysfs"),
-        "/sys",
-        Some("sysfs"),
-        MsFlags::empty(),
-        None::<&str>,
-    )
-    .expect("mount the namespace's sysfs");
-    for path in ["/sys/fs/cgroup"] {
-        // The new sysfs hides the cgroup mounts below the old one: bring them back.
-        restore_from_init(path);
-    }
     run(Command::new("ip").args(["link", "set", "lo", "up"])).ok();
-}
-
-/// Binds a path of the initial mount namespace over the same path here.
-fn restore_from_init(path: &str) {
-    let from = format!("/proc/{}/root{path}", std::process::id());
-    mount(
-        Some(from.as_str()),
-        path,
-        None::<&str>,
-        MsFlags::MS_BIND | MsFlags::MS_REC,
-        None::<&str>,
-    )
-    .unwrap_or_else(|e| panic!("bind {path}: {e}"));
 }
