@@ -1,8 +1,10 @@
 //! Low-level OCI runtime with runc's command line.
 //!
 //! One straight line from `config.json` to execve(2): [`bundle`] opens, `validate` checks, `plan` decides,
-//! `launch` and `init` do. Beside the line: [`commands`] (a file a verb), [`state`], [`hooks`], [`log`], [`error`].
+//! `launch` and `init` do. Beside the line: `commands` (a file a verb), [`state`], [`hooks`], [`log`], `error`.
 
 pub mod bundle;
+pub mod hooks;
 pub mod host;
+pub mod log;
 pub mod state;

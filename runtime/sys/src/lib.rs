@@ -1,1 +1,4 @@
 //! The system calls Berth makes, and its only unsafe code.
+
+pub mod pidfd;
+pub mod terminal;
