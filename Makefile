@@ -1,0 +1,72 @@
+# Berth's commands. `make help` explains them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PREFIX ?= /usr/local
+CNI_BIN_DIR ?= /opt/cni/bin
+DESTDIR ?=
+TARGET ?= $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+TRIPLE := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+BIN := $(TARGET)/$(TRIPLE)
+PLUGINS := bridge host-local static loopback portmap firewall bandwidth tuning ptp macvlan
+
+help: ## This list
+	@echo 'Berth: a container platform for one machine'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+deps: ## Install from Debian what building and testing needs
+	@tests/deps test
+	@tests/fetch-kubectl $(TARGET)/kubectl
+
+deps-build:
+	@tests/deps build
+
+build: deps-build ## Build every program, optimised and static, into target/
+	cargo build --locked --profile runtime --package berth --package berth-monitor --package cni-plugins
+	cargo build --locked --release --package berthd --package berthctl --package user-service --package berth-demo
+	@mkdir -p $(TARGET)/berth/bin
+	@ln -f $(addprefix $(BIN)/runtime/,berth berth-monitor cni-plugins) $(addprefix $(BIN)/release/,berthd berthctl user-service berth-demo) $(TARGET)/berth/bin/
+
+lint: deps-build ## Formatting, clippy, licences and duplicate crates
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	@command -v cargo-deny >/dev/null || cargo install --locked --quiet cargo-deny
+	cargo deny --locked check licenses bans sources
+
+test: deps ## Every test, on the real kernel; ends with a count
+	@tests/run all
+
+test-unit: deps-build ## Only the tests that need no privilege and no program
+	@tests/run unit
+
+demo: build ## Deployment to running containers, in a private network: prints a table of what it measured
+	@$(TARGET)/berth/bin/berth-demo run --bin-dir $(TARGET)/berth/bin
+
+up: build ## Leave such a node running to play with
+	@$(TARGET)/berth/bin/berth-demo up --bin-dir $(TARGET)/berth/bin
+
+down: ## Take away what `make up` started
+	@$(TARGET)/berth/bin/berth-demo down
+
+bench: ## Compare with runc and crun
+	@tests/deps bench
+	@$(MAKE) --no-print-directory build
+	@tests/bench/run $(TARGET)/berth/bin
+
+install: build ## Put programs, plugins, unit and configuration in place (PREFIX, CNI_BIN_DIR, DESTDIR)
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(TARGET)/berth/bin/,berth berthd berthctl berth-monitor)
+	install -D -m 755 $(TARGET)/berth/bin/cni-plugins $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins
+	for plugin in $(PLUGINS); do ln -f $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins $(DESTDIR)$(CNI_BIN_DIR)/$$plugin; done
+	sed 's|@PREFIX@|$(PREFIX)|g; s|@CNI_BIN_DIR@|$(CNI_BIN_DIR)|g' orchestrator/berthd.service.in | install -D -m 644 /dev/stdin $(DESTDIR)/etc/systemd/system/berthd.service
+	test -e $(DESTDIR)/etc/cni/net.d/10-berth.conflist || install -D -m 644 examples/cni/10-berth.conflist $(DESTDIR)/etc/cni/net.d/10-berth.conflist
+
+uninstall: ## Remove what install put in place (data in /var/lib/berth stays)
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,berth berthd berthctl berth-monitor)
+	for plugin in $(PLUGINS); do if [ $(DESTDIR)$(CNI_BIN_DIR)/$$plugin -ef $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins ]; then rm -f $(DESTDIR)$(CNI_BIN_DIR)/$$plugin; fi; done
+	rm -f $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins $(DESTDIR)/etc/systemd/system/berthd.service
+
+clean: ## Remove everything that was built
+	cargo clean
+	rm -rf .demo
+
+.PHONY: help deps deps-build build lint test test-unit demo up down bench install uninstall clean
