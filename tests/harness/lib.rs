@@ -59,7 +59,8 @@ pub fn note_skip(reason: &str) {
     if let Ok(path) = std::env::var("BERTH_SKIP_LOG")
         && let Ok(mut file) = std::fs::OpenOptions::new().append(true).create(true).open(path)
     {
-        file.write_all(line.as_bytes()).expect("the skip log takes a line");
+        file.write_all(line.as_bytes())
+            .expect("the skip log takes a line");
     }
 }
 
@@ -83,7 +84,9 @@ impl Outcome {
     /// The exit code; 128 + signal when a signal ended the process, as a shell says it.
     pub fn code(&self) -> i32 {
         use std::os::unix::process::ExitStatusExt as _;
-        self.status.code().unwrap_or_else(|| 128 + self.status.signal().unwrap_or(0))
+        self.status
+            .code()
+            .unwrap_or_else(|| 128 + self.status.signal().unwrap_or(0))
     }
 
     /// Asserts success and gives standard output.
@@ -134,14 +137,20 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Outcome {
         .stdin(Stdio::from(stdin))
         .stdout(Stdio::from(out.try_clone().expect("clone")))
         .stderr(Stdio::from(err.try_clone().expect("clone")));
-    let status = command.status().unwrap_or_else(|e| panic!("start {command:?}: {e}"));
+    let status = command
+        .status()
+        .unwrap_or_else(|e| panic!("start {command:?}: {e}"));
     let text = |file: &mut std::fs::File| {
         let mut bytes = Vec::new();
         file.rewind().expect("rewind");
         file.read_to_end(&mut bytes).expect("read output");
         String::from_utf8_lossy(&bytes).into_owned()
     };
-    Outcome { status, stdout: text(&mut out), stderr: text(&mut err) }
+    Outcome {
+        status,
+        stdout: text(&mut out),
+        stderr: text(&mut err),
+    }
 }
 
 /// Waits until `condition` gives a value, looking every few milliseconds; panics with `what`
@@ -167,7 +176,13 @@ pub fn wait_for<T, E: Debug>(
 /// neither the host nor another test, and ends with it.
 pub fn isolate() {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("unshare network and mounts");
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .expect("make the mounts private");
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )
+    .expect("make the mounts private");
     run(Command::new("ip").args(["link", "set", "lo", "up"])).ok();
 }

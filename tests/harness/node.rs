@@ -27,8 +27,16 @@ impl Node {
     /// Starts `berthd` and waits until it is ready.
     pub fn start(options: NodeOptions) -> Self {
         let dir = TempDir::with_prefix("berth-node-").expect("temporary directory");
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
-        let mut node = Self { dir, port, options, daemon: None };
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|l| l.local_addr())
+            .expect("a free port")
+            .port();
+        let mut node = Self {
+            dir,
+            port,
+            options,
+            daemon: None,
+        };
         node.spawn();
         node
     }
@@ -103,7 +111,11 @@ impl Node {
                 return Err("no kubeconfig yet".to_owned());
             }
             let seen = self.ctl(&["get", "namespace", "default"]);
-            if seen.status.success() { Ok(()) } else { Err(seen.stderr) }
+            if seen.status.success() {
+                Ok(())
+            } else {
+                Err(seen.stderr)
+            }
         });
     }
 
@@ -120,7 +132,9 @@ impl Node {
 
     /// Runs `berthctl` against the node.
     pub fn ctl(&self, arguments: &[&str]) -> Outcome {
-        run(Command::new(bin("berthctl")).env("KUBECONFIG", self.kubeconfig()).args(arguments))
+        run(Command::new(bin("berthctl"))
+            .env("KUBECONFIG", self.kubeconfig())
+            .args(arguments))
     }
 
     /// Runs a kubectl against the node.
@@ -139,7 +153,11 @@ impl Node {
         }
         wait_for("all pods to be gone", Duration::from_secs(60), || {
             let list = self.ctl(&["get", "pods", "-A", "-o", "name"]);
-            if list.status.success() && list.stdout.trim().is_empty() { Ok(()) } else { Err(list) }
+            if list.status.success() && list.stdout.trim().is_empty() {
+                Ok(())
+            } else {
+                Err(list)
+            }
         });
     }
 }

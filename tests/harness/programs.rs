@@ -5,7 +5,10 @@ use std::process::Command;
 
 /// The root of the repository.
 pub fn repository_root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent").to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ has a parent")
+        .to_path_buf()
 }
 
 /// One of Berth's own programs: from `BERTH_BIN_DIR`, else from the directory that holds this
@@ -64,7 +67,10 @@ pub fn kubectl_versions() -> Vec<PathBuf> {
 
 /// The minor version a kubectl says it has.
 fn minor_version(kubectl: &Path) -> Option<u32> {
-    let output = Command::new(kubectl).args(["version", "--client", "-o", "json"]).output().ok()?;
+    let output = Command::new(kubectl)
+        .args(["version", "--client", "-o", "json"])
+        .output()
+        .ok()?;
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
     let minor = document["clientVersion"]["minor"].as_str()?;
     minor.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().ok()

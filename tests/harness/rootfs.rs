@@ -93,7 +93,9 @@ const APPLETS: &[&str] = &[
 /// When Debian's `busybox-static` is not installed.
 pub fn busybox_rootfs(dir: &Path) {
     let busybox = crate::program("busybox").expect("busybox-static is installed (make deps)");
-    for sub in ["bin", "dev", "etc", "home", "proc", "root", "run", "sys", "tmp", "usr/bin", "var"] {
+    for sub in [
+        "bin", "dev", "etc", "home", "proc", "root", "run", "sys", "tmp", "usr/bin", "var",
+    ] {
         std::fs::create_dir_all(dir.join(sub)).expect("create a directory of the rootfs");
     }
     std::fs::copy(busybox, dir.join("bin/busybox")).expect("copy busybox");
@@ -106,7 +108,10 @@ pub fn busybox_rootfs(dir: &Path) {
         "etc/passwd",
         "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\nalice:x:1000:1000::/home:/bin/sh\n",
     );
-    write("etc/group", "root:x:0:\nnogroup:x:65534:\nalice:x:1000:\nextra:x:2000:alice\n");
+    write(
+        "etc/group",
+        "root:x:0:\nnogroup:x:65534:\nalice:x:1000:\nextra:x:2000:alice\n",
+    );
 }
 
 /// An OCI bundle in a temporary directory, removed with the value.
@@ -123,7 +128,10 @@ impl Bundle {
         let dir = TempDir::with_prefix("berth-test-").expect("temporary directory");
         std::fs::create_dir(dir.path().join("rootfs")).expect("create rootfs");
         busybox_rootfs(&dir.path().join("rootfs"));
-        let mut bundle = Self { dir, config: default_config() };
+        let mut bundle = Self {
+            dir,
+            config: default_config(),
+        };
         bundle.config["process"]["args"] = json!(args);
         bundle.write();
         bundle

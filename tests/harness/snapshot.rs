@@ -34,8 +34,11 @@ impl HostSnapshot {
 
 fn mounts() -> Vec<String> {
     let text = std::fs::read_to_string("/proc/thread-self/mountinfo").expect("read mountinfo");
-    let mut points: Vec<String> =
-        text.lines().filter_map(|line| line.split(' ').nth(4)).map(str::to_owned).collect();
+    let mut points: Vec<String> = text
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(str::to_owned)
+        .collect();
     points.sort();
     points
 }

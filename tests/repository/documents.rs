@@ -5,9 +5,17 @@ use std::path::{Path, PathBuf};
 
 fn tracked(extension: &str) -> Vec<PathBuf> {
     let root = repository_root();
-    let listed =
-        harness::run(std::process::Command::new("git").current_dir(&root).args(["ls-files", "-z"])).ok();
-    listed.split('\0').filter(|f| f.ends_with(extension)).map(|f| root.join(f)).collect()
+    let listed = harness::run(
+        std::process::Command::new("git")
+            .current_dir(&root)
+            .args(["ls-files", "-z"]),
+    )
+    .ok();
+    listed
+        .split('\0')
+        .filter(|f| f.ends_with(extension))
+        .map(|f| root.join(f))
+        .collect()
 }
 
 /// The pieces of a Markdown text in single backquotes, outside fenced blocks.
@@ -26,8 +34,15 @@ fn code_spans(text: &str) -> Vec<String> {
 
 /// Whether a code span is meant as a path of this repository.
 fn is_repository_path(span: &str) -> bool {
-    const ROOMS: &[&str] =
-        &["runtime/", "orchestrator/", "cni-plugins/", "examples/", "tests/", ".ci/", ".cargo/"];
+    const ROOMS: &[&str] = &[
+        "runtime/",
+        "orchestrator/",
+        "cni-plugins/",
+        "examples/",
+        "tests/",
+        ".ci/",
+        ".cargo/",
+    ];
     ROOMS.iter().any(|room| span.starts_with(room)) && !span.contains(['*', '<', '{', ' ', '…', '$'])
 }
 
@@ -40,12 +55,18 @@ fn paths_named_in_documents_exist() {
         for span in code_spans(&text).into_iter().filter(|s| is_repository_path(s)) {
             let path = span.split([':', '#']).next().unwrap_or(&span);
             if !root.join(path).exists() && !document.parent().is_some_and(|d| d.join(path).exists()) {
-                missing
-                    .push(format!("{}: {span}", document.strip_prefix(&root).unwrap_or(&document).display()));
+                missing.push(format!(
+                    "{}: {span}",
+                    document.strip_prefix(&root).unwrap_or(&document).display()
+                ));
             }
         }
     }
-    assert!(missing.is_empty(), "documents name what is not there:\n{}", missing.join("\n"));
+    assert!(
+        missing.is_empty(),
+        "documents name what is not there:\n{}",
+        missing.join("\n")
+    );
 }
 
 #[test]
@@ -76,7 +97,9 @@ fn make_targets_named_in_documents_exist() {
         for target in code_spans(&text).iter().filter_map(|s| s.strip_prefix("make ")) {
             let target = target.split(' ').next().unwrap_or(target);
             assert!(
-                makefile.lines().any(|line| line.starts_with(&format!("{target}:"))),
+                makefile
+                    .lines()
+                    .any(|line| line.starts_with(&format!("{target}:"))),
                 "{}: `make {target}` is not in the Makefile",
                 document.display()
             );

@@ -15,7 +15,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("berth", &["berth-sys", "berth-cgroups"]),
     ("cni-plugins", &["berth-sys"]),
     ("berth-monitor", &["berth-sys", "berth-cgroups", "berth-client"]),
-    ("berthd", &["berth-api", "berth-image", "berth-sys", "berth-cgroups", "berth-client", "cni-plugins"]),
+    (
+        "berthd",
+        &[
+            "berth-api",
+            "berth-image",
+            "berth-sys",
+            "berth-cgroups",
+            "berth-client",
+            "cni-plugins",
+        ],
+    ),
     ("berthctl", &["berth-api", "berth-client"]),
     ("user-service", &[]),
     ("berth-demo", &[]),
@@ -48,7 +58,11 @@ fn packages_depend_only_on_what_the_architecture_allows() {
     for package in packages {
         let name = package["name"].as_str().expect("name");
         let edges = package["dependencies"].as_array().expect("dependencies");
-        for to in edges.iter().filter(|d| d["kind"] != "dev").filter_map(|d| d["name"].as_str()) {
+        for to in edges
+            .iter()
+            .filter(|d| d["kind"] != "dev")
+            .filter_map(|d| d["name"].as_str())
+        {
             assert!(
                 !names.contains(to) || allowed[name].contains(&to),
                 "{name} must not depend on {to}: see the table in tests/repository/edges.rs"

@@ -28,7 +28,10 @@ fn hierarchies() -> Vec<PathBuf> {
 
 fn remove_tree(path: &Path) -> Result<(), DemoError> {
     let entries = std::fs::read_dir(path).map_err(DemoError::io(format!("read {}", path.display())))?;
-    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+    for entry in entries
+        .flatten()
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+    {
         remove_tree(&entry.path())?;
     }
     // Processes killed a moment ago may still be leaving: EBUSY until they have.

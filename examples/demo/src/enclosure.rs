@@ -23,7 +23,10 @@ pub fn lock(dir: &Path) -> Result<Flock<File>, DemoError> {
     let path = dir.join("lock");
     let file = File::create(&path).map_err(DemoError::io(format!("create {}", path.display())))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
-        DemoError::Wrong(format!("a node runs in {} already: end it with `make down`", dir.display()))
+        DemoError::Wrong(format!(
+            "a node runs in {} already: end it with `make down`",
+            dir.display()
+        ))
     })
 }
 
@@ -43,8 +46,16 @@ pub fn init_command(role: &str, place: &Place) -> Result<Command, DemoError> {
     let exe = std::env::current_exe().map_err(DemoError::io("find this program"))?;
     let mut command = Command::new(exe);
     command.args(["init", role]);
-    command.arg("--bin-dir").arg(&place.bin_dir).arg("--dir").arg(&place.dir);
-    command.arg("--manifests").arg(&place.manifests).arg("--app").arg(&place.app);
+    command
+        .arg("--bin-dir")
+        .arg(&place.bin_dir)
+        .arg("--dir")
+        .arg(&place.dir);
+    command
+        .arg("--manifests")
+        .arg(&place.manifests)
+        .arg("--app")
+        .arg(&place.app);
     Ok(command)
 }
 
@@ -70,9 +81,16 @@ pub fn run(place: &Place) -> Result<ExitCode, DemoError> {
     drop(lock);
     std::fs::remove_dir_all(&place.dir).map_err(DemoError::io(format!("remove {}", place.dir.display())))?;
     if status.success() && !left.is_empty() {
-        return Err(DemoError::Wrong(format!("the node left cgroups behind: {}", left.join(", "))));
+        return Err(DemoError::Wrong(format!(
+            "the node left cgroups behind: {}",
+            left.join(", ")
+        )));
     }
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// The place with absolute paths: the process inside sees the same files from another directory.
@@ -146,6 +164,12 @@ fn prepare_mounts(place: &Place) -> Result<(), DemoError> {
     .map_err(DemoError::io("mount /proc"))?;
     let files = node::files(&place.dir);
     std::fs::create_dir_all(&files).map_err(DemoError::io(format!("create {}", files.display())))?;
-    mount(Some("berth-demo"), &files, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))
-        .map_err(DemoError::io(format!("mount a tmpfs at {}", files.display())))
+    mount(
+        Some("berth-demo"),
+        &files,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("mode=0755"),
+    )
+    .map_err(DemoError::io(format!("mount a tmpfs at {}", files.display())))
 }

@@ -59,7 +59,10 @@ impl DemoError {
     /// For `map_err`: a failed system operation with what was attempted.
     pub fn io<E: Into<std::io::Error>>(action: impl Into<String>) -> impl FnOnce(E) -> Self {
         let action = action.into();
-        move |source| Self::System { action, source: source.into() }
+        move |source| Self::System {
+            action,
+            source: source.into(),
+        }
     }
 }
 

@@ -42,12 +42,17 @@ pub fn loopback_up(place: &Place) -> Result<(), DemoError> {
             .write_all(br#"{"cniVersion": "1.1.0", "name": "lo", "type": "loopback"}"#)
             .map_err(DemoError::io("configure the loopback plugin"))?;
     }
-    let output = child.wait_with_output().map_err(DemoError::io("wait for the loopback plugin"))?;
+    let output = child
+        .wait_with_output()
+        .map_err(DemoError::io("wait for the loopback plugin"))?;
     if output.status.success() {
         Ok(())
     } else {
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        Err(DemoError::Command { command: "loopback ADD".to_owned(), stderr: said })
+        Err(DemoError::Command {
+            command: "loopback ADD".to_owned(),
+            stderr: said,
+        })
     }
 }
 
@@ -60,7 +65,10 @@ pub struct Node {
 impl Node {
     /// Starts `berthd` and waits until its API answers.
     pub fn start(place: &Place) -> Result<Self, DemoError> {
-        let mut node = Self { place: place.clone(), daemon: None };
+        let mut node = Self {
+            place: place.clone(),
+            daemon: None,
+        };
         node.spawn()?;
         Ok(node)
     }
@@ -75,12 +83,16 @@ impl Node {
             if !kubeconfig.exists() {
                 return Err(format!("no {} yet", kubeconfig.display()));
             }
-            self.ctl(&["get", "namespace", "default"], "").map(drop).map_err(|e| e.to_string())
+            self.ctl(&["get", "namespace", "default"], "")
+                .map(drop)
+                .map_err(|e| e.to_string())
         })
         .map_err(|error| match error {
-            DemoError::Timeout { what, seconds, last } => {
-                DemoError::Timeout { what, seconds, last: format!("{last}\n{}", self.log_tail()) }
-            }
+            DemoError::Timeout { what, seconds, last } => DemoError::Timeout {
+                what,
+                seconds,
+                last: format!("{last}\n{}", self.log_tail()),
+            },
             other => other,
         })
     }
@@ -107,7 +119,10 @@ impl Node {
                 .map_err(DemoError::io("end berthd"))?;
             let status = daemon.wait().map_err(DemoError::io("reap berthd"))?;
             if !status.success() {
-                return Err(DemoError::Wrong(format!("berthd ended with {status}:\n{}", self.log_tail())));
+                return Err(DemoError::Wrong(format!(
+                    "berthd ended with {status}:\n{}",
+                    self.log_tail()
+                )));
             }
         }
         Ok(())
@@ -121,7 +136,9 @@ impl Node {
     /// A `berthctl` to be started by the caller.
     pub fn ctl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.place.bin_dir.join("berthctl"));
-        command.env("KUBECONFIG", kubeconfig(&self.place.dir)).args(arguments);
+        command
+            .env("KUBECONFIG", kubeconfig(&self.place.dir))
+            .args(arguments);
         command
     }
 
@@ -180,9 +197,13 @@ pub fn ctl(place: &Place, kubeconfig: &Path, arguments: &[&str], input: &str) ->
         .spawn()
         .map_err(DemoError::io("start berthctl"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes()).map_err(DemoError::io("write to berthctl"))?;
+        stdin
+            .write_all(input.as_bytes())
+            .map_err(DemoError::io("write to berthctl"))?;
     }
-    let output = child.wait_with_output().map_err(DemoError::io("wait for berthctl"))?;
+    let output = child
+        .wait_with_output()
+        .map_err(DemoError::io("wait for berthctl"))?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
@@ -221,10 +242,18 @@ fn daemon_command(place: &Place) -> Result<Command, DemoError> {
         .open(&log_path)
         .map_err(DemoError::io(format!("open {}", log_path.display())))?;
     let mut command = Command::new(place.bin_dir.join("berthd"));
-    command.arg("--data-dir").arg(files.join("data")).arg("--run-dir").arg(files.join("run"));
+    command
+        .arg("--data-dir")
+        .arg(files.join("data"))
+        .arg("--run-dir")
+        .arg(files.join("run"));
     command.arg("--runtime").arg(place.bin_dir.join("berth"));
     command.arg("--monitor").arg(place.bin_dir.join("berth-monitor"));
-    command.arg("--cni-bin-dir").arg(plugins).arg("--cgroup-parent").arg(cgroup_parent(&place.dir));
+    command
+        .arg("--cni-bin-dir")
+        .arg(plugins)
+        .arg("--cgroup-parent")
+        .arg(cgroup_parent(&place.dir));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     Ok(command)
 }
@@ -239,7 +268,11 @@ pub fn serve(place: &Place) -> Result<(), DemoError> {
     // The shell moves the socket to where socket activation wants it and then becomes berthd,
     // so that LISTEN_PID is true. The folder's lock stays with this process's parent alone.
     let close = |number| {
-        if number == 3 { String::new() } else { format!("exec {number}<&-; ") }
+        if number == 3 {
+            String::new()
+        } else {
+            format!("exec {number}<&-; ")
+        }
     };
     let script = format!(
         "exec 9<&{socket}; {}{}exec 3<&9 9<&-; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"",
@@ -247,7 +280,12 @@ pub fn serve(place: &Place) -> Result<(), DemoError> {
         close(lock)
     );
     let mut shell = Command::new("/bin/sh");
-    shell.arg("-c").arg(script).arg("sh").arg(daemon.get_program()).args(daemon.get_args());
+    shell
+        .arg("-c")
+        .arg(script)
+        .arg("sh")
+        .arg(daemon.get_program())
+        .args(daemon.get_args());
     let log = std::fs::File::create(log_file(&place.dir)).map_err(DemoError::io("create berthd's log"))?;
     let status = shell
         .stdin(Stdio::null())
@@ -269,7 +307,11 @@ pub fn wait<T>(
         match condition() {
             Ok(value) => return Ok(value),
             Err(last) if Instant::now() >= end => {
-                return Err(DemoError::Timeout { what: what.to_owned(), seconds: limit.as_secs(), last });
+                return Err(DemoError::Timeout {
+                    what: what.to_owned(),
+                    seconds: limit.as_secs(),
+                    last,
+                });
             }
             Err(_) => std::thread::sleep(Duration::from_millis(10)),
         }

@@ -74,24 +74,39 @@ fn apply(node: &Node, report: &mut Report, secret: &str, manifest: &str) -> Resu
 /// Waits until the Deployment has rolled out: as `rollout status` reads it, and Available.
 fn wait_available(node: &Node, image_suffix: &str) -> Result<(), DemoError> {
     wait("Deployment user-service to be Available", LIMIT, || {
-        let deployment = node.get(&["deployment", "user-service"]).map_err(|e| e.to_string())?;
+        let deployment = node
+            .get(&["deployment", "user-service"])
+            .map_err(|e| e.to_string())?;
         let (spec, status) = (&deployment["spec"], &deployment["status"]);
-        let image = spec["template"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
-        let available = status["conditions"]
-            .as_array()
-            .is_some_and(|list| list.iter().any(|c| c["type"] == "Available" && c["status"] == "True"));
+        let image = spec["template"]["spec"]["containers"][0]["image"]
+            .as_str()
+            .unwrap_or_default();
+        let available = status["conditions"].as_array().is_some_and(|list| {
+            list.iter()
+                .any(|c| c["type"] == "Available" && c["status"] == "True")
+        });
         let done = status["observedGeneration"] == deployment["metadata"]["generation"]
             && image.ends_with(image_suffix)
-            && ["replicas", "updatedReplicas", "availableReplicas"].iter().all(|f| status[f] == REPLICAS);
-        if available && done { Ok(()) } else { Err(status.to_string()) }
+            && ["replicas", "updatedReplicas", "availableReplicas"]
+                .iter()
+                .all(|f| status[f] == REPLICAS);
+        if available && done {
+            Ok(())
+        } else {
+            Err(status.to_string())
+        }
     })
 }
 
 fn ask_every_pod(node: &Node, report: &mut Report) -> Result<(), DemoError> {
     say("asking every pod over the network");
     let pods = node.get(&["pods", "-l", "app=user-service"])?;
-    let addresses: Vec<SocketAddr> =
-        pods["items"].as_array().into_iter().flatten().filter_map(address).collect();
+    let addresses: Vec<SocketAddr> = pods["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(address)
+        .collect();
     if addresses.len() != 3 {
         return Err(DemoError::Wrong(format!(
             "3 pods with an address were expected, there are {addresses:?}"
@@ -107,7 +122,10 @@ fn ask_every_pod(node: &Node, report: &mut Report) -> Result<(), DemoError> {
             )));
         }
     }
-    report.add("pods that answered with the Secret's value", format!("{} of {REPLICAS}", addresses.len()));
+    report.add(
+        "pods that answered with the Secret's value",
+        format!("{} of {REPLICAS}", addresses.len()),
+    );
     Ok(())
 }
 
@@ -115,19 +133,26 @@ fn ask_every_pod(node: &Node, report: &mut Report) -> Result<(), DemoError> {
 fn recover(node: &Node, report: &mut Report, view: &View, app: &str) -> Result<(), DemoError> {
     say("killing one container with SIGKILL");
     let restarts = |node: &Node| -> Result<u64, String> {
-        let pods = node.get(&["pods", "-l", "app=user-service"]).map_err(|e| e.to_string())?;
+        let pods = node
+            .get(&["pods", "-l", "app=user-service"])
+            .map_err(|e| e.to_string())?;
         let items = pods["items"].as_array().cloned().unwrap_or_default();
         let ready = items.iter().filter(|pod| address(pod).is_some()).count();
         let total = items
             .iter()
             .filter_map(|pod| pod["status"]["containerStatuses"][0]["restartCount"].as_u64())
             .sum();
-        if ready == 3 { Ok(total) } else { Err(format!("{ready} of 3 pods are ready")) }
+        if ready == 3 {
+            Ok(total)
+        } else {
+            Err(format!("{ready} of 3 pods are ready"))
+        }
     };
     let before = wait("3 ready pods", LIMIT, || restarts(node))?;
     let processes = memory::processes(app);
-    let &(victim, _) =
-        processes.first().ok_or_else(|| DemoError::Wrong("no container process is there".to_owned()))?;
+    let &(victim, _) = processes
+        .first()
+        .ok_or_else(|| DemoError::Wrong("no container process is there".to_owned()))?;
     let traffic = Traffic::start(Arc::clone(&view.endpoints), "/");
     let begin = Instant::now();
     let pid = nix::unistd::Pid::from_raw(victim.cast_signed());
@@ -158,9 +183,15 @@ fn roll(
     let took = begin.elapsed();
     let answers = rolled.and_then(|()| {
         wait("every pod to answer with the new version", LIMIT, || {
-            let addresses = view.endpoints.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let bodies: Result<Vec<String>, _> =
-                addresses.iter().map(|a| http::get(*a, "/", Duration::from_secs(2))).collect();
+            let addresses = view
+                .endpoints
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+            let bodies: Result<Vec<String>, _> = addresses
+                .iter()
+                .map(|a| http::get(*a, "/", Duration::from_secs(2)))
+                .collect();
             let bodies = bodies.map_err(|e| e.to_string())?;
             if bodies.len() == 3 && bodies.iter().all(|b| b.contains(version)) {
                 Ok(())
@@ -178,9 +209,11 @@ fn roll(
 /// Kills `berthd`, starts it again; no container may restart, requests go on.
 fn survive(node: &mut Node, report: &mut Report, view: &View, app: &str) -> Result<(), DemoError> {
     say("killing berthd with SIGKILL and starting it again, under continuous requests");
-    wait("the old pods to be gone", LIMIT, || match memory::processes(app).len() {
-        3 => Ok(()),
-        other => Err(format!("{other} container processes")),
+    wait("the old pods to be gone", LIMIT, || {
+        match memory::processes(app).len() {
+            3 => Ok(()),
+            other => Err(format!("{other} container processes")),
+        }
     })?;
     let before = memory::processes(app);
     let traffic = Traffic::start(Arc::clone(&view.endpoints), "/");
@@ -204,7 +237,10 @@ fn survive(node: &mut Node, report: &mut Report, view: &View, app: &str) -> Resu
 fn add_count(report: &mut Report, phase: &str, count: Count) -> Result<(), DemoError> {
     report.add(
         format!("requests, {phase}"),
-        format!("{} sent, {} failed, {} retried", count.sent, count.failed, count.retried),
+        format!(
+            "{} sent, {} failed, {} retried",
+            count.sent, count.failed, count.retried
+        ),
     );
     if count.sent == 0 {
         return Err(DemoError::Wrong(format!("no request was sent during: {phase}")));
@@ -239,7 +275,11 @@ fn take_away(node: &mut Node, report: &mut Report, view: View) -> Result<(), Dem
         let pods = node.get(&["pods"]).map_err(|e| e.to_string())?;
         let pods = pods["items"].as_array().map_or(0, Vec::len);
         let monitors = memory::processes("berth-monitor").len();
-        if pods + monitors == 0 { Ok(()) } else { Err(format!("{pods} pods, {monitors} monitors")) }
+        if pods + monitors == 0 {
+            Ok(())
+        } else {
+            Err(format!("{pods} pods, {monitors} monitors"))
+        }
     })?;
     report.time("delete to nothing left", begin.elapsed());
     node.terminate()
@@ -247,8 +287,10 @@ fn take_away(node: &mut Node, report: &mut Report, view: View) -> Result<(), Dem
 
 /// Where a pod that is ready and not being deleted can be asked.
 fn address(pod: &Value) -> Option<SocketAddr> {
-    let ready =
-        pod["status"]["conditions"].as_array()?.iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
+    let ready = pod["status"]["conditions"]
+        .as_array()?
+        .iter()
+        .any(|c| c["type"] == "Ready" && c["status"] == "True");
     let leaving = !pod["metadata"]["deletionTimestamp"].is_null();
     let address = pod["status"]["podIP"].as_str()?;
     (ready && !leaving).then(|| Some(SocketAddr::new(address.parse().ok()?, 8080)))?
@@ -266,8 +308,13 @@ impl View {
         let watch = Arc::new(Mutex::new(None));
         let mut command =
             node.ctl_command(&["get", "pods", "-l", "app=user-service", "-o", "json", "--watch"]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().map_err(DemoError::io("start berthctl get --watch"))?;
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut child = command
+            .spawn()
+            .map_err(DemoError::io("start berthctl get --watch"))?;
         let mut output = child.stdout.take();
         *watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
         let (shared, holder) = (Arc::clone(&endpoints), Arc::clone(&watch));
@@ -305,7 +352,10 @@ fn follow(stream: impl std::io::Read, endpoints: &Endpoints) {
         serde_json::Deserializer::from_reader(std::io::BufReader::new(stream)).into_iter::<Value>()
     {
         let Ok(document) = document else { return };
-        let items = document["items"].as_array().cloned().unwrap_or_else(|| vec![document.clone()]);
+        let items = document["items"]
+            .as_array()
+            .cloned()
+            .unwrap_or_else(|| vec![document.clone()]);
         for pod in items {
             let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             pods.insert(name, pod);

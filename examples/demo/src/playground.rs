@@ -18,8 +18,11 @@ pub fn up(place: &Place) -> Result<ExitCode, DemoError> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(DemoError::io("listen on the loopback"))?;
     for descriptor in [listener.as_fd(), lock.as_fd()] {
         // The node keeps both: the socket to serve on, the lock as long as it lives.
-        nix::fcntl::fcntl(descriptor, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))
-            .map_err(DemoError::io("hand a descriptor over"))?;
+        nix::fcntl::fcntl(
+            descriptor,
+            nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
+        )
+        .map_err(DemoError::io("hand a descriptor over"))?;
     }
     let pid = start_detached(&place, listener.as_raw_fd(), lock.as_raw_fd())?;
     let kubeconfig = place.dir.join("kubeconfig");
@@ -60,15 +63,22 @@ fn start_detached(place: &Place, socket: i32, lock: i32) -> Result<u32, DemoErro
 /// Copies the administrator's kubeconfig out of the node's own mount namespace.
 fn publish_kubeconfig(place: &Place, unshare: u32, to: &Path) -> Result<(), DemoError> {
     let text = node::wait("berthd's API", Duration::from_mins(1), || {
-        let children = std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children"))
-            .map_err(|e| format!("the node ended: {e}; see {}", place.dir.join("node.log").display()))?;
+        let children =
+            std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).map_err(|e| {
+                format!(
+                    "the node ended: {e}; see {}",
+                    place.dir.join("node.log").display()
+                )
+            })?;
         let first = children.split_whitespace().next().ok_or("no process yet")?;
         let inside = format!("/proc/{first}/root{}", node::kubeconfig(&place.dir).display());
         std::fs::read_to_string(&inside).map_err(|e| format!("{inside}: {e}"))
     })?;
     write_private(to, &text)?;
     node::wait("berthd's API", Duration::from_mins(1), || {
-        node::ctl(place, to, &["get", "namespace", "default"], "").map(drop).map_err(|e| e.to_string())
+        node::ctl(place, to, &["get", "namespace", "default"], "")
+            .map(drop)
+            .map_err(|e| e.to_string())
     })
 }
 
@@ -93,7 +103,13 @@ fn populate(place: &Place, kubeconfig: &Path) -> Result<(), DemoError> {
         let path = place.manifests.join(file).display().to_string();
         node::ctl(place, kubeconfig, &["apply", "-f", &path], "")?;
     }
-    node::ctl(place, kubeconfig, &["rollout", "status", "deployment/user-service"], "").map(drop)
+    node::ctl(
+        place,
+        kubeconfig,
+        &["rollout", "status", "deployment/user-service"],
+        "",
+    )
+    .map(drop)
 }
 
 fn hints(place: &Place, kubeconfig: &Path) -> String {
@@ -121,7 +137,9 @@ pub fn down(dir: &Path) -> Result<ExitCode, DemoError> {
         println!("no node is running");
         return Ok(ExitCode::SUCCESS);
     }
-    let pid = std::fs::read_to_string(dir.join("pid")).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    let pid = std::fs::read_to_string(dir.join("pid"))
+        .ok()
+        .and_then(|text| text.trim().parse::<i32>().ok());
     if let Some(pid) = pid.filter(|pid| is_node(*pid, &dir)) {
         let raw = nix::unistd::Pid::from_raw(pid);
         // unshare --kill-child: its child, the namespace's PID 1, goes with it.

@@ -29,8 +29,11 @@ impl Report {
         let width = self.rows.iter().map(|(what, _)| what.len()).max().unwrap_or(0);
         let values = self.rows.iter().map(|(_, value)| value.len()).max().unwrap_or(0);
         let line = format!("+-{}-+-{}-+\n", "-".repeat(width), "-".repeat(values));
-        let rows: Vec<String> =
-            self.rows.iter().map(|(what, value)| format!("| {what:width$} | {value:values$} |\n")).collect();
+        let rows: Vec<String> = self
+            .rows
+            .iter()
+            .map(|(what, value)| format!("| {what:width$} | {value:values$} |\n"))
+            .collect();
         format!("{line}{}{line}", rows.concat())
     }
 }

@@ -43,7 +43,11 @@ impl Traffic {
                 }
             }
         });
-        Self { stop, counters, thread }
+        Self {
+            stop,
+            counters,
+            thread,
+        }
     }
 
     /// Ends the client and gives its count.
@@ -52,7 +56,11 @@ impl Traffic {
         // The thread holds nothing that its panic could spoil; its count is what it got to.
         drop(self.thread.join());
         let [sent, failed, retried] = [0, 1, 2].map(|i| self.counters[i].load(Ordering::Relaxed));
-        Count { sent, failed, retried }
+        Count {
+            sent,
+            failed,
+            retried,
+        }
     }
 }
 
@@ -84,5 +92,8 @@ fn ask(endpoints: &Endpoints, turn: usize, path: &str, counters: &[AtomicU64; 3]
 /// Whether the error shows that no connection came about, so that nothing was asked twice.
 fn never_connected(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
-    matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
+    matches!(
+        error.kind(),
+        ConnectionRefused | HostUnreachable | NetworkUnreachable
+    )
 }
