@@ -1,1 +1,9 @@
-//! The Kubernetes API of one node as pure data: kinds, defaults, validation, patches, tables.
+//! The Kubernetes API of one node as pure data.
+//!
+//! Nothing here touches a file, a socket or a clock: every function maps values to values, so that
+//! the rules of the API (kinds, defaults, validation, patches, tables, selectors, errors) can be
+//! read and tested without a server. `berthd` supplies time, identity and storage.
+
+pub mod kinds;
+pub mod selector;
+pub mod status;

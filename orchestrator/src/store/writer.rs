@@ -1,0 +1,288 @@
+//! The one writer: a thread that takes requests in order, commits them in groups and publishes
+//! what was committed.
+//!
+//! Requests that arrive while a commit runs share the next one, so that many writers pay for one
+//! sync. Nothing is visible to readers or acknowledged to its caller before it is committed.
+
+use std::collections::HashMap;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use super::database::{Database, Row};
+use super::error::StoreError;
+use super::index::{Event, EventKind, Index};
+use super::object::{Deleted, Key, Object, Preconditions};
+use super::prepare;
+
+/// Most requests in one commit: bounds how long the first of them waits.
+const GROUP: usize = 256;
+
+/// What a caller asks for.
+pub(super) enum Operation {
+    Create { key: Key, value: Value },
+    Update { key: Key, value: Value },
+    UpdateStatus { key: Key, uid: String, status: Value },
+    Delete { key: Key, preconditions: Preconditions },
+    BeginDelete { key: Key, deletion: prepare::Deletion },
+}
+
+/// What a caller gets.
+pub(super) type Outcome = Result<Deleted, StoreError>;
+
+pub(super) enum Message {
+    Write {
+        operation: Box<Operation>,
+        reply: oneshot::Sender<Outcome>,
+    },
+    Close(oneshot::Sender<Result<(), String>>),
+}
+
+pub(super) struct Writer {
+    pub database: Database,
+    pub index: Arc<RwLock<Index>>,
+    pub receiver: Receiver<Message>,
+}
+
+/// A group being put together.
+struct Group<'a> {
+    index: &'a Index,
+    /// What earlier requests of this group made of a key; `None` for removed.
+    pending: HashMap<Key, Option<Object>>,
+    events: Vec<Event>,
+    version: u64,
+    sync: bool,
+    now: Timestamp,
+}
+
+impl Writer {
+    /// Runs until the store is closed or dropped.
+    pub fn run(mut self) {
+        while let Ok(message) = self.receiver.recv() {
+            let mut batch = Vec::new();
+            let mut closing = None;
+            let mut next = Some(message);
+            while let Some(message) = next {
+                match message {
+                    Message::Write { operation, reply } => batch.push((operation, reply)),
+                    Message::Close(done) => {
+                        closing = Some(done);
+                        break;
+                    }
+                }
+                next = if batch.len() < GROUP {
+                    self.receiver.try_recv().ok()
+                } else {
+                    None
+                };
+            }
+            self.commit(batch);
+            if let Some(done) = closing {
+                // The caller may have given up waiting; the file is closed either way.
+                let _ = done.send(self.database.close().map_err(|e| e.to_string()));
+                return;
+            }
+        }
+    }
+
+    fn commit(&mut self, batch: Vec<(Box<Operation>, oneshot::Sender<Outcome>)>) {
+        if batch.is_empty() {
+            return;
+        }
+        let (mut answers, events, version, sync) = {
+            let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+            let mut group = Group {
+                index: &index,
+                pending: HashMap::new(),
+                events: Vec::new(),
+                version: index.resource_version,
+                sync: false,
+                now: Timestamp::now(),
+            };
+            let answers: Vec<_> = batch
+                .into_iter()
+                .map(|(operation, reply)| (group.apply(*operation), reply))
+                .collect();
+            (answers, group.events, group.version, group.sync)
+        };
+        if !events.is_empty() {
+            let rows: Vec<Row<'_>> = events.iter().map(row).collect();
+            if let Err(error) = self.database.commit(&rows, version, sync) {
+                let error = StoreError::Database(error.to_string());
+                for (answer, _) in &mut answers {
+                    if answer.is_ok() {
+                        *answer = Err(error.clone());
+                    }
+                }
+            } else {
+                let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+                for event in events {
+                    index.publish(event);
+                }
+            }
+        }
+        for (answer, reply) in answers {
+            // A caller that went away does not undo its write.
+            let _ = reply.send(answer);
+        }
+    }
+}
+
+fn row(event: &Event) -> Row<'_> {
+    match event.kind {
+        EventKind::Deleted => Row::Remove(event.object.key()),
+        EventKind::Added | EventKind::Modified => Row::Put(&event.object),
+    }
+}
+
+impl Group<'_> {
+    fn current(&self, key: &Key) -> Option<Object> {
+        match self.pending.get(key) {
+            Some(pending) => pending.clone(),
+            None => self.index.get(key).cloned(),
+        }
+    }
+
+    fn existing(&self, key: &Key) -> Result<Object, StoreError> {
+        self.current(key).ok_or_else(|| StoreError::NotFound {
+            kind: key.kind,
+            name: key.name.clone(),
+        })
+    }
+
+    fn apply(&mut self, operation: Operation) -> Outcome {
+        match operation {
+            Operation::Create { key, value } => self.create(&key, value),
+            Operation::Update { key, value } => self.update(&key, value),
+            Operation::UpdateStatus { key, uid, status } => self.update_status(&key, &uid, status),
+            Operation::Delete { key, preconditions } => self.delete(&key, &preconditions),
+            Operation::BeginDelete { key, deletion } => self.begin_delete(&key, &deletion),
+        }
+    }
+
+    fn create(&mut self, key: &Key, value: Value) -> Outcome {
+        if self.current(key).is_some() {
+            return Err(StoreError::AlreadyExists {
+                kind: key.kind,
+                name: key.name.clone(),
+            });
+        }
+        let value = prepare::created(value, key.kind, self.now)?;
+        self.put(key, value, None, true)
+    }
+
+    fn update(&mut self, key: &Key, value: Value) -> Outcome {
+        let old = self.existing(key)?;
+        check_unchanged(&value, &old)?;
+        let mut value = prepare::updated(value, &old)?;
+        if prepare::may_go(&value) {
+            return self.remove(key, value, old);
+        }
+        value["metadata"]["resourceVersion"] = Value::String(old.resource_version().to_string());
+        if value == old.value() {
+            return Ok(Deleted::Marked(old));
+        }
+        self.put(key, value, Some(old), true)
+    }
+
+    fn update_status(&mut self, key: &Key, uid: &str, status: Value) -> Outcome {
+        let old = self.existing(key)?;
+        if !uid.is_empty() && uid != old.uid() {
+            return Err(StoreError::Conflict {
+                kind: key.kind,
+                name: key.name.clone(),
+                why: format!("the object is another one of that name now: UID is {}", old.uid()),
+            });
+        }
+        let value = prepare::with_status(&old, status)?;
+        if value == old.value() {
+            return Ok(Deleted::Marked(old));
+        }
+        self.put(key, value, Some(old), false)
+    }
+
+    fn delete(&mut self, key: &Key, preconditions: &Preconditions) -> Outcome {
+        let old = self.existing(key)?;
+        preconditions.check(&old)?;
+        let value = old.value();
+        if !prepare::is_held(&value) {
+            return self.remove(key, value, old);
+        }
+        let marked = prepare::marked(&old, self.now)?;
+        if marked.pointer("/metadata/deletionTimestamp") == value.pointer("/metadata/deletionTimestamp")
+            && marked.pointer("/metadata/deletionGracePeriodSeconds")
+                == value.pointer("/metadata/deletionGracePeriodSeconds")
+        {
+            return Ok(Deleted::Marked(old));
+        }
+        self.put(key, marked, Some(old), true)
+    }
+
+    fn begin_delete(&mut self, key: &Key, deletion: &prepare::Deletion) -> Outcome {
+        let old = self.existing(key)?;
+        deletion.preconditions.check(&old)?;
+        match prepare::deletion_begun(&old, deletion, self.now)? {
+            None => self.remove(key, old.value(), old),
+            Some(value) if value == old.value() => Ok(Deleted::Marked(old)),
+            Some(value) => self.put(key, value, Some(old), true),
+        }
+    }
+
+    fn put(&mut self, key: &Key, value: Value, previous: Option<Object>, intent: bool) -> Outcome {
+        let object = prepare::sealed(value, key, self.version + 1)?;
+        let kind = if previous.is_some() {
+            EventKind::Modified
+        } else {
+            EventKind::Added
+        };
+        self.record(kind, &object, previous, intent);
+        self.pending.insert(key.clone(), Some(object.clone()));
+        Ok(Deleted::Marked(object))
+    }
+
+    fn remove(&mut self, key: &Key, value: Value, old: Object) -> Outcome {
+        let object = prepare::sealed(value, key, self.version + 1)?;
+        self.record(EventKind::Deleted, &object, Some(old), true);
+        self.pending.insert(key.clone(), None);
+        Ok(Deleted::Removed(object))
+    }
+
+    fn record(&mut self, kind: EventKind, object: &Object, previous: Option<Object>, intent: bool) {
+        self.version += 1;
+        // Events tell what happened; losing the last of them with the machine's power harms nobody.
+        self.sync |= intent && object.key().kind != berth_api::kinds::EVENT;
+        self.events.push(Event {
+            kind,
+            object: object.clone(),
+            previous,
+        });
+    }
+}
+
+fn check_unchanged(value: &Value, old: &Object) -> Result<(), StoreError> {
+    let conflict = |why: &str| StoreError::Conflict {
+        kind: old.key().kind,
+        name: old.name().to_owned(),
+        why: why.to_owned(),
+    };
+    if let Some(version) = prepare::expected_version(value)?
+        && version != old.resource_version()
+    {
+        return Err(conflict(
+            "the object has been modified; please apply your changes to the latest version and try again",
+        ));
+    }
+    if let Some(uid) = value.pointer("/metadata/uid").and_then(Value::as_str)
+        && !uid.is_empty()
+        && uid != old.uid()
+    {
+        return Err(conflict(&format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            old.uid()
+        )));
+    }
+    Ok(())
+}
