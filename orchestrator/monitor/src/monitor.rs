@@ -1,0 +1,625 @@
+//! The event loop: signals, connections, pipes and deadlines, in one thread.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Instant;
+
+use berth_client::protocol::{Answer, Call, Create, Message, Record, Refusal, RefusalKind, Request, VERSION};
+use berth_client::{CreateOptions, Pending, Runtime};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::clock;
+use crate::container::Container;
+use crate::exec::{Asker, Run, read_pid};
+use crate::peer::Peer;
+
+/// One buffer for everything that is read; as large as the pieces in which pipes are read.
+const BUFFER: usize = 16 << 10;
+/// Connections that are served at once; the oldest gives way.
+const MAX_PEERS: usize = 8;
+/// Exits of processes that nobody has claimed yet.
+const MAX_STRAYS: usize = 32;
+
+/// A run of the runtime that is under way.
+#[derive(Debug)]
+struct Job {
+    pending: Pending,
+    verb: Verb,
+    container: String,
+    asker: Asker,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Create,
+    Start,
+    Kill,
+    Delete,
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy)]
+struct Ended {
+    pid: i32,
+    code: i32,
+    signal: Option<i32>,
+}
+
+impl Ended {
+    fn status(self) -> ExitStatus {
+        ExitStatus::from_raw(self.signal.unwrap_or((self.code & 0xff) << 8))
+    }
+}
+
+/// Where a descriptor of the poll set belongs.
+#[derive(Debug, Clone, Copy)]
+enum Token {
+    Signals,
+    Listener,
+    Peer(usize),
+    Container(usize, usize),
+    Exec(usize, usize),
+}
+
+/// Everything the monitor holds.
+#[derive(Debug)]
+pub struct Monitor {
+    dir: PathBuf,
+    runtime: Runtime,
+    signals: SignalFd,
+    listener: UnixListener,
+    peers: Vec<Peer>,
+    containers: Vec<Container>,
+    jobs: Vec<Job>,
+    execs: Vec<Run>,
+    strays: VecDeque<Ended>,
+    serial: u64,
+    finished: bool,
+    buffer: Vec<u8>,
+}
+
+impl Monitor {
+    /// Takes the listening socket over; from here on signals arrive by descriptor only.
+    ///
+    /// # Errors
+    /// The system's answer.
+    pub fn new(dir: PathBuf, runtime: Runtime, listener: UnixListener) -> nix::Result<Monitor> {
+        let mut set = SigSet::empty();
+        // The polite ends are ignored: a service manager that stops `berthd` must not take pods with it.
+        for signal in [
+            Signal::SIGCHLD,
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGHUP,
+            Signal::SIGQUIT,
+        ] {
+            set.add(signal);
+        }
+        set.thread_block()?;
+        let signals = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        listener
+            .set_nonblocking(true)
+            .map_err(|e| nix::Error::from_raw(e.raw_os_error().unwrap_or_default()))?;
+        Ok(Monitor {
+            dir,
+            runtime,
+            signals,
+            listener,
+            peers: Vec::new(),
+            containers: Vec::new(),
+            jobs: Vec::new(),
+            execs: Vec::new(),
+            strays: VecDeque::new(),
+            serial: 0,
+            finished: false,
+            buffer: vec![0; BUFFER],
+        })
+    }
+
+    /// Serves until it is told to end.
+    ///
+    /// # Errors
+    /// The system's answer to `poll`.
+    pub fn run(mut self) -> nix::Result<()> {
+        while !self.finished {
+            for (token, events) in self.wait()? {
+                self.handle(token, events);
+            }
+            let now = Instant::now();
+            for exec in &mut self.execs {
+                exec.expire(now);
+            }
+            self.peers.retain(Peer::is_open);
+        }
+        Ok(())
+    }
+
+    /// Waits for descriptors or the next deadline.
+    fn wait(&self) -> nix::Result<Vec<(Token, PollFlags)>> {
+        let mut tokens = vec![Token::Signals, Token::Listener];
+        let mut fds = vec![
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
+        ];
+        for (n, peer) in self.peers.iter().enumerate() {
+            let output = if peer.has_output() {
+                PollFlags::POLLOUT
+            } else {
+                PollFlags::empty()
+            };
+            tokens.push(Token::Peer(n));
+            fds.push(PollFd::new(peer.fd(), PollFlags::POLLIN | output));
+        }
+        for (n, container) in self.containers.iter().enumerate() {
+            for (number, fd) in container.pipes() {
+                tokens.push(Token::Container(n, number));
+                fds.push(PollFd::new(fd, PollFlags::POLLIN));
+            }
+        }
+        for (n, exec) in self.execs.iter().enumerate() {
+            for (number, fd) in exec.pipes() {
+                tokens.push(Token::Exec(n, number));
+                fds.push(PollFd::new(fd, PollFlags::POLLIN));
+            }
+        }
+        let deadline = self.execs.iter().filter_map(|exec| exec.deadline).min();
+        let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
+            // Rounded up, else the loop would spin through the last millisecond.
+            let left = deadline.saturating_duration_since(Instant::now()).as_millis() + 1;
+            PollTimeout::try_from(left.min(60_000) as i32).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut fds, timeout) {
+            Ok(_) => {}
+            Err(nix::Error::EINTR) => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        }
+        let ready = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        // Signals come first in the list, but are handled last: a process' output before its exit.
+        Ok(tokens
+            .into_iter()
+            .zip(ready)
+            .filter(|(_, events)| !events.is_empty())
+            .rev()
+            .collect())
+    }
+
+    fn handle(&mut self, token: Token, events: PollFlags) {
+        match token {
+            Token::Signals => {
+                while let Ok(Some(_)) = self.signals.read_signal() {}
+                self.reap();
+            }
+            Token::Listener => self.accept(),
+            Token::Peer(n) => {
+                if let Some(peer) = self.peers.get_mut(n) {
+                    if events.contains(PollFlags::POLLOUT) {
+                        peer.flush();
+                    }
+                    peer.read(&mut self.buffer);
+                }
+                while let Some(request) = self.peers.get_mut(n).and_then(Peer::next) {
+                    self.request(n, request);
+                }
+            }
+            Token::Container(n, number) => {
+                if let Some(container) = self.containers.get_mut(n) {
+                    container.read(number, &mut self.buffer);
+                }
+            }
+            Token::Exec(n, number) => {
+                if let Some(exec) = self.execs.get_mut(n) {
+                    exec.read(number, &mut self.buffer);
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            self.serial += 1;
+            match Peer::new(self.serial, stream) {
+                Ok(peer) => self.peers.push(peer),
+                Err(error) => eprintln!("take a connection over: {error}"),
+            }
+            if self.peers.len() > MAX_PEERS
+                && let Some(oldest) = self.peers.first_mut()
+            {
+                oldest.close();
+            }
+        }
+    }
+
+    fn request(&mut self, peer: usize, request: Request) {
+        let Some(serial) = self.peers.get(peer).map(|p| p.serial) else {
+            return;
+        };
+        let asker = Asker {
+            peer: serial,
+            request: request.id,
+        };
+        if !self.peers.get(peer).is_some_and(|p| p.greeted) && !matches!(request.call, Call::Hello { .. }) {
+            if let Some(peer) = self.peers.get_mut(peer) {
+                peer.close();
+            }
+            return;
+        }
+        // None: the answer comes when a child ends.
+        let answer = match request.call {
+            Call::Hello { version } => Some(self.hello(peer, version)),
+            Call::Create(create) => self.create(create, asker).err().map(Err),
+            Call::Start { container } => self.start(container, asker).err().map(Err),
+            Call::Exec(exec) => {
+                self.serial += 1;
+                match Run::start(&self.runtime, &self.dir, self.serial, asker, &exec) {
+                    Ok(run) => {
+                        self.execs.push(run);
+                        None
+                    }
+                    Err(error) => Some(Err(failed(&error))),
+                }
+            }
+            Call::Kill {
+                container,
+                signal,
+                all,
+            } => self.kill(container, signal, all, asker),
+            Call::Delete { container } => {
+                let call = self.runtime.delete(&container, true);
+                self.job(call.spawn(), Verb::Delete, container, asker)
+                    .err()
+                    .map(Err)
+            }
+            Call::List => Some(Ok(Answer::List(
+                self.containers.iter().map(|c| c.record.clone()).collect(),
+            ))),
+            Call::Shutdown => Some(self.shutdown()),
+        };
+        if let Some(result) = answer {
+            self.reply(asker, result);
+        }
+    }
+
+    fn hello(&mut self, peer: usize, version: u32) -> Result<Answer, Refusal> {
+        if version != VERSION {
+            let message = format!("this monitor speaks protocol version {VERSION}, not {version}");
+            return Err(Refusal {
+                kind: RefusalKind::Invalid,
+                message,
+            });
+        }
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.greeted = true;
+        }
+        Ok(Answer::Hello {
+            version: VERSION,
+            pid: Pid::this().as_raw(),
+        })
+    }
+
+    fn create(&mut self, create: Create, asker: Asker) -> Result<(), Refusal> {
+        let id = create.container.clone();
+        if self.find(&id).is_some() {
+            let message = format!("container {id} exists already: delete it first");
+            return Err(Refusal {
+                kind: RefusalKind::Exists,
+                message,
+            });
+        }
+        let (container, [stdin, stdout, stderr]) = Container::new(create).map_err(|error| Refusal {
+            kind: RefusalKind::Failed,
+            message: format!("open the log and the pipes of container {id}: {error}"),
+        })?;
+        let pid_file = container.create.bundle.join("pid");
+        let options = CreateOptions {
+            pid_file: Some(&pid_file),
+            ..CreateOptions::default()
+        };
+        let call = self.runtime.create(&id, &container.create.bundle, &options);
+        self.job(call.stdio(stdin, stdout, stderr).spawn(), Verb::Create, id, asker)?;
+        self.containers.push(container);
+        Ok(())
+    }
+
+    fn start(&mut self, id: String, asker: Asker) -> Result<(), Refusal> {
+        let container = self.find(&id).ok_or_else(|| unknown(&id))?;
+        if container.record.exit.is_some() {
+            let message = format!("container {id} has ended before it was started");
+            return Err(Refusal {
+                kind: RefusalKind::NotRunning,
+                message,
+            });
+        }
+        // Set before the start: the program may end before the runtime does.
+        container.record.started_at = Some(clock::now());
+        let call = self.runtime.start(&id).spawn();
+        self.job(call, Verb::Start, id, asker)
+    }
+
+    fn kill(&mut self, id: String, signal: i32, all: bool, asker: Asker) -> Option<Result<Answer, Refusal>> {
+        if all {
+            let call = self.runtime.kill(&id, &signal.to_string(), true);
+            return self.job(call.spawn(), Verb::Kill, id, asker).err().map(Err);
+        }
+        let Some(container) = self.find(&id) else {
+            return Some(Err(unknown(&id)));
+        };
+        if container.record.pid == 0 || container.record.exit.is_some() {
+            let message = format!("container {id} does not run");
+            return Some(Err(Refusal {
+                kind: RefusalKind::NotRunning,
+                message,
+            }));
+        }
+        let target = Pid::from_raw(container.record.pid);
+        // Our unreaped child: the pid cannot have been reused.
+        let sent = Signal::try_from(signal).and_then(|signal| kill(target, signal));
+        Some(sent.map(|()| Answer::Done).map_err(|error| Refusal {
+            kind: RefusalKind::Failed,
+            message: format!("send signal {signal} to container {id}: {error}"),
+        }))
+    }
+
+    fn shutdown(&mut self) -> Result<Answer, Refusal> {
+        if !self.containers.is_empty() || !self.jobs.is_empty() {
+            let names: Vec<&str> = self
+                .containers
+                .iter()
+                .map(|c| c.record.container.as_str())
+                .collect();
+            let message = format!(
+                "containers are still held: {}: delete them first",
+                names.join(", ")
+            );
+            return Err(Refusal {
+                kind: RefusalKind::Busy,
+                message,
+            });
+        }
+        self.finished = true;
+        Ok(Answer::Done)
+    }
+
+    fn job(
+        &mut self,
+        spawned: Result<Pending, berth_client::Error>,
+        verb: Verb,
+        container: String,
+        asker: Asker,
+    ) -> Result<(), Refusal> {
+        let pending = spawned.map_err(|error| failed(&error))?;
+        self.jobs.push(Job {
+            pending,
+            verb,
+            container,
+            asker,
+        });
+        Ok(())
+    }
+
+    /// Collects every child that has ended. Runtimes come before containers: a container's process becomes
+    /// ours when its runtime ends, and both may be found in one round.
+    fn reap(&mut self) {
+        let mut ended = Vec::new();
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => {
+                    ended.push(Ended {
+                        pid: pid.as_raw(),
+                        code,
+                        signal: None,
+                    });
+                }
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    let signal = signal as i32;
+                    ended.push(Ended {
+                        pid: pid.as_raw(),
+                        code: 128 + signal,
+                        signal: Some(signal),
+                    });
+                }
+                Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => break,
+                Ok(_) | Err(nix::Error::EINTR) => {}
+                Err(error) => {
+                    eprintln!("wait for children: {error}");
+                    break;
+                }
+            }
+        }
+        ended.sort_by_key(|e| !self.is_runtime(e.pid));
+        for one in ended {
+            self.ended(one);
+        }
+    }
+
+    fn is_runtime(&self, pid: i32) -> bool {
+        self.jobs.iter().any(|job| job.pending.pid() == pid)
+            || self
+                .execs
+                .iter()
+                .any(|e| e.launcher.as_ref().is_some_and(|l| l.pid() == pid))
+    }
+
+    fn ended(&mut self, one: Ended) {
+        if let Some(n) = self.jobs.iter().position(|job| job.pending.pid() == one.pid) {
+            let job = self.jobs.swap_remove(n);
+            self.job_ended(job, one);
+        } else if let Some(n) = self.execs.iter().position(|e| {
+            e.launcher
+                .as_ref()
+                .is_some_and(|launcher| launcher.pid() == one.pid)
+        }) {
+            self.exec_launched(n, one);
+        } else if let Some(n) = self.execs.iter().position(|e| e.pid == Some(one.pid)) {
+            let mut exec = self.execs.swap_remove(n);
+            let result = exec.result(one.code, &mut self.buffer);
+            self.reply(exec.asker, Ok(Answer::Exec(result)));
+        } else if let Some(n) = self
+            .containers
+            .iter()
+            .position(|c| c.record.pid == one.pid && c.record.exit.is_none())
+        {
+            let Some(container) = self.containers.get_mut(n) else {
+                return;
+            };
+            container.exited(one.code, one.signal, &mut self.buffer);
+            let record = container.record.clone();
+            self.announce(record);
+        } else {
+            // A grandchild, or a process whose runtime is not known to have ended.
+            if self.strays.len() == MAX_STRAYS {
+                self.strays.pop_front();
+            }
+            self.strays.push_back(one);
+        }
+    }
+
+    fn job_ended(&mut self, job: Job, one: Ended) {
+        let Job {
+            pending,
+            verb,
+            container: id,
+            asker,
+        } = job;
+        let result = pending.finish(one.status(), &[]).map_err(|error| failed(&error));
+        match (verb, result) {
+            (Verb::Create, Ok(())) => self.created(&id, asker),
+            (Verb::Create, Err(refusal)) => {
+                self.containers.retain(|c| c.record.container != id);
+                self.reply(asker, Err(refusal));
+            }
+            (Verb::Start, result) => {
+                let Some(container) = self.find(&id) else {
+                    return self.reply(asker, Err(unknown(&id)));
+                };
+                if result.is_err() {
+                    container.record.started_at = None;
+                }
+                container.save();
+                let record = container.record.clone();
+                self.reply(asker, result.map(|()| Answer::Container(record)));
+            }
+            (Verb::Delete, result) => {
+                if result.is_ok() {
+                    self.containers.retain(|c| c.record.container != id);
+                }
+                self.reply(asker, result.map(|()| Answer::Done));
+            }
+            (Verb::Kill, result) => self.reply(asker, result.map(|()| Answer::Done)),
+        }
+    }
+
+    fn created(&mut self, id: &str, asker: Asker) {
+        let Some(container) = self.find(id) else {
+            return self.reply(asker, Err(unknown(id)));
+        };
+        let pid_file = container.create.bundle.join("pid");
+        let Some(pid) = read_pid(&pid_file) else {
+            let message = format!("read the pid of container {id} from {}", pid_file.display());
+            return self.reply(
+                asker,
+                Err(Refusal {
+                    kind: RefusalKind::Failed,
+                    message,
+                }),
+            );
+        };
+        container.record.pid = pid;
+        container.save();
+        let record = container.record.clone();
+        self.reply(asker, Ok(Answer::Container(record)));
+        self.claim(pid);
+    }
+
+    fn exec_launched(&mut self, n: usize, one: Ended) {
+        let Some(exec) = self.execs.get_mut(n) else { return };
+        let Some(launcher) = exec.launcher.take() else {
+            return;
+        };
+        let expired = exec.deadline.is_none();
+        match launcher.finish(one.status(), &[]) {
+            Ok(()) => match exec.launched() {
+                Some(pid) => self.claim(pid),
+                None => {
+                    let exec = self.execs.swap_remove(n);
+                    let message = "the runtime did not write the pid of the program".to_owned();
+                    self.reply(
+                        exec.asker,
+                        Err(Refusal {
+                            kind: RefusalKind::Failed,
+                            message,
+                        }),
+                    );
+                }
+            },
+            // Killed by the deadline before the program began.
+            Err(_) if expired => {
+                let mut exec = self.execs.swap_remove(n);
+                let result = exec.result(one.code, &mut self.buffer);
+                self.reply(exec.asker, Ok(Answer::Exec(result)));
+            }
+            Err(error) => {
+                let exec = self.execs.swap_remove(n);
+                self.reply(exec.asker, Err(failed(&error)));
+            }
+        }
+    }
+
+    /// Treats the exit of a process that was reaped before its pid was known.
+    fn claim(&mut self, pid: i32) {
+        if let Some(n) = self.strays.iter().position(|stray| stray.pid == pid)
+            && let Some(stray) = self.strays.remove(n)
+        {
+            self.ended(stray);
+        }
+    }
+
+    fn find(&mut self, id: &str) -> Option<&mut Container> {
+        self.containers.iter_mut().find(|c| c.record.container == id)
+    }
+
+    fn reply(&mut self, asker: Asker, result: Result<Answer, Refusal>) {
+        if let Some(peer) = self.peers.iter_mut().find(|p| p.serial == asker.peer) {
+            peer.send(&Message::Reply {
+                id: asker.request,
+                result,
+            });
+        }
+    }
+
+    fn announce(&mut self, record: Record) {
+        let message = Message::Exited(record);
+        for peer in self.peers.iter_mut().filter(|p| p.greeted) {
+            peer.send(&message);
+        }
+    }
+}
+
+/// A failure as an answer: the whole chain of causes in one line.
+fn failed(error: &(dyn std::error::Error + 'static)) -> Refusal {
+    let kind = error
+        .downcast_ref::<berth_client::Error>()
+        .and_then(berth_client::Error::failure)
+        .map_or(RefusalKind::Failed, RefusalKind::from);
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    Refusal { kind, message }
+}
+
+fn unknown(id: &str) -> Refusal {
+    Refusal {
+        kind: RefusalKind::NotFound,
+        message: format!("no container {id} in this pod"),
+    }
+}

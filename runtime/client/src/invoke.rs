@@ -1,0 +1,173 @@
+//! One run of the runtime binary: started, waited for, and its failure read.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, classify, message};
+
+/// A prepared command line. Its stdio is null unless set; [`Invocation::run`] captures stdout.
+#[derive(Debug)]
+pub struct Invocation {
+    command: Command,
+    runtime: PathBuf,
+    verb: &'static str,
+    id: String,
+    log: Option<PathBuf>,
+    input: Option<Vec<u8>>,
+}
+
+impl Invocation {
+    /// A command line of `runtime`: global flags, then the verb. `log_dir` is where the runtime's log of
+    /// this one run is kept until it has been read.
+    pub(crate) fn new(
+        runtime: &Path,
+        root: Option<&Path>,
+        log_dir: Option<&Path>,
+        verb: &'static str,
+        id: &str,
+    ) -> Invocation {
+        static RUN: AtomicU64 = AtomicU64::new(0);
+        let mut command = Command::new(runtime);
+        if let Some(root) = root {
+            command.arg("--root").arg(root);
+        }
+        let log = log_dir.map(|dir| {
+            let run = RUN.fetch_add(1, Ordering::Relaxed);
+            dir.join(format!("{verb}-{}-{run}.log", std::process::id()))
+        });
+        if let Some(log) = &log {
+            command.arg("--log").arg(log).args(["--log-format", "json"]);
+        }
+        command.arg(verb);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        Invocation {
+            command,
+            runtime: runtime.to_owned(),
+            verb,
+            id: id.to_owned(),
+            log,
+            input: None,
+        }
+    }
+
+    pub(crate) fn arg(&mut self, arg: impl AsRef<std::ffi::OsStr>) -> &mut Invocation {
+        self.command.arg(arg);
+        self
+    }
+
+    pub(crate) fn input(&mut self, bytes: Vec<u8>) {
+        self.input = Some(bytes);
+    }
+
+    /// Sets the runtime's own stdio; for `create`, `run` and `exec` the container inherits it.
+    #[must_use]
+    pub fn stdio(mut self, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Invocation {
+        self.command.stdin(stdin).stdout(stdout).stderr(stderr);
+        self
+    }
+
+    /// Starts the runtime and leaves the waiting to the caller, who must reap [`Pending::pid`].
+    ///
+    /// # Errors
+    /// [`Error::Spawn`].
+    pub fn spawn(mut self) -> Result<Pending, Error> {
+        let child = self.command.spawn().map_err(|source| self.spawn_error(source))?;
+        // Dropping the handle neither waits nor kills; dropping the command closes our copies of the stdio.
+        Ok(Pending {
+            pid: child.id() as i32,
+            verb: self.verb,
+            id: self.id,
+            log: self.log,
+        })
+    }
+
+    /// Runs the runtime to its end and returns what it printed.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub fn run(mut self) -> Result<Vec<u8>, Error> {
+        if self.input.is_some() {
+            self.command.stdin(Stdio::piped());
+        }
+        self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.command.spawn().map_err(|source| self.spawn_error(source))?;
+        let (verb, id) = (self.verb, self.id.clone());
+        let pipe = |source| Error::Pipe {
+            verb,
+            id: id.clone(),
+            source,
+        };
+        if let (Some(mut stdin), Some(input)) = (child.stdin.take(), self.input.take()) {
+            // A runtime that fails before it reads closes the pipe: its own message matters then.
+            let _ = stdin.write_all(&input);
+        }
+        let mut out = Vec::new();
+        if let Some(mut stdout) = child.stdout.take() {
+            stdout.read_to_end(&mut out).map_err(pipe)?;
+        }
+        let mut err = Vec::new();
+        if let Some(stderr) = child.stderr.take() {
+            stderr.take(64 << 10).read_to_end(&mut err).map_err(pipe)?;
+        }
+        let status = child.wait().map_err(pipe)?;
+        let pending = Pending {
+            pid: 0,
+            verb,
+            id: self.id,
+            log: self.log,
+        };
+        pending.finish(status, &err)?;
+        Ok(out)
+    }
+
+    fn spawn_error(&self, source: std::io::Error) -> Error {
+        Error::Spawn {
+            runtime: self.runtime.clone(),
+            verb: self.verb,
+            source,
+        }
+    }
+}
+
+/// A run that has been started by [`Invocation::spawn`].
+#[derive(Debug)]
+pub struct Pending {
+    pid: i32,
+    verb: &'static str,
+    id: String,
+    log: Option<PathBuf>,
+}
+
+impl Pending {
+    /// The runtime's process, a child of the caller.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Judges the run by its exit status; reads and removes the log file.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] with the runtime's own message.
+    pub fn finish(self, status: ExitStatus, stderr: &[u8]) -> Result<(), Error> {
+        let result = if status.success() {
+            Ok(())
+        } else {
+            let message = message(self.log.as_deref(), stderr, status);
+            Err(Error::Failed {
+                verb: self.verb,
+                id: self.id,
+                failure: classify(&message),
+                message,
+            })
+        };
+        if let Some(log) = &self.log {
+            let _ = std::fs::remove_file(log);
+        }
+        result
+    }
+}
