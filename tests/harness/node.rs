@@ -14,6 +14,11 @@ pub struct NodeOptions {
     pub arguments: Vec<String>,
 }
 
+/// The runtime under the node: Berth's own, or the one that `BERTH_TEST_RUNTIME` names.
+fn runtime() -> PathBuf {
+    std::env::var_os("BERTH_TEST_RUNTIME").map_or_else(|| bin("berth"), PathBuf::from)
+}
+
 /// A running `berthd`, with its data below one temporary directory. The test has called
 /// [`crate::isolate`] before. Dropping it deletes all its pods and stops it.
 pub struct Node {
@@ -90,7 +95,7 @@ impl Node {
             .arg("--listen")
             .arg(format!("127.0.0.1:{}", self.port))
             .arg("--runtime")
-            .arg(bin("berth"))
+            .arg(runtime())
             .arg("--monitor")
             .arg(bin("berth-monitor"))
             .arg("--cni-bin-dir")

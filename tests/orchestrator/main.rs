@@ -1,1 +1,3 @@
-//! Tests of orchestrator.
+//! Tests of the orchestrator: the monitor of a pod, and pods under the real `berthd`.
+
+mod monitor;

@@ -109,10 +109,17 @@ impl Run {
         Ok(run)
     }
 
-    /// The runtime has done its part: reads the program's pid.
+    /// The runtime has ended: reads the program's pid, if there is one, and removes the files.
     pub fn launched(&mut self) -> Option<i32> {
         self.pid = read_pid(&self.pid_file);
+        self.remove_files();
         self.pid
+    }
+
+    fn remove_files(&self) {
+        for file in [&self.process_file, &self.pid_file] {
+            let _ = std::fs::remove_file(file);
+        }
     }
 
     /// The pipes that are open, with their numbers for [`Run::read`].
@@ -175,9 +182,7 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        for file in [&self.process_file, &self.pid_file] {
-            let _ = std::fs::remove_file(file);
-        }
+        self.remove_files();
     }
 }
 

@@ -544,8 +544,9 @@ impl Monitor {
             return;
         };
         let expired = exec.deadline.is_none();
+        let program = exec.launched();
         match launcher.finish(one.status(), &[]) {
-            Ok(()) => match exec.launched() {
+            Ok(()) => match program {
                 Some(pid) => self.claim(pid),
                 None => {
                     let exec = self.execs.swap_remove(n);
