@@ -11,8 +11,12 @@ fn demo(verb: &str, dir: &Path) -> Command {
     command.arg(verb).arg("--dir").arg(dir);
     if verb != "down" {
         let programs = bin("berth-demo");
-        command.arg("--bin-dir").arg(programs.parent().expect("a directory"));
-        command.arg("--manifests").arg(repository_root().join("examples/manifests"));
+        command
+            .arg("--bin-dir")
+            .arg(programs.parent().expect("a directory"));
+        command
+            .arg("--manifests")
+            .arg(repository_root().join("examples/manifests"));
     }
     command
 }
@@ -22,7 +26,11 @@ fn left_behind(dir: &Path) -> Vec<String> {
     let marker = dir.to_string_lossy().into_owned();
     let seen = harness::HostSnapshot::take(&marker, &[]);
     let processes = seen.processes.into_iter().map(|pid| format!("process {pid}"));
-    let mounts = seen.mounts.into_iter().filter(|m| m.contains(&marker)).map(|m| format!("mount {m}"));
+    let mounts = seen
+        .mounts
+        .into_iter()
+        .filter(|m| m.contains(&marker))
+        .map(|m| format!("mount {m}"));
     processes.chain(mounts).collect()
 }
 
@@ -51,17 +59,29 @@ fn the_demo_succeeds_and_leaves_nothing_also_after_being_killed() {
     let dir = parent.path().join("demo");
 
     let log = std::fs::File::create(parent.path().join("log")).expect("log");
-    let mut first = demo("run", &dir).stdout(log).stdin(Stdio::null()).spawn().expect("start the demo");
+    let mut first = demo("run", &dir)
+        .stdout(log)
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("start the demo");
     wait_for("the first demo to have pods", Duration::from_secs(120), || {
         let log = std::fs::read_to_string(parent.path().join("log")).unwrap_or_default();
-        if log.contains("killing one container") { Ok(()) } else { Err(log) }
+        if log.contains("killing one container") {
+            Ok(())
+        } else {
+            Err(log)
+        }
     });
     first.kill().expect("kill the demo");
     first.wait().expect("reap the demo");
-    wait_for("everything of the killed demo to be gone", Duration::from_secs(30), || {
-        let left = left_behind(&dir);
-        if left.is_empty() { Ok(()) } else { Err(left) }
-    });
+    wait_for(
+        "everything of the killed demo to be gone",
+        Duration::from_secs(30),
+        || {
+            let left = left_behind(&dir);
+            if left.is_empty() { Ok(()) } else { Err(left) }
+        },
+    );
 
     check_table(run(&mut demo("run", &dir)));
     assert!(!dir.exists(), "the demo removes its folder");
@@ -75,21 +95,33 @@ fn up_leaves_a_node_whose_api_is_on_the_loopback_and_down_takes_it_away() {
     let dir = parent.path().join("node");
     let told = run(&mut demo("up", &dir)).ok();
     let ctl = |arguments: &[&str]| {
-        run(Command::new(bin("berthctl")).env("KUBECONFIG", dir.join("kubeconfig")).args(arguments))
+        run(Command::new(bin("berthctl"))
+            .env("KUBECONFIG", dir.join("kubeconfig"))
+            .args(arguments))
     };
 
     // The commands that it proposes work as printed.
-    let proposed: Vec<&str> = told.lines().filter(|line| line.contains("berthctl ")).filter(|l| !l.contains("kubectl takes")).collect();
+    let proposed: Vec<&str> = told
+        .lines()
+        .filter(|line| line.contains("berthctl "))
+        .filter(|l| !l.contains("kubectl takes"))
+        .collect();
     assert_eq!(proposed.len(), 5, "five commands to try:\n{told}");
     for line in proposed {
-        run(Command::new("sh").args(["-c", line]).env("KUBECONFIG", dir.join("kubeconfig"))).ok();
+        run(Command::new("sh")
+            .args(["-c", line])
+            .env("KUBECONFIG", dir.join("kubeconfig")))
+        .ok();
     }
     ctl(&["rollout", "status", "deployment/user-service"]).ok();
     let pods = ctl(&["get", "pods", "-o", "name"]).ok();
     assert_eq!(pods.lines().count(), 5, "scaled to five: {pods}");
 
     let second = run(&mut demo("up", &dir)).err();
-    assert!(second.contains("make down"), "a second node in the folder is refused: {second}");
+    assert!(
+        second.contains("make down"),
+        "a second node in the folder is refused: {second}"
+    );
 
     run(&mut demo("down", &dir)).ok();
     assert!(!dir.exists());
