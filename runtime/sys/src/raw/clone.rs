@@ -1,10 +1,10 @@
 //! Making processes: clone3(2) onto a stack of its own, and vfork-like children for hooks.
 
 use core::arch::asm;
-use core::ffi::CStr;
+use core::ffi::{CStr, c_char, c_void};
 
 use super::arch::{nr, syscall};
-use super::{Errno, Fd, Res, check, exit};
+use super::{Errno, Fd, Res, StringArray, check, exit};
 
 /// `struct clone_args` of clone3(2), all of its versions up to Linux 5.7 (`CLONE_ARGS_SIZE_VER2`).
 #[repr(C, align(8))]
@@ -43,8 +43,8 @@ pub struct CloneArgs {
 /// memory handed to it. Pointers in `args` must be valid.
 pub unsafe fn clone_with_stack(
     args: &CloneArgs,
-    entry: unsafe extern "C" fn(*mut u8) -> !,
-    argument: *mut u8,
+    entry: unsafe extern "C" fn(*mut c_void) -> !,
+    argument: *mut c_void,
 ) -> Res<i32> {
     let value: isize;
     #[cfg(target_arch = "x86_64")]
@@ -97,48 +97,46 @@ const SPAWN_STACK: usize = 8192;
 struct SpawnStack([u8; SPAWN_STACK]);
 
 struct SpawnOrder {
-    path: *const core::ffi::c_char,
-    argv: *const *const core::ffi::c_char,
-    envp: *const *const core::ffi::c_char,
+    path: *const c_char,
+    argv: *const *const c_char,
+    envp: *const *const c_char,
     stdin: Fd,
     failure: i32,
 }
 
+unsafe extern "C" fn spawned(order: *mut c_void) -> ! {
+    // SAFETY: the parent is suspended (CLONE_VFORK) and passed a valid, exclusive `SpawnOrder`.
+    let order = unsafe { &mut *order.cast::<SpawnOrder>() };
+    let _ = super::dup3(order.stdin, Fd::STDIN, 0);
+    // SAFETY: path, argv and envp come from a `CStr` and two `StringArray`s that outlive the call.
+    let value = unsafe {
+        syscall(
+            nr::EXECVE,
+            [
+                order.path as usize,
+                order.argv as usize,
+                order.envp as usize,
+                0,
+                0,
+                0,
+            ],
+        )
+    };
+    order.failure = -value as i32;
+    exit(127)
+}
+
 /// Runs a program in a child that borrows this process's memory until its execve(2) (vfork(2)); returns its id.
 /// Its standard input is `stdin`; a failed execve(2) is this function's error.
-///
-/// `argv` and `envp` are arrays of pointers that end with a null pointer, as `Pointers` in the plan makes them.
-///
-/// # Safety
-/// `argv` and `envp` must be null-terminated arrays of pointers to NUL-terminated strings.
-pub unsafe fn vfork_exec(
-    path: &CStr,
-    argv: *const *const core::ffi::c_char,
-    envp: *const *const core::ffi::c_char,
-    stdin: Fd,
-) -> Res<i32> {
-    unsafe extern "C" fn child(order: *mut u8) -> ! {
-        // SAFETY: the parent is suspended (CLONE_VFORK) and passed a valid, exclusive `SpawnOrder`.
-        let order = unsafe { &mut *order.cast::<SpawnOrder>() };
-        let _ = super::dup3(order.stdin, Fd::STDIN, 0);
-        // SAFETY: the strings and arrays are the caller's promise.
-        let value = unsafe {
-            syscall(
-                nr::EXECVE,
-                [order.path as usize, order.argv as usize, order.envp as usize, 0, 0, 0],
-            )
-        };
-        order.failure = -value as i32;
-        exit(127)
-    }
+pub fn spawn(path: &CStr, argv: &StringArray<'_>, envp: &StringArray<'_>, stdin: Fd) -> Res<i32> {
     const CLONE_VM: u64 = 0x100;
     const CLONE_VFORK: u64 = 0x4000;
     const SIGCHLD: u64 = 17;
     let mut stack = SpawnStack([0; SPAWN_STACK]);
     let mut order = SpawnOrder {
         path: path.as_ptr(),
-        argv,
-        envp,
+        argv: argv.as_ptr(),
+        envp: envp.as_ptr(),
         stdin,
         failure: 0,
     };
@@ -150,8 +148,8 @@ pub unsafe fn vfork_exec(
         ..CloneArgs::default()
     };
     // SAFETY: stack and order outlive the child's use of them, because CLONE_VFORK suspends this process until
-    // the child has exec'ed or ended; `child` makes raw system calls only.
-    let pid = unsafe { clone_with_stack(&args, child, core::ptr::from_mut(&mut order).cast()) }?;
+    // the child has exec'ed or ended; `spawned` makes raw system calls only.
+    let pid = unsafe { clone_with_stack(&args, spawned, core::ptr::from_mut(&mut order).cast()) }?;
     // SAFETY: `order` is a live local; the child wrote to it before this process went on.
     let failure = unsafe { core::ptr::read_volatile(&raw const order.failure) };
     if failure == 0 {

@@ -3,7 +3,7 @@
 
 #[path = "mod.rs"]
 mod raw;
-mod start;
+mod mem;
 
 pub use raw::*;
-pub use start::{Start, run_with_start};
+

@@ -468,7 +468,12 @@ pub fn dup3(from: Fd, to: Fd, flags: u64) -> Res<()> {
 pub fn pipe() -> Res<(Fd, Fd)> {
     let mut fds = [0i32; 2];
     // SAFETY: two ints are written.
-    check(unsafe { syscall(nr::PIPE2, [fds.as_mut_ptr() as usize, O_CLOEXEC as usize, 0, 0, 0, 0]) })?;
+    check(unsafe {
+        syscall(
+            nr::PIPE2,
+            [fds.as_mut_ptr() as usize, O_CLOEXEC as usize, 0, 0, 0, 0],
+        )
+    })?;
     Ok((Fd(fds[0]), Fd(fds[1])))
 }
 
@@ -476,7 +481,12 @@ pub fn pipe() -> Res<(Fd, Fd)> {
 pub fn memfd_create(name: &CStr, flags: u32) -> Res<Fd> {
     const MFD_CLOEXEC: u32 = 1;
     // SAFETY: the name is only read.
-    check_fd(unsafe { syscall(nr::MEMFD_CREATE, [ptr(name), (flags | MFD_CLOEXEC) as usize, 0, 0, 0, 0]) })
+    check_fd(unsafe {
+        syscall(
+            nr::MEMFD_CREATE,
+            [ptr(name), (flags | MFD_CLOEXEC) as usize, 0, 0, 0, 0],
+        )
+    })
 }
 
 /// fcntl(2) F_ADD_SEALS.

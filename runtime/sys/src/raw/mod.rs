@@ -8,13 +8,14 @@
 //! a wrong descriptor or flag is an error, never undefined behaviour, and so the functions are safe to call.
 
 mod arch;
+pub mod child;
 mod clone;
 mod files;
 mod mounts;
 mod process;
 mod socket;
 
-pub use clone::{CloneArgs, clone_with_stack, vfork_exec};
+pub use clone::{CloneArgs, clone_with_stack, spawn};
 pub use files::*;
 pub use mounts::*;
 pub use process::*;

@@ -95,7 +95,12 @@ pub fn fsconfig_create(fs: Fd) -> Res<()> {
 pub fn fsmount(fs: Fd, attributes: u64) -> Res<Fd> {
     const FSMOUNT_CLOEXEC: usize = 1;
     // SAFETY: no memory is involved.
-    check_fd(unsafe { syscall(nr::FSMOUNT, [fs.arg(), FSMOUNT_CLOEXEC, attributes as usize, 0, 0, 0]) })
+    check_fd(unsafe {
+        syscall(
+            nr::FSMOUNT,
+            [fs.arg(), FSMOUNT_CLOEXEC, attributes as usize, 0, 0, 0],
+        )
+    })
 }
 
 /// open_tree(2), with close-on-exec; `flags` are OPEN_TREE_CLONE and AT_*.
@@ -150,7 +155,13 @@ pub fn mount_setattr(mount: Fd, recursive: bool, attr: &MountAttr) -> Res<()> {
 }
 
 /// mount(2) as used for MS_MOVE, and for propagation where a descriptor does not serve.
-pub fn mount(source: Option<&CStr>, target: &CStr, fstype: Option<&CStr>, flags: u64, data: Option<&CStr>) -> Res<()> {
+pub fn mount(
+    source: Option<&CStr>,
+    target: &CStr,
+    fstype: Option<&CStr>,
+    flags: u64,
+    data: Option<&CStr>,
+) -> Res<()> {
     // SAFETY: the strings are only read.
     check_unit(unsafe {
         syscall(

@@ -13,13 +13,43 @@ pub fn exit(status: i32) -> ! {
     }
 }
 
+/// A null-terminated array of strings, as execve(2) takes two of.
+#[derive(Debug)]
+pub struct StringArray<'a> {
+    pointers: &'a [usize],
+}
+
+impl<'a> StringArray<'a> {
+    /// Fills `memory` with the addresses of `strings` and a null behind them; `None` when it is too short. The
+    /// rest of the memory is handed back.
+    pub fn fill(
+        memory: &'a mut [usize],
+        strings: impl Iterator<Item = &'a CStr>,
+    ) -> Option<(Self, &'a mut [usize])> {
+        let mut count = 0;
+        for string in strings {
+            *memory.get_mut(count)? = string.as_ptr() as usize;
+            count += 1;
+        }
+        *memory.get_mut(count)? = 0;
+        let (pointers, rest) = memory.split_at_mut_checked(count + 1)?;
+        Some((Self { pointers }, rest))
+    }
+
+    pub(super) fn as_ptr(&self) -> *const *const c_char {
+        self.pointers.as_ptr().cast()
+    }
+}
+
 /// execve(2); returns only on failure.
-///
-/// # Safety
-/// `argv` and `envp` must be null-terminated arrays of pointers to NUL-terminated strings.
-pub unsafe fn execve(path: &CStr, argv: *const *const c_char, envp: *const *const c_char) -> Errno {
-    // SAFETY: the arrays are the caller's promise.
-    let value = unsafe { syscall(nr::EXECVE, [ptr(path), argv as usize, envp as usize, 0, 0, 0]) };
+pub fn execve(path: &CStr, argv: &StringArray<'_>, envp: &StringArray<'_>) -> Errno {
+    // SAFETY: a `StringArray` is a null-terminated array of pointers to strings that outlive it.
+    let value = unsafe {
+        syscall(
+            nr::EXECVE,
+            [ptr(path), argv.as_ptr() as usize, envp.as_ptr() as usize, 0, 0, 0],
+        )
+    };
     Errno(-value as i32)
 }
 
@@ -85,7 +115,12 @@ pub fn pidfd_open(pid: i32) -> Res<Fd> {
 /// pidfd_send_signal(2).
 pub fn pidfd_send_signal(process: Fd, signal: i32) -> Res<()> {
     // SAFETY: no siginfo is passed.
-    check_unit(unsafe { syscall(nr::PIDFD_SEND_SIGNAL, [process.arg(), signal as usize, 0, 0, 0, 0]) })
+    check_unit(unsafe {
+        syscall(
+            nr::PIDFD_SEND_SIGNAL,
+            [process.arg(), signal as usize, 0, 0, 0, 0],
+        )
+    })
 }
 
 /// prctl(2) with plain numbers.
@@ -194,7 +229,12 @@ pub fn capget() -> Res<CapabilitySets> {
 /// setgroups(2); `groups` are native-endian ids.
 pub fn setgroups(groups: &[u32]) -> Res<()> {
     // SAFETY: the list is read, as many ids as told.
-    check_unit(unsafe { syscall(nr::SETGROUPS, [groups.len(), groups.as_ptr() as usize, 0, 0, 0, 0]) })
+    check_unit(unsafe {
+        syscall(
+            nr::SETGROUPS,
+            [groups.len(), groups.as_ptr() as usize, 0, 0, 0, 0],
+        )
+    })
 }
 
 /// setresuid(2): real, effective and saved id at once.
@@ -238,7 +278,12 @@ pub fn sethostname(name: &[u8]) -> Res<()> {
 /// setdomainname(2).
 pub fn setdomainname(name: &[u8]) -> Res<()> {
     // SAFETY: the name is read, as long as told.
-    check_unit(unsafe { syscall(nr::SETDOMAINNAME, [name.as_ptr() as usize, name.len(), 0, 0, 0, 0]) })
+    check_unit(unsafe {
+        syscall(
+            nr::SETDOMAINNAME,
+            [name.as_ptr() as usize, name.len(), 0, 0, 0, 0],
+        )
+    })
 }
 
 /// prlimit64(2) of `pid` (0 is this process).
@@ -263,7 +308,12 @@ pub fn personality(persona: u32) -> Res<()> {
 pub fn ioprio_set(priority: u32) -> Res<()> {
     const IOPRIO_WHO_PROCESS: usize = 1;
     // SAFETY: no memory is involved.
-    check_unit(unsafe { syscall(nr::IOPRIO_SET, [IOPRIO_WHO_PROCESS, 0, priority as usize, 0, 0, 0]) })
+    check_unit(unsafe {
+        syscall(
+            nr::IOPRIO_SET,
+            [IOPRIO_WHO_PROCESS, 0, priority as usize, 0, 0, 0],
+        )
+    })
 }
 
 /// sched_setattr(2) of this process; `attr` is a `struct sched_attr` whose first word is its size.
@@ -279,7 +329,12 @@ pub fn sched_setattr(attr: &[u8]) -> Res<()> {
 /// sched_setaffinity(2) of this process; `mask` has one bit a processor.
 pub fn sched_setaffinity(mask: &[u8]) -> Res<()> {
     // SAFETY: the mask is read, as long as told.
-    check_unit(unsafe { syscall(nr::SCHED_SETAFFINITY, [0, mask.len(), mask.as_ptr() as usize, 0, 0, 0]) })
+    check_unit(unsafe {
+        syscall(
+            nr::SCHED_SETAFFINITY,
+            [0, mask.len(), mask.as_ptr() as usize, 0, 0, 0],
+        )
+    })
 }
 
 /// keyctl(2) KEYCTL_JOIN_SESSION_KEYRING: the new keyring's id.

@@ -165,8 +165,9 @@ pub fn recv_fd(socket: Fd, buffer: &mut [u8]) -> Res<(usize, Option<Fd>)> {
             Ok(length) => {
                 // SAFETY: rights is a live local that the kernel has filled.
                 let rights = unsafe { core::ptr::read_volatile(&raw const rights) };
-                let came =
-                    header.control_length >= RIGHTS_LENGTH && rights.level == SOL_SOCKET && rights.kind == SCM_RIGHTS;
+                let came = header.control_length >= RIGHTS_LENGTH
+                    && rights.level == SOL_SOCKET
+                    && rights.kind == SCM_RIGHTS;
                 return Ok((length, came.then_some(Fd(rights.fd))));
             }
         }
@@ -236,7 +237,12 @@ fn with_address(fd: Fd, path: &[u8], call: usize) -> Res<()> {
     address[..2].copy_from_slice(&AF_UNIX.to_ne_bytes());
     address[2..2 + path.len()].copy_from_slice(path);
     // SAFETY: a struct sockaddr_un whose path ends with a NUL is read, as long as told.
-    check_unit(unsafe { syscall(call, [fd.arg(), address.as_ptr() as usize, path.len() + 3, 0, 0, 0]) })
+    check_unit(unsafe {
+        syscall(
+            call,
+            [fd.arg(), address.as_ptr() as usize, path.len() + 3, 0, 0, 0],
+        )
+    })
 }
 
 /// A listening unix(7) socket that keeps message boundaries, bound to `path` (at most 107 bytes).
