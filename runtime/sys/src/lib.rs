@@ -4,6 +4,7 @@
 //! needed, in owned descriptors and [`std::io::Error`].
 
 pub mod files;
+pub mod memory;
 pub mod mount;
 pub mod pidfd;
 pub mod process;
