@@ -1,0 +1,497 @@
+//! A container's cgroup in all hierarchies of the host.
+
+use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use nix::errno::Errno;
+use nix::sys::stat::Mode;
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxMemory, LinuxResources};
+
+use crate::dir::Dir;
+use crate::layout::Hierarchy;
+use crate::resources::{Home, Ignored, Part, parts, unified};
+use crate::subtree::{self, Blocked};
+use crate::write::{self, Write};
+use crate::{CgroupError, CgroupPath, Kind, Layout, State, devices, v1, v2};
+
+/// A container's cgroup: the same path in the cgroup2 tree and in every v1 hierarchy, as far as the host
+/// has them.
+///
+/// Descriptors of the directories are opened at the first use and kept, so that a later rename or a new
+/// cgroup of the same name cannot be mistaken for this one.
+#[derive(Debug)]
+pub struct Cgroup {
+    pub(crate) unified: Option<Dir>,
+    pub(crate) legacy: Vec<Legacy>,
+    /// Controllers that an ancestor did not pass on, found when the cgroup was made.
+    blocked: Vec<Blocked>,
+    /// The cgroup2 controllers that the cgroup has, read at most once.
+    available: OnceLock<Vec<String>>,
+}
+
+/// The cgroup in one v1 hierarchy.
+#[derive(Debug)]
+pub(crate) struct Legacy {
+    pub controllers: Vec<String>,
+    pub dir: Dir,
+}
+
+impl Cgroup {
+    /// Makes the cgroup at `path` in all hierarchies of `layout`, with all controllers of a cgroup2 tree
+    /// enabled that its parents can give.
+    ///
+    /// An existing cgroup is taken if it has no process. Parents that are missing are made, and stay when
+    /// the cgroup is deleted (as with runc).
+    ///
+    /// # Errors
+    /// [`CgroupError`] for a systemd path, a cgroup in use or frozen, or a refused system call. What was made by then
+    /// is removed again.
+    pub fn create(layout: &Layout, path: &CgroupPath) -> Result<Self, CgroupError> {
+        let mut group = Self::open(layout, path)?;
+        let mut made = Vec::new();
+        match group.make(layout, &mut made) {
+            Ok(()) => Ok(group),
+            Err(error) => {
+                for path in made.iter().rev() {
+                    // Best effort: the error that led here is the one to tell.
+                    let _ = rmdir(path);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The cgroup at `path`, without touching it.
+    ///
+    /// # Errors
+    /// [`CgroupError::SystemdPath`], or [`CgroupError::Io`] if the host does not show the place where a
+    /// relative path would lie.
+    pub fn open(layout: &Layout, path: &CgroupPath) -> Result<Self, CgroupError> {
+        let unified = layout
+            .unified()
+            .map(|found| place(found, path, layout.kind() == Kind::Unified))
+            .transpose()?;
+        let mut legacy = Vec::with_capacity(layout.legacy().len());
+        for found in layout.legacy() {
+            legacy.push(Legacy {
+                controllers: found.controllers.clone(),
+                dir: Dir::new(place(found, path, false)?),
+            });
+        }
+        Ok(Self {
+            unified: unified.map(Dir::new),
+            legacy,
+            blocked: Vec::new(),
+            available: OnceLock::new(),
+        })
+    }
+
+    /// The cgroup whose directories a container's state record holds (see [`Cgroup::paths`]). No I/O.
+    pub fn from_paths(paths: &BTreeMap<String, PathBuf>) -> Self {
+        let mut legacy: Vec<Legacy> = Vec::new();
+        for (name, path) in paths.iter().filter(|(name, _)| !name.is_empty()) {
+            match legacy.iter_mut().find(|known| known.dir.path() == path) {
+                Some(known) => known.controllers.push(name.clone()),
+                None => legacy.push(Legacy {
+                    controllers: vec![name.clone()],
+                    dir: Dir::new(path),
+                }),
+            }
+        }
+        let unified = paths.get("").map(Dir::new);
+        Self {
+            unified,
+            legacy,
+            blocked: Vec::new(),
+            available: OnceLock::new(),
+        }
+    }
+
+    /// The directories by controller, for the state record: runc's `cgroup_paths`, with the key `""` for
+    /// the cgroup2 tree.
+    pub fn paths(&self) -> BTreeMap<String, PathBuf> {
+        let mut paths = BTreeMap::new();
+        for one in &self.legacy {
+            for name in &one.controllers {
+                paths.insert(name.clone(), one.dir.path().to_owned());
+            }
+        }
+        if let Some(dir) = &self.unified {
+            paths.insert(String::new(), dir.path().to_owned());
+        }
+        paths
+    }
+
+    /// The descriptor of the cgroup2 directory, for clone3's CLONE_INTO_CGROUP; `None` without a cgroup2
+    /// tree. On a hybrid host the child then still needs [`Cgroup::add_after_clone`].
+    ///
+    /// # Errors
+    /// [`CgroupError::Io`] if the directory cannot be opened.
+    pub fn unified_fd(&self) -> Result<Option<BorrowedFd<'_>>, CgroupError> {
+        self.unified
+            .as_ref()
+            .map(|dir| dir.fd().map_err(CgroupError::io("open cgroup", dir.path())))
+            .transpose()
+    }
+
+    /// Moves the process `pid` into the cgroup, in all hierarchies.
+    ///
+    /// # Errors
+    /// [`CgroupError::Io`], with ESRCH if there is no such process.
+    pub fn add(&self, pid: u32) -> Result<(), CgroupError> {
+        if let Some(dir) = &self.unified {
+            add(dir, pid)?;
+        }
+        self.add_after_clone(pid)
+    }
+
+    /// Moves a process that was cloned into [`Cgroup::unified_fd`] into the cgroup of the v1 hierarchies.
+    ///
+    /// # Errors
+    /// As [`Cgroup::add`].
+    pub fn add_after_clone(&self, pid: u32) -> Result<(), CgroupError> {
+        self.legacy.iter().try_for_each(|one| add(&one.dir, pid))
+    }
+
+    /// Puts the limits of a new container in place: everything in `resources`, and the device filter (all
+    /// but the default devices is denied, then `resources.devices` apply in order) even if it is absent.
+    ///
+    /// Returns the settings that this host has no counterpart for, for the log.
+    ///
+    /// # Errors
+    /// [`CgroupError`] naming the field, if a limit cannot be enforced.
+    pub fn apply(&self, resources: &LinuxResources) -> Result<Vec<Ignored>, CgroupError> {
+        let ignored = self.write_limits(resources)?;
+        let rules: &[LinuxDeviceCgroup] = resources.devices().as_deref().unwrap_or_default();
+        self.restrict(rules, true)?;
+        Ok(ignored)
+    }
+
+    /// Changes the limits of a running container: only what `resources` has.
+    ///
+    /// # Errors
+    /// As [`Cgroup::apply`].
+    pub fn update(&self, resources: &LinuxResources) -> Result<Vec<Ignored>, CgroupError> {
+        if let Some(memory) = resources.memory() {
+            self.check_usage(memory)?;
+        }
+        let ignored = self.write_limits(resources)?;
+        if let Some(rules) = resources.devices() {
+            self.restrict(rules, false)?;
+        }
+        Ok(ignored)
+    }
+
+    fn write_limits(&self, resources: &LinuxResources) -> Result<Vec<Ignored>, CgroupError> {
+        let mut ignored = Vec::new();
+        let wanted = parts(resources, |v1, v2| self.home(v1, v2), &mut ignored)?;
+        let extra = unified(resources)?;
+        self.prepare_unified(&wanted, &extra)?;
+        for part in &wanted {
+            let dir = self.directory(part);
+            if let Some(dir) = dir {
+                write::apply(dir, &place_weights(dir, part))?;
+            }
+        }
+        if let Some(dir) = &self.unified {
+            for (_, one) in extra {
+                write::apply(dir, std::slice::from_ref(&one))?;
+            }
+        }
+        Ok(ignored)
+    }
+
+    fn directory(&self, part: &Part) -> Option<&Dir> {
+        if part.unified {
+            self.unified.as_ref()
+        } else {
+            self.v1(part.controller)
+        }
+    }
+
+    /// The cgroup's directory in the hierarchy that has `controller` bound.
+    pub(crate) fn v1(&self, controller: &str) -> Option<&Dir> {
+        self.legacy
+            .iter()
+            .find(|one| one.controllers.iter().any(|name| name == controller))
+            .map(|one| &one.dir)
+    }
+
+    fn home(&self, v1: &str, v2: &str) -> Result<Home, CgroupError> {
+        if self.v1(v1).is_some() {
+            return Ok(Home::V1);
+        }
+        let Some(dir) = &self.unified else {
+            let have: Vec<_> = self.legacy.iter().map(|one| one.controllers.join(",")).collect();
+            return Ok(Home::Missing(format!(
+                "no v1 hierarchy has it; mounted are {}",
+                have.join(", ")
+            )));
+        };
+        if v2.is_empty() {
+            return Ok(Home::Missing("cgroup v2 has no such controller".to_owned()));
+        }
+        if self.has(dir, v2)? {
+            return Ok(Home::V2);
+        }
+        Ok(Home::Missing(self.why_missing(dir, v2)))
+    }
+
+    /// Whether the cgroup2 directory has `controller`, which is enabled in its ancestors if need be: on a
+    /// hybrid host nobody did that beforehand.
+    fn has(&self, dir: &Dir, controller: &str) -> Result<bool, CgroupError> {
+        let known = match self.available.get() {
+            Some(known) => known,
+            None => {
+                let read = subtree::controllers(dir)?;
+                self.available.get_or_init(|| read)
+            }
+        };
+        if known.iter().any(|name| name == controller) {
+            return Ok(true);
+        }
+        if self.blocked.iter().any(|one| one.controller == controller) {
+            return Ok(false);
+        }
+        subtree::enable(dir, &[controller.to_owned()]);
+        Ok(subtree::controllers(dir)?.iter().any(|name| name == controller))
+    }
+
+    fn why_missing(&self, dir: &Dir, controller: &str) -> String {
+        let wanted = [controller.to_owned()];
+        let blocked = match self.blocked.iter().find(|one| one.controller == controller) {
+            Some(known) => Some(known.clone()),
+            None => subtree::enable(dir, &wanted).into_iter().next(),
+        };
+        match blocked {
+            Some(blocked) => blocked.reason,
+            None => format!("{} does not list it", dir.file("cgroup.controllers").display()),
+        }
+    }
+
+    /// Checks the controllers of the `unified` map, and the cgroup's type against what is wanted.
+    fn prepare_unified(&self, wanted: &[Part], extra: &[(String, Write)]) -> Result<(), CgroupError> {
+        let Some(dir) = &self.unified else {
+            return match extra.first() {
+                Some((_, write)) => Err(CgroupError::invalid(
+                    write.field.clone(),
+                    "this host has no cgroup v2 tree; use the v1 fields of linux.resources",
+                )),
+                None => Ok(()),
+            };
+        };
+        for (controller, write) in extra {
+            // cgroup.* belongs to no controller; memory, cpu and io pressure files neither.
+            let core = controller == "cgroup" || write.file.ends_with(".pressure");
+            if !core && !self.has(dir, controller)? {
+                return Err(CgroupError::MissingController {
+                    field: write.field.clone().into_owned(),
+                    controller: controller.clone(),
+                    reason: self.why_missing(dir, controller),
+                });
+            }
+        }
+        if self.blocked.is_empty() {
+            return Ok(());
+        }
+        let domain = wanted
+            .iter()
+            .any(|part| part.unified && !subtree::is_threaded(part.controller))
+            || extra
+                .iter()
+                .any(|(name, _)| name != "cgroup" && !subtree::is_threaded(name));
+        subtree::settle_type(dir, domain)
+    }
+
+    fn restrict(&self, rules: &[LinuxDeviceCgroup], fresh: bool) -> Result<(), CgroupError> {
+        if let Some(dir) = self.v1("devices") {
+            return devices::v1::restrict(dir, rules, fresh);
+        }
+        match &self.unified {
+            Some(dir) => devices::v2::restrict(dir, rules, fresh),
+            None => Err(CgroupError::MissingController {
+                field: "linux.resources.devices".to_owned(),
+                controller: "devices".to_owned(),
+                reason: "no v1 hierarchy has it and there is no cgroup v2 tree".to_owned(),
+            }),
+        }
+    }
+
+    /// `memory.checkBeforeUpdate`: refuses a limit below what is in use, which on v2 would set the OOM
+    /// killer to work (v1 refuses by itself).
+    fn check_usage(&self, memory: &LinuxMemory) -> Result<(), CgroupError> {
+        let (Some(limit), Some(true), None) =
+            (memory.limit(), memory.check_before_update(), self.v1("memory"))
+        else {
+            return Ok(());
+        };
+        let (Some(dir), Ok(limit @ 1..)) = (&self.unified, u64::try_from(limit)) else {
+            return Ok(());
+        };
+        let text = dir
+            .read("memory.current")
+            .map_err(CgroupError::io("read", dir.file("memory.current")))?;
+        let usage: u64 = text.trim().parse().unwrap_or(0);
+        if limit < usage {
+            return Err(CgroupError::invalid(
+                "linux.resources.memory.limit",
+                format!("{limit} is less than the {usage} bytes in use, and checkBeforeUpdate is set"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn make(&mut self, layout: &Layout, made: &mut Vec<PathBuf>) -> Result<(), CgroupError> {
+        let mut existed = false;
+        if let (Some(dir), Some(found)) = (&self.unified, layout.unified()) {
+            existed |= !make_all(dir.path(), &found.mount, made)?;
+            if layout.kind() == Kind::Unified {
+                let (root, own) = (
+                    subtree::controllers(&Dir::new(&found.mount))?,
+                    subtree::controllers(dir)?,
+                );
+                let missing: Vec<String> = root.into_iter().filter(|name| !own.contains(name)).collect();
+                if missing.is_empty() {
+                    self.available.get_or_init(|| own);
+                } else {
+                    self.blocked = subtree::enable(dir, &missing);
+                }
+            }
+        }
+        for (one, found) in self.legacy.iter().zip(layout.legacy()) {
+            let first_new = made.len();
+            existed |= !make_all(one.dir.path(), &found.mount, made)?;
+            if one.controllers.iter().any(|name| name == "cpuset") {
+                for path in &made[first_new..] {
+                    let parent = path.parent().unwrap_or(&found.mount);
+                    v1::inherit::cpuset(&Dir::new(parent), &Dir::new(path))?;
+                }
+            }
+        }
+        if existed { self.check_unused() } else { Ok(()) }
+    }
+
+    fn check_unused(&self) -> Result<(), CgroupError> {
+        let directories = self.unified.iter().chain(self.legacy.iter().map(|one| &one.dir));
+        for dir in directories {
+            let count = crate::kill::processes(dir)?.len();
+            if count > 0 {
+                return Err(CgroupError::NotEmpty {
+                    path: dir.path().to_owned(),
+                    count,
+                });
+            }
+        }
+        match self.state()? {
+            State::Thawed => Ok(()),
+            State::Frozen => {
+                let path = self
+                    .unified
+                    .as_ref()
+                    .or(self.v1("freezer"))
+                    .map(|dir| dir.path().to_owned());
+                Err(CgroupError::Frozen {
+                    path: path.unwrap_or_default(),
+                })
+            }
+        }
+    }
+}
+
+/// The directory of `path` in the hierarchy `found`. On a pure v2 host a relative path lies beside the
+/// caller's cgroup: inside, its own processes would keep controllers from being enabled.
+fn place(found: &Hierarchy, path: &CgroupPath, beside: bool) -> Result<PathBuf, CgroupError> {
+    match path {
+        CgroupPath::Absolute(below) => Ok(found.mount.join(below)),
+        CgroupPath::Relative(below) => {
+            let own = if beside {
+                found.own.parent().unwrap_or(Path::new("/"))
+            } else {
+                &found.own
+            };
+            // Beside the root of a cgroup namespace there is nothing to be seen: the root itself serves.
+            let base = found
+                .locate(own)
+                .or_else(|| beside.then(|| found.locate(&found.own)).flatten());
+            let base = base.ok_or_else(|| {
+                CgroupError::io(
+                    "find, below the mounted hierarchy, this process's own cgroup",
+                    own,
+                )(Errno::ENOENT)
+            })?;
+            Ok(base.join(below))
+        }
+        CgroupPath::Systemd(_) => Err(CgroupError::SystemdPath {
+            path: path.to_string(),
+        }),
+    }
+}
+
+/// mkdir -p; true if the directory itself is new. New directories are noted in `made`, outermost first.
+fn make_all(path: &Path, mount: &Path, made: &mut Vec<PathBuf>) -> Result<bool, CgroupError> {
+    // The leaf first: its parents are usually there. A parent may vanish between two steps, when somebody
+    // cleans up empty cgroups: then once more.
+    for _ in 0..8 {
+        match nix::unistd::mkdir(path, Mode::from_bits_truncate(0o755)) {
+            Ok(()) => {
+                made.push(path.to_owned());
+                return Ok(true);
+            }
+            Err(Errno::EEXIST) => return Ok(false),
+            Err(Errno::ENOENT) if path != mount => match path.parent() {
+                Some(parent) => {
+                    make_all(parent, mount, made)?;
+                }
+                None => return Err(CgroupError::io("create cgroup", path)(Errno::ENOENT)),
+            },
+            Err(source) => return Err(CgroupError::io("create cgroup", path)(source)),
+        }
+    }
+    Err(CgroupError::io("create cgroup", path)(Errno::ENOENT))
+}
+
+pub(crate) fn rmdir(path: &Path) -> Result<(), Errno> {
+    match std::fs::remove_dir(path) {
+        Ok(()) => Ok(()),
+        Err(error) => Err(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
+    }
+}
+
+fn add(dir: &Dir, pid: u32) -> Result<(), CgroupError> {
+    dir.write("cgroup.procs", &pid.to_string())
+        .map_err(CgroupError::io(
+            "move the container's process into cgroup",
+            dir.path(),
+        ))
+}
+
+/// Settles which file takes block I/O weights on this kernel.
+fn place_weights<'a>(dir: &Dir, part: &'a Part) -> std::borrow::Cow<'a, [Write]> {
+    let (from, to): (&[&str], &[&str]) = match part.controller {
+        "io" => (&[v2::io::BFQ], &[v2::io::IOCOST]),
+        "blkio" => (
+            &[v1::blkio::WEIGHT, v1::blkio::WEIGHT_DEVICE],
+            &["blkio.bfq.weight", "blkio.bfq.weight_device"],
+        ),
+        _ => return part.writes.as_slice().into(),
+    };
+    let weighted = part
+        .writes
+        .iter()
+        .any(|write| from.contains(&write.file.as_ref()));
+    if !weighted || dir.has(from[0]) {
+        return part.writes.as_slice().into();
+    }
+    let mut writes = part.writes.clone();
+    for write in &mut writes {
+        if let Some(index) = from.iter().position(|name| *name == write.file) {
+            write.file = to[index].into();
+            if part.unified {
+                write.value = v2::io::to_iocost(&write.value);
+            }
+        }
+    }
+    writes.into()
+}
