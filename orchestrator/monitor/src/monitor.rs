@@ -129,7 +129,14 @@ impl Monitor {
     /// # Errors
     /// The system's answer to `poll`.
     pub fn run(mut self) -> nix::Result<()> {
+        let mut settled = false;
         while !self.finished {
+            let quiet = self.jobs.is_empty() && self.execs.is_empty();
+            if quiet && !settled {
+                // From here on only output and an end are waited for: most code is not needed any more.
+                berth_sys::memory::drop_code_pages();
+            }
+            settled = quiet;
             for (token, events) in self.wait()? {
                 self.handle(token, events);
             }

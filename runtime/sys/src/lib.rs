@@ -1,5 +1,15 @@
 //! The system calls Berth makes, and its only unsafe code.
+//!
+//! [`raw`] is what both sides of a container's start are made of; the other modules wrap it, and what else is
+//! needed, in owned descriptors and [`std::io::Error`].
 
 pub mod bpf;
+pub mod files;
+pub mod memory;
+pub mod mount;
 pub mod pidfd;
+pub mod process;
+pub mod raw;
+pub mod socket;
+pub mod spawn;
 pub mod terminal;

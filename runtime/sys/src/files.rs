@@ -1,0 +1,76 @@
+//! Descriptors and paths: openat2(2), close_range(2), sealed memory files.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::raw::{self, Errno, Fd};
+
+pub use crate::raw::{
+    O_DIRECTORY, O_NOFOLLOW, O_PATH, O_RDONLY, O_RDWR, O_WRONLY, RESOLVE_BENEATH, RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV,
+};
+
+/// F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE.
+const ALL_SEALS: u32 = 0xf;
+/// memfd_create(2) MFD_ALLOW_SEALING.
+const MFD_ALLOW_SEALING: u32 = 2;
+/// memfd_create(2) MFD_EXEC (Linux 6.3).
+const MFD_EXEC: u32 = 0x10;
+
+fn error(errno: Errno) -> io::Error {
+    io::Error::from_raw_os_error(errno.0)
+}
+
+fn owned(fd: Fd) -> OwnedFd {
+    // SAFETY: called with descriptors the kernel has just returned, which nobody else owns.
+    unsafe { OwnedFd::from_raw_fd(fd.0) }
+}
+
+/// A path as the kernel takes it. Fails when it has a NUL inside.
+pub fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+/// openat2(2) with close-on-exec: `flags` are O_*, `resolve` RESOLVE_*.
+pub fn openat2(dir: BorrowedFd<'_>, path: &Path, flags: u64, mode: u64, resolve: u64) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    raw::openat2(Fd(dir.as_raw_fd()), &path, flags, mode, resolve)
+        .map(owned)
+        .map_err(error)
+}
+
+/// Opens `path`, relative to the working directory, with O_* `flags` and close-on-exec.
+pub fn open(path: &Path, flags: u64) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    raw::openat(Fd::CWD, &path, flags, 0).map(owned).map_err(error)
+}
+
+/// close_range(2): every descriptor from `first` on closes on execve(2).
+pub fn cloexec_from(first: u32) -> io::Result<()> {
+    raw::cloexec_range(first, u32::MAX).map_err(error)
+}
+
+/// A memory file for a program, that can be sealed with [`seal`].
+pub fn memory_program(name: &CStr) -> io::Result<OwnedFd> {
+    // Kernels before 6.3 do not know MFD_EXEC and make every memory file executable.
+    match raw::memfd_create(name, MFD_ALLOW_SEALING | MFD_EXEC) {
+        Err(Errno::EINVAL) => raw::memfd_create(name, MFD_ALLOW_SEALING),
+        result => result,
+    }
+    .map(owned)
+    .map_err(error)
+}
+
+/// Makes a memory file unchangeable for good (fcntl(2) F_ADD_SEALS).
+pub fn seal(file: BorrowedFd<'_>) -> io::Result<()> {
+    raw::add_seals(Fd(file.as_raw_fd()), ALL_SEALS).map_err(error)
+}
+
+/// Device number behind an open device file, and whether it is a character device.
+pub fn device_of(file: BorrowedFd<'_>) -> io::Result<(u32, u32, bool)> {
+    let stat = raw::fstat(Fd(file.as_raw_fd())).map_err(error)?;
+    Ok((stat.rdev.0, stat.rdev.1, stat.kind() == raw::S_IFCHR))
+}

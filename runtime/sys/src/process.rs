@@ -1,0 +1,66 @@
+//! Other processes and this one: namespaces, limits, dumpability.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::raw::{self, Errno, Fd};
+
+fn error(errno: Errno) -> io::Error {
+    io::Error::from_raw_os_error(errno.0)
+}
+
+/// setns(2): `kinds` are CLONE_NEW*.
+pub fn join(namespace: BorrowedFd<'_>, kinds: u64) -> io::Result<()> {
+    raw::setns(Fd(namespace.as_raw_fd()), kinds).map_err(error)
+}
+
+/// unshare(2): `kinds` are CLONE_NEW*.
+pub fn unshare(kinds: u64) -> io::Result<()> {
+    raw::unshare(kinds).map_err(error)
+}
+
+/// prlimit(2) of another process.
+pub fn set_limit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    raw::prlimit(pid, resource, soft, hard).map_err(error)
+}
+
+/// PR_SET_DUMPABLE: whether processes with the same user may look into this one's memory.
+pub fn set_dumpable(on: bool) -> io::Result<()> {
+    raw::set_dumpable(on).map_err(error)
+}
+
+/// PR_SET_CHILD_SUBREAPER: orphaned descendants become children of this process (prctl(2)).
+pub fn become_subreaper() -> io::Result<()> {
+    const PR_SET_CHILD_SUBREAPER: u32 = 36;
+    raw::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0)
+        .map(|_| ())
+        .map_err(error)
+}
+
+/// PR_SET_PDEATHSIG: the signal this process gets when its parent thread ends. 0 for none.
+pub fn set_parent_death_signal(signal: i32) -> io::Result<()> {
+    const PR_SET_PDEATHSIG: u32 = 1;
+    raw::prctl(PR_SET_PDEATHSIG, signal as usize, 0, 0)
+        .map(|_| ())
+        .map_err(error)
+}
+
+/// Starts a session of its own (setsid(2)).
+pub fn new_session() -> io::Result<()> {
+    raw::setsid().map_err(error)
+}
+
+/// Splits this process: `Some(pid)` in the parent, `None` in the child, as fork(2). For daemons: only while this
+/// process has a single thread, which is checked.
+pub fn fork() -> io::Result<Option<i32>> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    if threads != 1 {
+        return Err(io::Error::other("fork of a process with several threads"));
+    }
+    // SAFETY: with a single thread, no lock can be held by a thread that the child lacks.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        pid => Ok(Some(pid)),
+    }
+}
