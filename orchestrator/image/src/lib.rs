@@ -1,1 +1,38 @@
 //! OCI image store: import, layers, root file systems.
+//!
+//! The store's folder is itself an OCI image layout (`oci-layout`, `index.json`, `blobs/sha256/`),
+//! so any OCI tool can read it. Beside the blobs it keeps every layer unpacked once, under its
+//! chain id, ready to be an overlayfs lower directory:
+//!
+//! ```text
+//! <store>/oci-layout, index.json     which images there are, and their names
+//! <store>/blobs/sha256/<hex>         manifests, configs, layers as they came; content-addressed
+//! <store>/layers/<hex of chain id>/  layer.json and fs/ (overlayfs form: whiteouts, opaque folders)
+//! <store>/l/<short>                  link to a layer's fs/: keeps overlay's mount options short
+//! <store>/tmp/                       everything half-made; swept when the store is opened
+//! <store>/lock                       held by the one process that has the store open
+//! ```
+//!
+//! All calls block: an async caller wraps them in a blocking task.
+
+mod blob;
+mod decompress;
+mod digest;
+mod error;
+mod import;
+mod index;
+mod layer;
+mod reference;
+mod rootfs;
+mod store;
+mod tar;
+mod unpack;
+pub mod user;
+
+pub use digest::{ChainId, Digest, DigestError};
+pub use error::{ImportError, LayerError, RootfsError, StoreError};
+pub use import::{ImportFormat, ImportOptions, Imported, RootOptions};
+pub use reference::{Reference, ReferenceError};
+pub use rootfs::Rootfs;
+pub use store::{Collected, Image, ImageStore, ImageSummary, Removed};
+pub use unpack::Limits;
