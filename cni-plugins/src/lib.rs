@@ -1,1 +1,22 @@
 //! CNI plugins over netlink, and the runtime side of CNI.
+//!
+//! `protocol` and `exec` are for programs that run plugins; the rest is the plugins. See DESIGN.md.
+
+pub mod exec;
+pub mod protocol;
+
+pub mod ipam;
+pub mod netlink;
+pub mod netns;
+pub mod nft;
+pub mod sysctl;
+
+pub mod bridge;
+pub mod loopback;
+
+mod attach;
+
+use protocol::Plugin;
+
+/// The plugins of this program.
+pub const PLUGINS: &[&Plugin] = &[&bridge::PLUGIN, &ipam::host_local::PLUGIN, &loopback::PLUGIN];

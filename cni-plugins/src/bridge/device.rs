@@ -1,0 +1,125 @@
+//! The bridge itself: found or made, and its gateway addresses.
+
+use ipnet::IpNet;
+use netlink_packet_route::link::InfoKind;
+use nix::errno::Errno;
+
+use super::config::Config;
+use crate::{
+    attach::mac_from,
+    netlink::{Link, Message, NewLink, Rtnl},
+    protocol::{Failure, code},
+    sysctl,
+};
+
+/// Finds or makes the bridge.
+///
+/// Its hardware address is chosen here and not by the kernel, which would change it with each port:
+/// so all results of parallel ADDs agree.
+pub(super) fn ensure(host: &mut Rtnl, config: &Config) -> Result<Link, Failure> {
+    let name = &config.bridge;
+    let mut link = host.link(name)?;
+    if link.is_none() {
+        let new = NewLink {
+            mac: Some(mac_from(&format!("bridge {name}{}", boot_id()))),
+            mtu: config.mtu,
+            up: true,
+            ..NewLink::default()
+        };
+        match host.run(&[Message::new_link(name, InfoKind::Bridge, &new)]) {
+            Ok(()) => {
+                // The host is the router of this network, not a listener to one.
+                sysctl::ensure(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
+            }
+            // Another ADD was faster.
+            Err(e) if e.errno == Errno::EEXIST => {}
+            Err(e) => return Err(e.into()),
+        }
+        link = host.link(name)?;
+    }
+    let link = link.ok_or_else(|| {
+        Failure::new(
+            code::KERNEL,
+            format!("bridge {name} vanished while it was set up"),
+        )
+    })?;
+    if link.kind != "bridge" {
+        let kind = if link.kind.is_empty() {
+            "hardware"
+        } else {
+            &link.kind
+        };
+        return Err(Failure::field(
+            "bridge",
+            format!("{name} exists and is no bridge ({kind}): choose another name"),
+        ));
+    }
+    let mut batch = Vec::new();
+    if !link.up {
+        batch.push(Message::set_up(name, true));
+    }
+    if config.promiscuous && !link.promiscuous {
+        batch.push(Message::set_promiscuous(name, true));
+    }
+    host.run(&batch)?;
+    Ok(link)
+}
+
+/// Makes a bridge's hardware address differ between hosts.
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
+/// Gives the bridge its gateway addresses.
+///
+/// As in the reference: one IPv4 address, IPv6 addresses that do not overlap, and another one only with
+/// forceAddress.
+pub(super) fn add_gateways(
+    host: &mut Rtnl,
+    config: &Config,
+    bridge: &Link,
+    gateways: &[IpNet],
+) -> Result<(), Failure> {
+    let there = host.addresses(bridge.index)?;
+    let mut batch = Vec::new();
+    for gateway in gateways
+        .iter()
+        .filter(|g| !there.iter().any(|a| a.address == **g))
+    {
+        for other in there
+            .iter()
+            .filter(|a| a.global && !gateways.contains(&a.address))
+        {
+            let conflict = match (gateway, other.address) {
+                (IpNet::V4(_), IpNet::V4(_)) => true,
+                (IpNet::V6(_), IpNet::V6(_)) => {
+                    gateway.contains(&other.address.addr()) || other.address.contains(&gateway.addr())
+                }
+                _ => false,
+            };
+            if !conflict {
+                continue;
+            }
+            if !config.force_address {
+                return Err(Failure::field(
+                    "bridge",
+                    format!(
+                        "{} has the address {} already, and this network's gateway is {gateway}: \
+                         use another bridge or set forceAddress",
+                        bridge.name, other.address
+                    ),
+                ));
+            }
+            batch.push(Message::delete_address(bridge.index, &bridge.name, other.address));
+        }
+        // No wait for duplicate address detection: the gateway is of use at once.
+        batch.push(
+            Message::add_address(bridge.index, &bridge.name, *gateway, false).tolerate(&[Errno::EEXIST]),
+        );
+    }
+    if !batch.is_empty() {
+        // Pins the hardware address of a bridge that somebody else made.
+        batch.push(Message::set_mac(&bridge.name, &bridge.mac));
+    }
+    Ok(host.run(&batch)?)
+}

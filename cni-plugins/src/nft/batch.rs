@@ -1,0 +1,354 @@
+//! Batches of nf_tables changes, committed together or not at all.
+
+use std::collections::VecDeque;
+
+use nix::errno::Errno;
+
+use super::{
+    INET, Nft, TABLE,
+    expr::{Program, Verdict},
+    layout::{BaseChain, Set},
+    wire::Writer,
+};
+use crate::netlink::{Message, NetlinkError};
+
+const SUBSYSTEM: u16 = 10 << 8;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+const BATCH_GENID: u16 = 1;
+pub(super) const NEWTABLE: u16 = SUBSYSTEM;
+const NEWCHAIN: u16 = SUBSYSTEM | 3;
+const DELCHAIN: u16 = SUBSYSTEM | 5;
+const NEWRULE: u16 = SUBSYSTEM | 6;
+const DELRULE: u16 = SUBSYSTEM | 8;
+const NEWSET: u16 = SUBSYSTEM | 9;
+const NEWSETELEM: u16 = SUBSYSTEM | 12;
+const DELSETELEM: u16 = SUBSYSTEM | 14;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_CREATE: u16 = 0x400;
+const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_APPEND: u16 = 0x800;
+
+/// What an element of a set or map leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Data {
+    /// A set has none.
+    Nothing,
+    /// A map's value.
+    Value(Vec<u8>),
+    /// A verdict map's jump to a chain.
+    Jump(String),
+}
+
+/// An element of a set or map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Element {
+    /// The key in network byte order; each part padded to four bytes.
+    pub key: Vec<u8>,
+    /// What it leads to.
+    pub data: Data,
+    /// Whose it is.
+    pub comment: String,
+}
+
+/// Changes in the order they are made.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Batch {
+    messages: Vec<Message>,
+}
+
+/// nfgenmsg: family, version 0, resource (big endian).
+pub(super) fn generic_header(family: u8, resource: u16) -> Vec<u8> {
+    let [high, low] = resource.to_be_bytes();
+    vec![family, 0, high, low]
+}
+
+/// User data of one comment: type 0, length, text, zero; what nft prints as `comment`.
+fn comment(text: &str) -> Vec<u8> {
+    let mut data = vec![0, text.len() as u8 + 1];
+    data.extend_from_slice(text.as_bytes());
+    data.push(0);
+    data
+}
+
+impl Batch {
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    fn push(&mut self, what: String, kind: u16, flags: u16, family: u8, body: impl FnOnce(&mut Writer)) {
+        let mut writer = Writer(generic_header(family, 0));
+        body(&mut writer);
+        self.messages.push(Message {
+            what,
+            kind,
+            flags,
+            body: writer.0,
+            tolerated: &[],
+        });
+    }
+
+    /// The table, unless it is there.
+    pub fn table(&mut self) {
+        self.push(
+            format!("create nf_tables table inet {TABLE}"),
+            NEWTABLE,
+            NLM_F_CREATE,
+            INET,
+            |w| {
+                w.text(1, TABLE).be32(2, 0);
+            },
+        );
+    }
+
+    /// A chain that a hook runs, unless it is there.
+    pub fn base_chain(&mut self, chain: &BaseChain) {
+        self.push(
+            format!("create nf_tables chain {}", chain.name),
+            NEWCHAIN,
+            NLM_F_CREATE,
+            INET,
+            |w| {
+                w.text(1, TABLE).text(3, chain.name);
+                w.nest(4, |w| {
+                    w.be32(1, chain.hook).be32(2, chain.priority as u32);
+                });
+                w.be32(5, 1).text(7, chain.kind);
+            },
+        );
+    }
+
+    /// A chain to jump to, unless it is there.
+    pub fn chain(&mut self, name: &str) {
+        self.push(
+            format!("create nf_tables chain {name}"),
+            NEWCHAIN,
+            NLM_F_CREATE,
+            INET,
+            |w| {
+                w.text(1, TABLE).text(3, name);
+            },
+        );
+    }
+
+    /// Removes a chain with its rules; nothing may lead to it.
+    pub fn delete_chain(&mut self, name: &str) {
+        self.push(format!("delete nf_tables chain {name}"), DELCHAIN, 0, INET, |w| {
+            w.text(1, TABLE).text(3, name);
+        });
+    }
+
+    /// Removes all rules of a chain.
+    pub fn flush_chain(&mut self, name: &str) {
+        self.push(format!("flush nf_tables chain {name}"), DELRULE, 0, INET, |w| {
+            w.text(1, TABLE).text(2, name);
+        });
+    }
+
+    /// Appends a rule to a chain of Berth's table.
+    pub fn rule(&mut self, chain: &str, text: &str, program: &Program) {
+        self.push(
+            format!("add nf_tables rule {text:?} to {chain}"),
+            NEWRULE,
+            NLM_F_CREATE | NLM_F_APPEND,
+            INET,
+            |w| {
+                w.text(1, TABLE).text(2, chain);
+                w.nest(4, |w| w.0.extend_from_slice(program.bytes()));
+                w.bytes(7, &comment(text));
+            },
+        );
+    }
+
+    /// Inserts a rule at the start of a chain of somebody else's table.
+    pub fn insert_foreign_rule(
+        &mut self,
+        family: u8,
+        table: &str,
+        chain: &str,
+        text: &str,
+        program: &Program,
+    ) {
+        self.push(
+            format!("insert rule {text:?} into {table} {chain}"),
+            NEWRULE,
+            NLM_F_CREATE,
+            family,
+            |w| {
+                w.text(1, table).text(2, chain);
+                w.nest(4, |w| w.0.extend_from_slice(program.bytes()));
+                w.bytes(7, &comment(text));
+            },
+        );
+    }
+
+    /// Removes one rule by its handle.
+    pub fn delete_foreign_rule(&mut self, family: u8, table: &str, chain: &str, handle: u64) {
+        self.push(
+            format!("delete a rule of {table} {chain}"),
+            DELRULE,
+            0,
+            family,
+            |w| {
+                w.text(1, table).text(2, chain).bytes(3, &handle.to_be_bytes());
+            },
+        );
+    }
+
+    /// A set or map, unless it is there.
+    pub fn set(&mut self, set: &Set) {
+        let id = self.messages.len() as u32 + 1;
+        self.push(
+            format!("create nf_tables set {}", set.name),
+            NEWSET,
+            NLM_F_CREATE,
+            INET,
+            |w| {
+                w.text(1, TABLE).text(2, set.name);
+                w.be32(3, set.flags())
+                    .be32(4, set.key_type)
+                    .be32(5, set.key_length);
+                match set.data {
+                    None => {}
+                    Some((kind, 0)) => {
+                        w.be32(6, kind);
+                    }
+                    Some((kind, length)) => {
+                        w.be32(6, kind).be32(7, length);
+                    }
+                }
+                w.be32(10, id);
+                if let Some(parts) = set.parts {
+                    // NFTA_SET_DESC_CONCAT: the length of each part of the key.
+                    w.nest(9, |w| {
+                        w.nest(2, |w| {
+                            for part in parts {
+                                w.nest(1, |w| {
+                                    w.be32(1, *part);
+                                });
+                            }
+                        });
+                    });
+                }
+                // Tells nft(8) the byte order to print keys and data in: 2 is network byte order.
+                w.bytes(13, &[0, 4, 2, 0, 0, 0, 1, 4, 2, 0, 0, 0]);
+            },
+        );
+    }
+
+    fn element_message(
+        &mut self,
+        verb: &str,
+        kind: u16,
+        flags: u16,
+        set: &str,
+        element: &Element,
+        whole: bool,
+    ) {
+        let what = format!("{verb} an element ({}) of nf_tables set {set}", element.comment);
+        self.push(what, kind, flags, INET, |w| write_element(w, set, element, whole));
+    }
+
+    /// Adds an element, which must not be there.
+    pub fn add_element(&mut self, set: &str, element: &Element) {
+        self.element_message("add", NEWSETELEM, NLM_F_CREATE | NLM_F_EXCL, set, element, true);
+    }
+
+    /// Removes an element.
+    pub fn delete_element(&mut self, set: &str, element: &Element) {
+        self.element_message("delete", DELSETELEM, 0, set, element, false);
+    }
+}
+
+/// Set, and a list of one element.
+pub(super) fn write_element(w: &mut Writer, set: &str, element: &Element, whole: bool) {
+    w.text(1, TABLE).text(2, set);
+    w.nest(3, |w| {
+        w.nest(1, |w| {
+            w.nest(1, |w| {
+                w.bytes(1, &element.key);
+            });
+            if !whole {
+                return;
+            }
+            match &element.data {
+                Data::Nothing => {}
+                Data::Value(value) => {
+                    w.nest(2, |w| {
+                        w.bytes(1, value);
+                    });
+                }
+                Data::Jump(chain) => {
+                    w.nest(2, |w| Verdict::Jump(chain.clone()).write(w));
+                }
+            }
+            w.bytes(6, &comment(&element.comment));
+        });
+    });
+}
+
+impl Nft {
+    /// Commits a batch if the ruleset still has the generation it was planned for.
+    pub(super) fn commit(&mut self, what: &str, batch: &Batch, generation: u32) -> Result<(), NetlinkError> {
+        let mut begin = Writer(generic_header(0, 10));
+        begin.be32(BATCH_GENID, generation);
+        let edge = |kind, body| Message {
+            what: what.into(),
+            kind,
+            flags: 0,
+            body,
+            tolerated: &[],
+        };
+        let mut queue: VecDeque<Message> = batch.messages.iter().cloned().collect();
+        queue.push_front(edge(BATCH_BEGIN, begin.0));
+        queue.push_back(edge(BATCH_END, generic_header(0, 10)));
+        let mut bytes = Vec::new();
+        let mut sent: Vec<(u32, &Message)> = Vec::new();
+        let last_change = queue.len() - 2;
+        for (at, message) in queue.iter().enumerate() {
+            let sequence = self.channel.next_sequence();
+            message.append(
+                &mut bytes,
+                if at == last_change { NLM_F_ACK } else { 0 },
+                sequence,
+            );
+            sent.push((sequence, message));
+        }
+        self.channel.send(what, &bytes)?;
+        // The kernel has answered before send returned: an error a message, and the acknowledgement.
+        let mut error = None;
+        let mut acknowledged = false;
+        loop {
+            let answers = self.channel.receive(what, false)?;
+            if answers.is_empty() {
+                break;
+            }
+            for answer in answers {
+                let Some((number, detail)) = answer.error() else {
+                    continue;
+                };
+                let Some((_, message)) = sent.iter().find(|(s, _)| *s == answer.sequence) else {
+                    continue;
+                };
+                acknowledged |= number == 0;
+                if number != 0 && error.is_none() {
+                    let errno = Errno::from_raw(number);
+                    error = Some(NetlinkError {
+                        what: message.what.clone(),
+                        errno,
+                        detail,
+                    });
+                }
+            }
+        }
+        match error {
+            Some(error) => Err(error),
+            None if acknowledged => Ok(()),
+            None => Err(NetlinkError {
+                what: what.into(),
+                errno: Errno::EAGAIN,
+                detail: None,
+            }),
+        }
+    }
+}

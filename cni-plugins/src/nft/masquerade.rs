@@ -1,0 +1,247 @@
+//! ipMasq: packets that leave a container's subnet get the host's address.
+//!
+//! ```text
+//! chain masquerade {                       type nat hook postrouting priority srcnat
+//!     ip  saddr vmap @masquerade4          { 10.88.0.5 : jump masquerade-10.88.0.0/16, … }
+//!     ip6 saddr vmap @masquerade6
+//! }
+//! chain masquerade-10.88.0.0/16 {          one a subnet, removed with its last container
+//!     ip daddr 10.88.0.0/16 return
+//!     ip daddr != 224.0.0.0/4 masquerade
+//! }
+//! ```
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{
+    BaseChain, Batch, Data, Element, INET, Layout, Nft, Rule, Set, TABLE, Tag,
+    expr::{Family, Is, Program, Register, Verdict, octets},
+    layout::{datatype, hook},
+    subnet_chain,
+};
+use crate::protocol::{Attachment, Failure, code};
+
+const CHAIN: &str = "masquerade";
+const PREFIX: &str = "masquerade";
+
+fn set_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "masquerade4",
+        Family::V6 => "masquerade6",
+    }
+}
+
+/// The sets that hold masqueraded addresses.
+pub(crate) const SETS: [&str; 2] = ["masquerade4", "masquerade6"];
+
+/// The type number, by which nft prints keys.
+pub(crate) fn address_type(family: Family) -> u32 {
+    match family {
+        Family::V4 => datatype::IPV4,
+        Family::V6 => datatype::IPV6,
+    }
+}
+
+fn ip(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}
+
+fn layout(subnets: &[IpNet]) -> Layout {
+    let mut layout = Layout {
+        chains: vec![BaseChain {
+            name: CHAIN,
+            kind: "nat",
+            hook: hook::POSTROUTING,
+            priority: 100,
+        }],
+        ..Layout::default()
+    };
+    for family in Family::BOTH {
+        let set = set_name(family);
+        layout.sets.push(Set {
+            name: set,
+            key_type: address_type(family),
+            key_length: family.width(),
+            parts: None,
+            data: Some((datatype::VERDICT, 0)),
+        });
+        layout.rules.push(Rule {
+            chain: CHAIN.to_owned(),
+            text: format!("{} saddr vmap @{set}", ip(family)),
+            program: Program::default()
+                .family(family)
+                .source(family, Register::FIRST)
+                .lookup(set, Register::FIRST, Some(Register::VERDICT)),
+        });
+    }
+    for subnet in subnets {
+        layout.rules.extend(subnet_rules(subnet));
+    }
+    layout
+}
+
+fn subnet_rules(subnet: &IpNet) -> [Rule; 2] {
+    let family = Family::of(subnet.addr());
+    let chain = subnet_chain(PREFIX, subnet);
+    let subnet = subnet.trunc();
+    let multicast = multicast(family);
+    let destination = || {
+        Program::default()
+            .family(family)
+            .destination(family, Register::FIRST)
+    };
+    [
+        Rule {
+            chain: chain.clone(),
+            text: format!("{} daddr {subnet} return", ip(family)),
+            program: destination()
+                .in_network(Register::FIRST, Is::Equal, &subnet)
+                .verdict(&Verdict::Return),
+        },
+        Rule {
+            chain,
+            text: format!("{} daddr != {multicast} masquerade", ip(family)),
+            program: destination()
+                .in_network(Register::FIRST, Is::NotEqual, &multicast)
+                .masquerade(),
+        },
+    ]
+}
+
+fn multicast(family: Family) -> IpNet {
+    match family {
+        Family::V4 => IpNet::new_assert(IpAddr::V4(std::net::Ipv4Addr::new(224, 0, 0, 0)), 4),
+        Family::V6 => IpNet::new_assert(
+            IpAddr::V6(std::net::Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)),
+            8,
+        ),
+    }
+}
+
+/// Masquerades the addresses of an attachment, each given with its subnet's prefix length.
+pub(crate) fn add(nft: &mut Nft, tag: &Tag, addresses: &[IpNet]) -> Result<(), Failure> {
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    let layout = layout(addresses);
+    nft.change(&format!("masquerade the addresses of {tag}"), |nft, batch| {
+        layout.require(nft, batch)?;
+        for net in addresses {
+            let set = set_name(Family::of(net.addr()));
+            let element = Element {
+                key: octets(net.addr()),
+                data: Data::Jump(subnet_chain(PREFIX, net)),
+                comment: tag.to_string(),
+            };
+            match nft.element(set, &element.key)? {
+                Some(found) if found == element => {}
+                Some(found) => {
+                    refuse_other_network(net, tag, &found.comment)?;
+                    batch.delete_element(set, &found);
+                    batch.add_element(set, &element);
+                }
+                None => batch.add_element(set, &element),
+            }
+        }
+        Ok(())
+    })
+}
+
+/// An address that the same network gave to somebody before is ours now; another network's is not.
+fn refuse_other_network(net: &IpNet, tag: &Tag, holder: &str) -> Result<(), Failure> {
+    match Tag::parse(holder) {
+        Some(other) if other.network != tag.network => Err(Failure::new(
+            code::CONFLICT,
+            format!(
+                "ipMasq: address {} is already masqueraded for network {} (container {} {}): \
+                 give the networks different subnets",
+                net.addr(),
+                other.network,
+                other.container,
+                other.ifname
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Removes the elements whose tag `remove` wants gone, and the subnet chains that nothing leads to any more.
+pub(crate) fn remove(
+    nft: &mut Nft,
+    sets: &[&str],
+    remove: &dyn Fn(&Tag) -> bool,
+) -> Result<Vec<Element>, Failure> {
+    nft.change("remove the rules of an attachment", |nft, batch| {
+        let mut removed = Vec::new();
+        let mut jumps: Vec<(String, u32)> = Vec::new();
+        for set in sets {
+            for element in nft.elements(set)? {
+                if !Tag::parse(&element.comment).is_some_and(|tag| remove(&tag)) {
+                    continue;
+                }
+                batch.delete_element(set, &element);
+                if let Data::Jump(chain) = &element.data {
+                    match jumps.iter_mut().find(|(name, _)| name == chain) {
+                        Some((_, count)) => *count += 1,
+                        None => jumps.push((chain.clone(), 1)),
+                    }
+                }
+                removed.push(element);
+            }
+        }
+        delete_unused_chains(nft, batch, &jumps)?;
+        Ok(removed)
+    })
+}
+
+fn delete_unused_chains(nft: &mut Nft, batch: &mut Batch, jumps: &[(String, u32)]) -> Result<(), Failure> {
+    if jumps.is_empty() {
+        return Ok(());
+    }
+    let rules = nft.rules()?;
+    for (chain, released) in jumps {
+        // A chain's use count has its own rules and everything that leads to it.
+        let own = rules.iter().filter(|r| r.chain == *chain).count() as u32;
+        let uses = nft.chain(INET, TABLE, chain)?.map_or(u32::MAX, |c| c.uses);
+        if uses == own + released {
+            batch.delete_chain(chain);
+        }
+    }
+    Ok(())
+}
+
+/// Removes what belongs to an attachment; `true` when there was something.
+pub(crate) fn delete(nft: &mut Nft, tag: &Tag) -> Result<bool, Failure> {
+    Ok(!remove(nft, &SETS, &|t| t == tag)?.is_empty())
+}
+
+/// Removes what belongs to attachments of the network that are not to be kept.
+pub(crate) fn collect(nft: &mut Nft, network: &str, keep: &[Attachment]) -> Result<bool, Failure> {
+    Ok(!remove(nft, &SETS, &|tag| tag.is_stale(network, keep))?.is_empty())
+}
+
+/// Fails if an address of the attachment is not masqueraded.
+pub(crate) fn check(nft: &mut Nft, tag: &Tag, addresses: &[IpNet]) -> Result<(), Failure> {
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    if let Some(missing) = layout(addresses).missing(nft)? {
+        return Err(Failure::check(format!("ipMasq: {missing} is missing")));
+    }
+    for net in addresses {
+        let set = set_name(Family::of(net.addr()));
+        let found = nft.element(set, &octets(net.addr()))?;
+        if found.is_none_or(|e| e.comment != tag.to_string()) {
+            return Err(Failure::check(format!(
+                "ipMasq: address {} is not masqueraded (no element of {tag} in set {set} of table inet berth)",
+                net.addr()
+            )));
+        }
+    }
+    Ok(())
+}
