@@ -163,6 +163,7 @@ fn run_one(hook: &Hook, state: &HookState<'_>) -> Result<(), HookFailure> {
         .stdout(clone(&stdout)?)
         .stderr(clone(&stderr)?)
         .process_group(0);
+    berth_sys::command::unblock_signals(&mut command).map_err(system("read the signal mask"))?;
 
     let mut child = command.spawn().map_err(|source| HookFailure::Start {
         path: hook.path().clone(),
@@ -248,7 +249,7 @@ mod tests {
             id: "c1",
             status: Status::Creating,
             pid: 7,
-            bundle: Path::new("/b"),
+            bundle: Path::new("/tmp"),
             annotations: &annotations,
         };
         run("createRuntime", hooks, &state)
@@ -277,7 +278,7 @@ mod tests {
         let mut lines = text.lines();
         assert_eq!(
             lines.next().unwrap(),
-            r#"{"ociVersion":"1.2.0","id":"c1","status":"creating","pid":7,"bundle":"/b","annotations":{"k":"v"}}"#
+            r#"{"ociVersion":"1.2.0","id":"c1","status":"creating","pid":7,"bundle":"/tmp","annotations":{"k":"v"}}"#
         );
         assert_eq!(lines.next().unwrap(), "hook-name hello");
         // The two given, and PWD which the shell itself adds.

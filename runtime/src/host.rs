@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
+use berth_cgroups::{Kind, Layout, LayoutError};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use thiserror::Error;
 
 /// A kernel release, as far as features depend on it.
@@ -45,6 +48,33 @@ pub struct Namespaces {
     pub time: bool,
 }
 
+/// What a path that a container is to join leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Joined {
+    /// Nothing that can be looked at.
+    Missing {
+        /// The system's reason.
+        reason: String,
+    },
+    /// A file that is no namespace.
+    NotANamespace,
+    /// The namespace of that kind which this process is in.
+    Own,
+    /// Some other namespace.
+    Foreign,
+}
+
+/// A namespace that a configuration names by path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinedNamespace {
+    /// The kind it is to be joined as.
+    pub kind: LinuxNamespaceType,
+    /// The configuration's path.
+    pub path: PathBuf,
+    /// What is there.
+    pub found: Joined,
+}
+
 /// Facts about the host that validation and planning depend on.
 #[derive(Debug, Clone)]
 pub struct HostFacts {
@@ -64,6 +94,10 @@ pub struct HostFacts {
     pub selinux: bool,
     /// Whether the resctrl file system is mounted (Intel RDT, AMD QoS).
     pub resctrl: bool,
+    /// Where cgroups are.
+    pub cgroups: Layout,
+    /// The namespaces that a configuration wants to join; empty until [`HostFacts::look_at`].
+    pub joined: Vec<JoinedNamespace>,
 }
 
 /// Why the host's facts could not be collected.
@@ -78,6 +112,9 @@ pub enum HostError {
         #[source]
         source: io::Error,
     },
+    /// The cgroup file systems could not be made out.
+    #[error(transparent)]
+    Cgroups(#[from] LayoutError),
 }
 
 impl HostFacts {
@@ -102,7 +139,36 @@ impl HostFacts {
                 .is_ok_and(|value| value.first() == Some(&b'Y')),
             selinux: exists("/sys/fs/selinux/enforce"),
             resctrl: exists("/sys/fs/resctrl/schemata"),
+            cgroups: Layout::detect(Path::new("/"))?,
+            joined: Vec::new(),
         })
+    }
+
+    /// Looks at what a configuration refers to by path, so that its validation needs no I/O.
+    pub fn look_at(&mut self, spec: &Spec) {
+        let linux = spec.linux().as_ref();
+        let entries = linux
+            .and_then(|linux| linux.namespaces().as_deref())
+            .unwrap_or_default();
+        self.joined = entries
+            .iter()
+            .filter_map(|entry| {
+                let path = entry
+                    .path()
+                    .as_ref()
+                    .filter(|path| !path.as_os_str().is_empty())?;
+                Some(JoinedNamespace {
+                    kind: entry.typ(),
+                    path: path.clone(),
+                    found: find(entry.typ(), path),
+                })
+            })
+            .collect();
+    }
+
+    /// Whether the unified cgroup hierarchy is the host's only one.
+    pub fn unified_cgroups(&self) -> bool {
+        self.cgroups.kind() == Kind::Unified
     }
 
     /// Whether containers made by this process are rootless: it has no privilege outside its user namespace.
@@ -111,8 +177,27 @@ impl HostFacts {
     }
 }
 
-/// The initial user namespace maps every id to itself in one line (user_namespaces(7)).
-fn in_user_namespace() -> Result<bool, HostError> {
+/// All namespaces are files of one file system (nsfs); equal inodes are the same namespace (namespaces(7)).
+fn find(kind: LinuxNamespaceType, path: &Path) -> Joined {
+    let there = match fs::metadata(path) {
+        Ok(there) => there,
+        Err(error) => {
+            return Joined::Missing {
+                reason: crate::error::chain(&error),
+            };
+        }
+    };
+    // LinuxNamespaceType displays as the file's name below /proc/PID/ns.
+    match fs::metadata(format!("/proc/self/ns/{kind}")) {
+        Ok(own) if own.dev() != there.dev() => Joined::NotANamespace,
+        Ok(own) if own.ino() == there.ino() => Joined::Own,
+        _ => Joined::Foreign,
+    }
+}
+
+/// Whether this process lives in a user namespace other than the initial one, which maps every id to itself in one
+/// line (user_namespaces(7)).
+pub fn in_user_namespace() -> Result<bool, HostError> {
     let path = "/proc/self/uid_map";
     match fs::read_to_string(path) {
         Ok(map) => Ok(!map_is_initial(&map)),
@@ -129,8 +214,35 @@ fn map_is_initial(map: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A host that has everything, and root on it.
+    pub(crate) fn facts() -> HostFacts {
+        HostFacts {
+            kernel: KernelVersion { major: 6, minor: 18 },
+            euid: 0,
+            egid: 0,
+            in_user_namespace: false,
+            namespaces: Namespaces {
+                user: true,
+                cgroup: true,
+                time: true,
+            },
+            apparmor: true,
+            selinux: true,
+            resctrl: true,
+            cgroups: layout(),
+            joined: Vec::new(),
+        }
+    }
+
+    /// A hybrid host, as far as its mounts tell.
+    fn layout() -> Layout {
+        let mounts = "30 20 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+                      31 20 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        Layout::from_mountinfo(Path::new("/"), mounts, "2:memory:/\n0::/\n").unwrap()
+    }
 
     #[test]
     fn releases_compare_by_number() {

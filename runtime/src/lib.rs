@@ -1,10 +1,17 @@
 //! Low-level OCI runtime with runc's command line.
 //!
-//! One straight line from `config.json` to execve(2): [`bundle`] opens, `validate` checks, `plan` decides,
-//! `launch` and `init` do. Beside the line: `commands` (a file a verb), [`state`], [`hooks`], [`log`], `error`.
+//! One straight line from `config.json` to execve(2): [`bundle`] opens, [`validate`] checks, `plan` decides,
+//! `launch` and `init` do. Beside the line: [`commands`] (a file a verb), [`state`], [`hooks`], [`log`], [`error`].
 
 pub mod bundle;
+pub mod commands;
+pub mod container;
+pub mod error;
 pub mod hooks;
 pub mod host;
 pub mod log;
+mod process;
+pub mod spec;
 pub mod state;
+pub mod supervise;
+pub mod validate;

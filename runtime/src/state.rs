@@ -1,8 +1,8 @@
 //! Where a container's record lives, and what status follows from it.
 //!
 //! `<root>/<id>/` holds `state.json` (the [`Record`], written once, atomically, when the init is ready), `config.json`
-//! (the configuration the container was created from) and `exec.fifo` (present until the container is started).
-//! The status is derived from the record, the init process and the fifo each time it is asked for, never stored.
+//! (the configuration the container was created from) and the gate that the init waits at until `start`.
+//! The status is derived from the record, the init process and the gate each time it is asked for, never stored.
 //! Verbs that change a container hold an exclusive lock (flock(2)) on the directory itself; readers need none,
 //! since the record only appears by rename(2).
 
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use oci_spec::runtime::Hook;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -24,8 +25,9 @@ use thiserror::Error;
 pub const STATE_FILE: &str = "state.json";
 /// Name of the copy of the configuration in a container's directory.
 pub const CONFIG_FILE: &str = "config.json";
-/// Name of the fifo an init waits on between create and start.
-pub const EXEC_FIFO: &str = "exec.fifo";
+
+/// Name of the gate in a container's directory: the socket at which an init waits between create and start.
+pub const GATE: &str = "start.sock";
 
 /// How long a verb waits for another verb on the same container.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -140,6 +142,23 @@ pub struct Record {
     /// The container's cgroup in each hierarchy: v1 controller, or the empty string for the unified hierarchy.
     #[serde(default)]
     pub cgroup_paths: BTreeMap<String, PathBuf>,
+    /// Whether the container has a pid namespace of its own, so that the end of its init is the end of all.
+    pub private_pid_namespace: bool,
+    /// The hooks that later verbs run.
+    #[serde(default)]
+    pub hooks: LaterHooks,
+}
+
+/// Hooks that run after the container was created: kept here so that `start` and `delete` need not parse the
+/// configuration again.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct LaterHooks {
+    /// Run by `start`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub poststart: Vec<Hook>,
+    /// Run by `delete`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub poststop: Vec<Hook>,
 }
 
 /// Status of a container (runtime-spec runtime.md, plus runc's `paused`).
@@ -399,6 +418,8 @@ mod tests {
             created: rfc3339(UNIX_EPOCH),
             annotations: BTreeMap::new(),
             cgroup_paths: BTreeMap::new(),
+            private_pid_namespace: true,
+            hooks: LaterHooks::default(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! needed, in owned descriptors and [`std::io::Error`].
 
 pub mod bpf;
+pub mod command;
 pub mod files;
 pub mod memory;
 pub mod mount;

@@ -1,0 +1,53 @@
+//! `delete`: removes what a stopped container holds; with `--force` of any container.
+
+use clap::Args;
+
+use super::{Context, ExitCode};
+use crate::container::{Container, ContainerError};
+use crate::error::Error;
+use crate::state::{StateError, Status};
+
+/// Delete any resources held by the container, often used with a detached container
+#[derive(Debug, Args)]
+pub(super) struct DeleteArgs {
+    /// Forcibly deletes the container if it is still running (uses SIGKILL)
+    #[arg(short, long)]
+    force: bool,
+    /// The container's id
+    #[arg(value_name = "CONTAINER-ID")]
+    ids: Vec<String>,
+}
+
+pub(super) fn run(context: &Context, args: &DeleteArgs) -> Result<ExitCode, Error> {
+    let id = super::one_id("delete", &args.ids)?;
+    let lock = match context.root.lock(&id) {
+        Err(StateError::NotExist) if args.force => return Ok(0),
+        other => other?,
+    };
+    let container = match Container::load(&context.root, &id) {
+        Ok(container) => container,
+        // An aborted create, or a record that cannot be read: with nothing known about the container, its directory
+        // is all there is to remove.
+        Err(Error::State(error @ (StateError::NotExist | StateError::Corrupt { .. }))) => {
+            if args.force || matches!(error, StateError::NotExist) {
+                lock.remove()?;
+            }
+            return if args.force { Ok(0) } else { Err(error.into()) };
+        }
+        Err(error) => return Err(error),
+    };
+    match container.status()? {
+        _ if args.force => container.kill_and_wait()?,
+        Status::Stopped => {}
+        Status::Created => container.kill_and_wait()?,
+        status => {
+            return Err(ContainerError::NotStopped {
+                id: id.to_string(),
+                status,
+            }
+            .into());
+        }
+    }
+    container.destroy(lock)?;
+    Ok(0)
+}
