@@ -95,15 +95,15 @@ impl Blobs {
         Ok(Stage { folder, next: 0 })
     }
 
-    /// Moves a staged file into place, durably. One that is there already has the same content.
+    /// Moves a staged file into place, durably. One that is there already is replaced: should it
+    /// have been damaged, that repairs it.
     pub(crate) fn commit(&self, staged: &Staged) -> Result<(), StoreError> {
         let path = self.path(&staged.digest);
-        if path.exists() {
-            return Ok(());
+        match File::open(&staged.path).and_then(|file| file.sync_all()) {
+            // The same layer twice in one image: it has been moved already.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.exists() => return Ok(()),
+            synced => synced.map_err(failed("write out", &staged.path))?,
         }
-        File::open(&staged.path)
-            .and_then(|file| file.sync_all())
-            .map_err(failed("write out", &staged.path))?;
         fs::rename(&staged.path, &path).map_err(failed("move into place", &path))
     }
 

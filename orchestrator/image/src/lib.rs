@@ -19,6 +19,8 @@ mod blob;
 mod decompress;
 mod digest;
 mod error;
+#[cfg(test)]
+mod fixture;
 mod import;
 mod index;
 mod layer;

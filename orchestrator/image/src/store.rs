@@ -141,9 +141,8 @@ impl ImageStore {
             images: Mutex::new(images),
             gate: RwLock::default(),
         }));
-        let _alone = store.gate_alone();
+        // Nobody else has the store yet, so the gate need not be held.
         store.sweep()?;
-        drop(_alone);
         Ok(store)
     }
 

@@ -100,10 +100,11 @@ fn find(passwd: &str, groups: &str, user: &str, group: Option<&str>) -> Result<U
             let member = line
                 .get(3)
                 .is_some_and(|members| members.split(',').any(|member| member == name));
-            if member && let Some(gid) = line.get(2).and_then(|gid| gid.parse().ok()) {
-                if gid != found.gid && !found.additional_gids.contains(&gid) {
-                    found.additional_gids.push(gid);
-                }
+            let gid = line.get(2).and_then(|gid| gid.parse().ok());
+            if let Some(gid) = gid.filter(|gid| member && *gid != found.gid)
+                && !found.additional_gids.contains(&gid)
+            {
+                found.additional_gids.push(gid);
             }
         }
     }

@@ -132,7 +132,7 @@ impl<R: Read> Archive<R> {
                 b'g' => {
                     self.extended(size)?;
                 }
-                _ => return self.entry(header, size, pax, long_path, long_link).map(Some),
+                _ => return self.entry(header, size, &pax, long_path, long_link).map(Some),
             }
         }
     }
@@ -177,7 +177,7 @@ impl<R: Read> Archive<R> {
         &mut self,
         header: &tar::Header,
         header_size: u64,
-        pax: Pax,
+        pax: &Pax,
         long_path: Option<Vec<u8>>,
         long_link: Option<Vec<u8>>,
     ) -> Result<Entry, TarError> {
@@ -248,7 +248,7 @@ impl<R: Read> Archive<R> {
             path,
         };
         if kind == Kind::File {
-            self.apply_sparse(header, type_byte, &pax, stored, &mut entry)?;
+            self.apply_sparse(header, type_byte, pax, stored, &mut entry)?;
         }
         Ok(entry)
     }

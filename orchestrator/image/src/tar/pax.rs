@@ -84,7 +84,7 @@ impl Pax {
                     .split(|&byte| byte == b',')
                     .map(number)
                     .collect::<Option<_>>()?;
-                if numbers.len() % 2 != 0 {
+                if !numbers.len().is_multiple_of(2) {
                     return None;
                 }
                 sparse.segments = Some(
@@ -161,8 +161,8 @@ mod tests {
 
     #[test]
     fn records_are_read() {
-        let pax = Pax::parse(b"11 path=ab\n13 uid=70000\n23 mtime=-1.250000000\n21 SCHILY.xattr.u.a=\x00\n")
-            .unwrap();
+        let pax =
+            Pax::parse(b"11 path=ab\n13 uid=70000\n15 mtime=-1.25\n22 SCHILY.xattr.u.a=\x00\n").unwrap();
         assert_eq!(pax.path.unwrap(), b"ab");
         assert_eq!(pax.uid, Some(70000));
         assert_eq!(pax.mtime, Some((-2, 750_000_000)));

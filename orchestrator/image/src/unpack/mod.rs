@@ -430,7 +430,7 @@ impl Unpacker<'_> {
         let holder_path = walk::open(self, entry, &target)?;
         self.copy_up(entry, &holder_path, &target_name)?
             .ok_or_else(missing)?;
-        let linked = self.replacing(entry, parent, name, "create the hard link", || {
+        self.replacing(entry, parent, name, "create the hard link", || {
             linkat(
                 holder_path.as_fd(),
                 target_name.as_slice(),
@@ -438,8 +438,7 @@ impl Unpacker<'_> {
                 name,
                 LinkatFlags::empty(),
             )
-        });
-        linked
+        })
     }
 
     /// Copies a file of a layer below into this one, as overlayfs does before it links to it.
