@@ -4,6 +4,13 @@
 //! the rules of the API (kinds, defaults, validation, patches, tables, selectors, errors) can be
 //! read and tested without a server. `berthd` supplies time, identity and storage.
 
+pub mod base64;
+pub mod defaults;
 pub mod kinds;
+pub mod qos;
+pub mod quantity;
+pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod support;
+pub mod validate;

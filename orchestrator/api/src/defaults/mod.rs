@@ -1,0 +1,57 @@
+//! Defaults: what an API server fills in before it validates and stores an object.
+//!
+//! Source: `k8s.io/kubernetes/pkg/apis/*/v1/defaults.go`, and the admission defaults that matter
+//! on one node.
+
+mod namespace;
+mod pod;
+mod secret;
+mod workload;
+
+use serde_json::{Map, Value};
+
+use crate::kinds::Kind;
+
+/// Fills in the defaults of an object that follows its schema. Running it twice changes nothing.
+pub fn apply(kind: &Kind, object: &mut Value) {
+    match kind.kind {
+        "Pod" => pod::pod(object),
+        "Deployment" => workload::deployment(object),
+        "ReplicaSet" => workload::replica_set(object),
+        "Namespace" => namespace::namespace(object),
+        "Secret" => secret::secret(object),
+        _ => {}
+    }
+}
+
+/// Everything that becomes of a pod on its way into the store: defaults, the node it runs on, and
+/// a status that says it has not begun. Controllers call it for the pods they make.
+pub fn pod(object: &mut Value, node_name: &str) {
+    pod::pod(object);
+    pod::admit(object, node_name);
+}
+
+/// Sets a member that is absent or null.
+fn default(object: &mut Value, name: &str, value: impl Into<Value>) {
+    if let Some(map) = object.as_object_mut() {
+        default_in(map, name, value);
+    }
+}
+
+fn default_in(map: &mut Map<String, Value>, name: &str, value: impl Into<Value>) {
+    if map.get(name).is_none_or(Value::is_null) {
+        map.insert(name.to_owned(), value.into());
+    }
+}
+
+/// The elements of a list member; none if it is absent.
+fn each<'a>(object: &'a mut Value, name: &str) -> impl Iterator<Item = &'a mut Value> {
+    object
+        .get_mut(name)
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests;

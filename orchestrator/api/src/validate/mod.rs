@@ -1,0 +1,72 @@
+//! Validation: whether an object that follows its schema makes sense, and may replace an old one.
+//!
+//! Source: `k8s.io/kubernetes/pkg/apis/*/validation`; paths, reasons and wording are those that
+//! users know from a real API server. Pure: what depends on other objects is the server's.
+
+mod config;
+mod container;
+pub mod field;
+pub mod metadata;
+pub mod names;
+mod namespace;
+mod pod;
+mod probe;
+mod update;
+mod volume;
+mod workload;
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::kinds::Kind;
+use crate::status::Cause;
+use crate::support;
+use field::{Errors, Path};
+
+/// What validation must know about the one node.
+#[derive(Debug, Clone, Default)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its labels, which nodeSelector must match.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Checks a new object.
+pub fn create(kind: &Kind, object: &Value, node: &Node) -> Vec<Cause> {
+    let mut errors = Errors::default();
+    metadata::validate(kind, object, &mut errors);
+    content(kind, object, node, &mut errors);
+    support::check(kind, object, &mut errors);
+    errors.into_causes()
+}
+
+/// Checks an object that is to replace `old`.
+pub fn update(kind: &Kind, object: &Value, old: &Value, node: &Node) -> Vec<Cause> {
+    let mut errors = Errors::default();
+    metadata::validate(kind, object, &mut errors);
+    metadata::validate_update(object, old, &mut errors);
+    if update::immutable(kind, object, old, &mut errors) {
+        content(kind, object, node, &mut errors);
+        support::check(kind, object, &mut errors);
+    }
+    errors.into_causes()
+}
+
+fn content(kind: &Kind, object: &Value, node: &Node, errors: &mut Errors) {
+    let spec = Path::root("spec");
+    match kind.kind {
+        "Pod" => pod::validate(&spec, object.get("spec").unwrap_or(&Value::Null), node, errors),
+        "Deployment" => workload::deployment(object, node, errors),
+        "ReplicaSet" => workload::replica_set(object, node, errors),
+        "ConfigMap" => config::config_map(object, errors),
+        "Secret" => config::secret(object, errors),
+        "Namespace" => namespace::validate(object, errors),
+        "Event" => config::event(object, errors),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

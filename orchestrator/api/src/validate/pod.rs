@@ -1,0 +1,162 @@
+//! Validation of a pod's specification, in pods and in templates.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::Node;
+use super::container;
+use super::field::{Errors, Path, each, text};
+use super::{names, volume};
+
+pub(super) fn validate(at: &Path, spec: &Value, node: &Node, errors: &mut Errors) {
+    let volumes = volume::validate(at, spec, errors);
+    containers(at, spec, &volumes, errors);
+    errors.one_of(
+        &at.child("restartPolicy"),
+        spec.get("restartPolicy"),
+        &["Always", "OnFailure", "Never"],
+    );
+    errors.one_of(
+        &at.child("dnsPolicy"),
+        spec.get("dnsPolicy"),
+        &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
+    );
+    errors.not_negative(
+        &at.child("terminationGracePeriodSeconds"),
+        spec.get("terminationGracePeriodSeconds"),
+    );
+    if let Some(deadline) = spec.get("activeDeadlineSeconds")
+        && !deadline
+            .as_i64()
+            .is_some_and(|n| (1..=i64::from(i32::MAX)).contains(&n))
+    {
+        errors.invalid(
+            &at.child("activeDeadlineSeconds"),
+            deadline,
+            "must be between 1 and 2147483647, inclusive",
+        );
+    }
+    for field in ["hostname", "subdomain"] {
+        let value = text(spec, field);
+        if !value.is_empty() {
+            for wrong in names::dns_label(value) {
+                errors.invalid_text(&at.child(field), value, &wrong);
+            }
+        }
+    }
+    let account = text(spec, "serviceAccountName");
+    if !account.is_empty() {
+        for wrong in names::dns_subdomain(account) {
+            errors.invalid_text(&at.child("serviceAccountName"), account, &wrong);
+        }
+    }
+    security(&at.child("securityContext"), spec.get("securityContext"), errors);
+    placement(at, spec, node, errors);
+}
+
+fn containers(at: &Path, spec: &Value, volumes: &HashSet<&str>, errors: &mut Errors) {
+    let mut seen = HashSet::new();
+    let mut host_ports = HashSet::new();
+    for list in ["initContainers", "containers"] {
+        let at = at.child(list);
+        if list == "containers" && each(spec, list).next().is_none() {
+            errors.required(&at, "");
+        }
+        for (index, one) in each(spec, list) {
+            let at = at.index(index);
+            let name = text(one, "name");
+            if !name.is_empty() && !seen.insert(name) {
+                errors.duplicate(&at.child("name"), name);
+            }
+            container::validate(&at, one, list == "initContainers", volumes, errors);
+            container::host_ports(&at, one, &mut host_ports, errors);
+        }
+    }
+}
+
+fn security(at: &Path, context: Option<&Value>, errors: &mut Errors) {
+    let Some(context) = context else { return };
+    for field in ["runAsUser", "runAsGroup", "fsGroup"] {
+        identity(&at.child(field), context.get(field), errors);
+    }
+    for (index, group) in each(context, "supplementalGroups") {
+        identity(&at.child("supplementalGroups").index(index), Some(group), errors);
+    }
+    let mut seen = HashSet::new();
+    for (index, sysctl) in each(context, "sysctls") {
+        let at = at.child("sysctls").index(index).child("name");
+        let name = text(sysctl, "name");
+        if name.is_empty() {
+            errors.required(&at, "");
+        } else if !name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-/".contains(&b))
+        {
+            errors.invalid_text(&at, name, "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$");
+        } else if !seen.insert(name) {
+            errors.duplicate(&at, name);
+        }
+    }
+    container::seccomp(&at.child("seccompProfile"), context.get("seccompProfile"), errors);
+}
+
+/// A user or group id.
+pub(super) fn identity(at: &Path, value: Option<&Value>, errors: &mut Errors) {
+    if let Some(value) = value
+        && !value
+            .as_i64()
+            .is_some_and(|n| (0..=i64::from(i32::MAX)).contains(&n))
+    {
+        errors.invalid(at, value, "must be between 0 and 2147483647, inclusive");
+    }
+}
+
+/// What would keep the pod from ever running on the one node there is.
+fn placement(at: &Path, spec: &Value, node: &Node, errors: &mut Errors) {
+    let named = text(spec, "nodeName");
+    if !named.is_empty() && named != node.name {
+        let detail = format!("there is one node, named {:?}: leave the field out", node.name);
+        errors.invalid_text(&at.child("nodeName"), named, &detail);
+    }
+    for (key, value) in spec
+        .get("nodeSelector")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
+        let wanted = value.as_str().unwrap_or_default();
+        let at = at.child("nodeSelector").key(key);
+        for wrong in names::qualified_name(key)
+            .into_iter()
+            .chain(names::label_value(wanted))
+        {
+            errors.invalid_text(&at, wanted, &wrong);
+        }
+        match node.labels.get(key) {
+            Some(label) if label == wanted => {}
+            Some(label) => {
+                let detail = format!(
+                    "the one node, {:?}, has {label:?}: the pod could never run",
+                    node.name
+                );
+                errors.invalid_text(&at, wanted, &detail);
+            }
+            None => {
+                let detail = format!(
+                    "the one node, {:?}, has no such label: the pod could never run",
+                    node.name
+                );
+                errors.invalid_text(&at, wanted, &detail);
+            }
+        }
+    }
+    let scheduler = text(spec, "schedulerName");
+    if !scheduler.is_empty() && scheduler != "default-scheduler" {
+        errors.unsupported(&at.child("schedulerName"), scheduler, &["default-scheduler"]);
+    }
+    let system = text(spec.get("os").unwrap_or(&Value::Null), "name");
+    if !system.is_empty() && system != "linux" {
+        errors.unsupported(&at.child("os").child("name"), system, &["linux"]);
+    }
+}

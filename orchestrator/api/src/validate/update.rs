@@ -1,0 +1,115 @@
+//! What may not change in an update.
+
+use serde_json::{Value, json};
+
+use super::field::{Errors, Path};
+use crate::kinds::Kind;
+
+const IMMUTABLE: &str = "field is immutable";
+
+/// Checks immutable fields. Returns whether the content is worth checking any further.
+pub(super) fn immutable(kind: &Kind, object: &Value, old: &Value, errors: &mut Errors) -> bool {
+    match kind.kind {
+        "Pod" => pod(object, old, errors),
+        "Deployment" | "ReplicaSet" => {
+            let (new, was) = (object.pointer("/spec/selector"), old.pointer("/spec/selector"));
+            if new != was {
+                errors.invalid(
+                    &Path::root("spec").child("selector"),
+                    new.unwrap_or(&Value::Null),
+                    IMMUTABLE,
+                );
+            }
+            true
+        }
+        "ConfigMap" => {
+            sealed(&["data", "binaryData"], object, old, errors);
+            true
+        }
+        "Secret" => {
+            if object.get("type") != old.get("type") {
+                errors.invalid(
+                    &Path::root("type"),
+                    object.get("type").unwrap_or(&Value::Null),
+                    IMMUTABLE,
+                );
+            }
+            sealed(&["data"], object, old, errors);
+            true
+        }
+        _ => true,
+    }
+}
+
+/// `immutable: true` on a ConfigMap or Secret.
+fn sealed(fields: &[&str], object: &Value, old: &Value, errors: &mut Errors) {
+    if old.get("immutable") != Some(&Value::Bool(true)) {
+        return;
+    }
+    let why = "field is immutable when `immutable` is set";
+    if object.get("immutable") != Some(&Value::Bool(true)) {
+        errors.forbidden(&Path::root("immutable"), why);
+    }
+    for field in fields {
+        if object.get(*field) != old.get(*field) {
+            errors.forbidden(&Path::root(field), why);
+        }
+    }
+}
+
+/// A pod's specification is fixed but for images, the deadline and tolerations.
+fn pod(object: &Value, old: &Value, errors: &mut Errors) -> bool {
+    let spec = Path::root("spec");
+    let count = |o: &Value, list: &str| o.pointer(list).and_then(Value::as_array).map_or(0, Vec::len);
+    for list in ["containers", "initContainers"] {
+        let pointer = format!("/spec/{list}");
+        if count(object, &pointer) != count(old, &pointer) {
+            errors.forbidden(&spec.child(list), "pod updates may not add or remove containers");
+            return false;
+        }
+    }
+    let deadline = |o: &Value| o.pointer("/spec/activeDeadlineSeconds").and_then(Value::as_i64);
+    match (deadline(old), deadline(object)) {
+        (Some(was), Some(new)) if new > was => errors.invalid(
+            &spec.child("activeDeadlineSeconds"),
+            &json!(new),
+            "must be less than or equal to previous value",
+        ),
+        (Some(_), None) => errors.invalid(
+            &spec.child("activeDeadlineSeconds"),
+            &Value::Null,
+            "must not update from a positive integer to nil value",
+        ),
+        _ => {}
+    }
+    if masked(object) != masked(old) {
+        errors.forbidden(
+            &spec,
+            "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",
+        );
+        return false;
+    }
+    true
+}
+
+/// The specification without what may change.
+fn masked(object: &Value) -> Value {
+    let mut spec = object.get("spec").cloned().unwrap_or_default();
+    for list in ["containers", "initContainers"] {
+        for container in spec
+            .get_mut(list)
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
+            if let Some(container) = container.as_object_mut() {
+                container.remove("image");
+            }
+        }
+    }
+    if let Some(spec) = spec.as_object_mut() {
+        spec.remove("activeDeadlineSeconds");
+        spec.remove("tolerations");
+    }
+    spec
+}
