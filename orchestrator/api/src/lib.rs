@@ -7,10 +7,13 @@
 pub mod base64;
 pub mod defaults;
 pub mod kinds;
+pub mod parse;
+pub mod patch;
 pub mod qos;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod support;
+pub mod table;
 pub mod validate;

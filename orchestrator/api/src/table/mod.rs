@@ -1,0 +1,162 @@
+//! Tables: the columns that `kubectl get` prints.
+//!
+//! Source: `k8s.io/kubernetes/pkg/printers/internalversion/printers.go` for names, order and
+//! wording of columns; the encoding is `meta.k8s.io/v1 Table`.
+
+mod age;
+mod core;
+mod pod;
+mod workload;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::kinds::Kind;
+
+pub use age::human;
+
+/// A column: name, type, whether only `-o wide` shows it.
+pub struct Column {
+    name: &'static str,
+    kind: &'static str,
+    wide: bool,
+}
+
+const fn column(name: &'static str) -> Column {
+    Column {
+        name,
+        kind: "string",
+        wide: false,
+    }
+}
+
+const fn number(name: &'static str) -> Column {
+    Column {
+        name,
+        kind: "integer",
+        wide: false,
+    }
+}
+
+const fn wide(name: &'static str) -> Column {
+    Column {
+        name,
+        kind: "string",
+        wide: true,
+    }
+}
+
+/// How much of each object goes with its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Include {
+    /// Nothing.
+    None,
+    /// Its metadata, as `PartialObjectMetadata`.
+    Metadata,
+    /// All of it.
+    Object,
+}
+
+/// The columns of a kind.
+pub fn columns(kind: &Kind) -> &'static [Column] {
+    match kind.kind {
+        "Pod" => pod::COLUMNS,
+        "Deployment" => workload::DEPLOYMENT,
+        "ReplicaSet" => workload::REPLICA_SET,
+        "Namespace" => core::NAMESPACE,
+        "Node" => core::NODE,
+        "ConfigMap" => core::CONFIG_MAP,
+        "Secret" => core::SECRET,
+        "Event" => core::EVENT,
+        _ => core::PLAIN,
+    }
+}
+
+/// The cells of an object, one a column.
+pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
+    match kind.kind {
+        "Pod" => pod::cells(object, now),
+        "Deployment" => workload::deployment(object, now),
+        "ReplicaSet" => workload::replica_set(object, now),
+        "Namespace" => core::namespace(object, now),
+        "Node" => core::node(object, now),
+        "ConfigMap" => core::config_map(object, now),
+        "Secret" => core::secret(object, now),
+        "Event" => core::event(object, now),
+        _ => core::plain(object, now),
+    }
+}
+
+/// A table without rows; `metadata` is the list's.
+pub fn header(kind: &Kind, metadata: Value) -> Value {
+    let definitions: Vec<Value> = columns(kind)
+        .iter()
+        .map(|c| {
+            json!({
+                "name": c.name,
+                "type": c.kind,
+                "format": if c.name == "Name" { "name" } else { "" },
+                "description": "",
+                "priority": i32::from(c.wide),
+            })
+        })
+        .collect();
+    json!({
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": metadata,
+        "columnDefinitions": definitions,
+        "rows": [],
+    })
+}
+
+/// The row of an object.
+pub fn row(kind: &Kind, object: &Value, include: Include, now: Timestamp) -> Value {
+    let mut row = json!({"cells": cells(kind, object, now)});
+    match include {
+        Include::None => {}
+        Include::Metadata => row["object"] = partial(object),
+        Include::Object => row["object"] = object.clone(),
+    }
+    row
+}
+
+/// An object reduced to its metadata.
+pub fn partial(object: &Value) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": object.get("metadata").cloned().unwrap_or_default(),
+    })
+}
+
+fn name(object: &Value) -> Value {
+    object.pointer("/metadata/name").cloned().unwrap_or_default()
+}
+
+/// Time since creation.
+fn age(object: &Value, now: Timestamp) -> Value {
+    Value::String(age::since(object.pointer("/metadata/creationTimestamp"), now))
+}
+
+fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+fn or_none(text: &str) -> Value {
+    Value::String(if text.is_empty() {
+        "<none>".to_owned()
+    } else {
+        text.to_owned()
+    })
+}
+
+fn count(object: &Value, pointer: &str) -> i64 {
+    object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

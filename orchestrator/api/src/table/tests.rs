@@ -1,0 +1,115 @@
+use serde_json::json;
+
+use super::*;
+use crate::kinds;
+
+fn now() -> Timestamp {
+    "2026-01-01T01:00:00Z".parse().unwrap()
+}
+
+fn shown(kind: &Kind, object: Value) -> Vec<String> {
+    let cells = cells(kind, &object, now());
+    assert_eq!(cells.len(), columns(kind).len(), "{kind}");
+    cells
+        .iter()
+        .map(|c| c.as_str().map_or_else(|| c.to_string(), str::to_owned))
+        .collect()
+}
+
+#[test]
+fn ages() {
+    for (seconds, text) in [
+        (0, "0s"),
+        (119, "119s"),
+        (120, "2m"),
+        (200, "3m20s"),
+        (3600, "60m"),
+        (10_800, "3h"),
+        (12_060, "3h21m"),
+        (172_800, "2d"),
+        (180_000, "2d2h"),
+        (86_400 * 30, "30d"),
+        (86_400 * 365 * 2, "2y"),
+        (86_400 * 365 * 9, "9y"),
+        (-5, "<invalid>"),
+    ] {
+        assert_eq!(human(seconds), text, "{seconds}");
+    }
+}
+
+#[test]
+fn pods() {
+    let meta = json!({"name": "p", "creationTimestamp": "2026-01-01T00:55:00Z"});
+    let spec = json!({"nodeName": "n", "containers": [{"name": "a"}, {"name": "b"}]});
+    let running = json!({"ready": true, "state": {"running": {}}, "restartCount": 0});
+    let crashed = json!({
+        "ready": false, "restartCount": 3, "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+        "lastState": {"terminated": {"finishedAt": "2026-01-01T00:59:30Z"}},
+    });
+    let pod = |status: Value| json!({"metadata": meta, "spec": spec, "status": status});
+    let all = pod(json!({"phase": "Running", "podIP": "10.0.0.2", "containerStatuses": [running, running]}));
+    assert_eq!(
+        shown(kinds::POD, all.clone()),
+        [
+            "p", "2/2", "Running", "0", "5m", "10.0.0.2", "n", "<none>", "<none>"
+        ]
+    );
+    let loops = pod(json!({"phase": "Running", "containerStatuses": [running, crashed]}));
+    assert_eq!(
+        shown(kinds::POD, loops)[1..4],
+        ["1/2", "CrashLoopBackOff", "3 (30s ago)"]
+    );
+    let mut leaving = all;
+    leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:59:30Z");
+    assert_eq!(shown(kinds::POD, leaving)[2], "Terminating");
+    let mut init = pod(json!({"phase": "Pending", "initContainerStatuses": [{"state": {"running": {}}}]}));
+    init["spec"]["initContainers"] = json!([{"name": "i"}]);
+    assert_eq!(shown(kinds::POD, init)[2], "Init:0/1");
+    let failed =
+        pod(json!({"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": 3}}}]}));
+    assert_eq!(shown(kinds::POD, failed)[2], "ExitCode:3");
+}
+
+#[test]
+fn other_kinds() {
+    let meta = json!({"name": "x", "creationTimestamp": "2026-01-01T00:00:00Z"});
+    let deployment = json!({
+        "metadata": meta,
+        "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "w"}},
+            "template": {"spec": {"containers": [{"name": "c", "image": "i:1"}]}}},
+        "status": {"readyReplicas": 2, "updatedReplicas": 3, "availableReplicas": 2},
+    });
+    assert_eq!(
+        shown(kinds::DEPLOYMENT, deployment.clone()),
+        ["x", "2/3", "3", "2", "60m", "c", "i:1", "app=w"]
+    );
+    assert_eq!(shown(kinds::REPLICA_SET, deployment)[1..4], ["3", "0", "2"]);
+    assert_eq!(
+        shown(kinds::CONFIG_MAP, json!({"metadata": meta, "data": {"a": "1"}})),
+        ["x", "1", "60m"]
+    );
+    assert_eq!(
+        shown(kinds::SECRET, json!({"metadata": meta, "type": "Opaque"})),
+        ["x", "Opaque", "0", "60m"]
+    );
+    let event = json!({
+        "metadata": meta, "type": "Warning", "reason": "BackOff", "message": "m", "count": 4,
+        "involvedObject": {"kind": "Pod", "name": "p"},
+        "firstTimestamp": "2026-01-01T00:58:20Z", "lastTimestamp": "2026-01-01T00:59:50Z",
+    });
+    assert_eq!(
+        shown(kinds::EVENT, event)[..4],
+        ["10s (x4 over 100s)", "Warning", "BackOff", "pod/p"]
+    );
+    let node = json!({
+        "metadata": meta, "spec": {"unschedulable": true},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}], "nodeInfo": {"kubeletVersion": "v1.37.0"}},
+    });
+    assert_eq!(
+        shown(kinds::NODE, node)[1..5],
+        ["Ready,SchedulingDisabled", "<none>", "60m", "v1.37.0"]
+    );
+    for kind in kinds::ALL {
+        shown(kind, json!({}));
+    }
+}
