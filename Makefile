@@ -53,6 +53,10 @@ bench: ## Compare with runc and crun
 	@$(MAKE) --no-print-directory build
 	@tests/bench/run $(TARGET)/berth/bin
 
+bench-ab: ## Compare two commits' runtimes: make bench-ab BASE=COMMIT
+	@tests/deps bench
+	@tests/bench/ab "$(BASE)"
+
 install: build ## Put programs, plugins, unit and configuration in place (PREFIX, CNI_BIN_DIR, DESTDIR)
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(TARGET)/berth/bin/,berth berthd berthctl berth-monitor)
 	install -D -m 755 $(TARGET)/berth/bin/cni-plugins $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins
@@ -69,4 +73,4 @@ clean: ## Remove everything that was built
 	cargo clean
 	rm -rf .demo
 
-.PHONY: help deps deps-build build lint test test-unit demo up down bench install uninstall clean
+.PHONY: help deps deps-build build lint test test-unit demo up down bench bench-ab install uninstall clean
