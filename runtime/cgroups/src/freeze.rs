@@ -39,7 +39,8 @@ impl Cgroup {
         done
     }
 
-    /// Lets the processes of the cgroup run again, whichever freezer stopped them.
+    /// Lets the processes of the cgroup run again, whichever freezer stopped them. A cgroup that is gone is
+    /// no error.
     ///
     /// # Errors
     /// As [`Cgroup::freeze`].
@@ -49,7 +50,14 @@ impl Cgroup {
                 v1_turn(dir, State::Thawed)?;
             }
         }
-        self.turn(State::Thawed)
+        match self.turn(State::Thawed) {
+            // Nothing is left to thaw.
+            Err(CgroupError::Io {
+                source: Errno::ENOENT | Errno::ENODEV,
+                ..
+            }) if self.members().is_none_or(|dir| !dir.exists()) => Ok(()),
+            other => other,
+        }
     }
 
     /// Whether the cgroup is frozen, by itself; a cgroup that is gone is not.

@@ -440,11 +440,12 @@ fn make_all(path: &Path, mount: &Path, made: &mut Vec<PathBuf>) -> Result<bool, 
                 return Ok(true);
             }
             Err(Errno::EEXIST) => return Ok(false),
-            Err(Errno::ENOENT) if path != mount => match path.parent() {
-                Some(parent) => {
+            Err(Errno::ENOENT) => match path.parent() {
+                Some(parent) if parent != mount && path != mount => {
                     make_all(parent, mount, made)?;
                 }
-                None => return Err(CgroupError::io("create cgroup", path)(Errno::ENOENT)),
+                // The hierarchy's mount point itself is not there.
+                _ => return Err(CgroupError::io("create cgroup", path)(Errno::ENOENT)),
             },
             Err(source) => return Err(CgroupError::io("create cgroup", path)(source)),
         }
