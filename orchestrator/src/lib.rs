@@ -1,4 +1,5 @@
 //! The node daemon: Kubernetes API, controllers, node agent.
 
+pub mod controllers;
 pub mod events;
 pub mod store;

@@ -1,0 +1,250 @@
+//! ReplicaSets: the right number of pods from a template (upstream `pkg/controller/replicaset`).
+
+mod plan;
+mod rank;
+mod status;
+
+use berth_api::kinds::{self, Kind};
+use berth_api::selector::LabelSelector;
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::fields::{name, number, uid};
+use super::ownership::{claim, controller_of};
+use super::{Again, Controller, is_closing};
+use crate::events::{self, ObjectRef, Severity};
+use crate::store::{Deletion, Event, Key, Object, Preconditions, Store, StoreError};
+
+pub use plan::{Plan, plan, pod_from_template};
+pub use status::{Failure, status};
+
+/// Names are made of these, as upstream: no vowels and nothing that looks like another.
+pub(super) const NAME_LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+/// How many pods are made or deleted for one look: more come with the next.
+const BURST: usize = 500;
+
+/// Keeps ReplicaSets.
+pub(crate) struct ReplicaSetController {
+    hostname: String,
+}
+
+impl ReplicaSetController {
+    pub(crate) fn new() -> Self {
+        let hostname = nix::unistd::gethostname()
+            .ok()
+            .and_then(|name| name.into_string().ok());
+        Self {
+            hostname: hostname.unwrap_or_default().to_lowercase(),
+        }
+    }
+
+    /// The one node; before it has registered itself, the name it will have.
+    fn node(&self, store: &Store) -> String {
+        let nodes = store.list(kinds::NODE, None).items;
+        nodes
+            .first()
+            .map_or_else(|| self.hostname.clone(), |node| node.name().to_owned())
+    }
+}
+
+impl Controller for ReplicaSetController {
+    const NAME: &'static str = "replicaset-controller";
+
+    fn kinds(&self) -> &'static [&'static Kind] {
+        &[kinds::REPLICA_SET, kinds::POD]
+    }
+
+    fn concerned(&mut self, store: &Store, event: &Event) -> Vec<Key> {
+        if event.object.key().kind == kinds::REPLICA_SET {
+            return vec![event.object.key().clone()];
+        }
+        let mut keys = Vec::new();
+        for pod in [Some(&event.object), event.previous.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            let value = pod.value();
+            match controller_of(&value) {
+                Some(owner) if owner["kind"] == "ReplicaSet" => {
+                    keys.push(Key::new(kinds::REPLICA_SET, pod.namespace(), name_of(owner)));
+                }
+                Some(_) => {}
+                // An orphan: whoever's selector matches may adopt it.
+                None => keys.extend(matching(store, pod.namespace(), &value)),
+            }
+        }
+        keys.dedup();
+        keys
+    }
+
+    fn all(&mut self, store: &Store) -> Vec<Key> {
+        store
+            .list(kinds::REPLICA_SET, None)
+            .items
+            .iter()
+            .map(|set| set.key().clone())
+            .collect()
+    }
+
+    async fn sync(&mut self, store: &Store, key: &Key) -> Result<Again, StoreError> {
+        let Some(object) = store.get(key)? else {
+            return Ok(None);
+        };
+        let set = object.value();
+        let Ok(selector) = LabelSelector::from_object(set.pointer("/spec/selector")) else {
+            return Ok(None);
+        };
+        let pods = claimed_pods(store, key, &set, &selector).await?;
+        let now = Timestamp::now();
+        let wanted = plan(&set, &pods, now);
+        let mut failure = None;
+        let about = ObjectRef::to(&object);
+        if wanted.create > 0 && !is_closing(store, &key.namespace)? {
+            let node = self.node(store);
+            failure = create(store, &about, &set, &node, wanted.create.min(BURST)).await?;
+        }
+        for pod in wanted.delete.iter().take(BURST) {
+            delete(store, &about, &set, pod).await?;
+        }
+        // Read again: the status counts what there is now.
+        let pods = claimed_pods(store, key, &set, &selector).await?;
+        let fresh = status(&set, &pods, failure.as_ref(), now);
+        if set.get("status") != Some(&fresh.status) {
+            store.update_status(key, object.uid(), fresh.status).await?;
+        }
+        match failure {
+            Some(failure) => Err(failure.error),
+            None => Ok(fresh.again),
+        }
+    }
+}
+
+fn name_of(reference: &Value) -> &str {
+    reference["name"].as_str().unwrap_or_default()
+}
+
+/// The ReplicaSets of a namespace whose selector matches a pod.
+fn matching(store: &Store, namespace: &str, pod: &Value) -> Vec<Key> {
+    let sets = store.list(kinds::REPLICA_SET, Some(namespace)).items;
+    let matches = |set: &&Object| {
+        LabelSelector::from_object(set.value().pointer("/spec/selector"))
+            .is_ok_and(|selector| selector.matches_object(pod))
+    };
+    sets.iter().filter(matches).map(|set| set.key().clone()).collect()
+}
+
+/// The pods that the set controls; adoptions and releases are written.
+async fn claimed_pods(
+    store: &Store,
+    key: &Key,
+    set: &Value,
+    selector: &LabelSelector,
+) -> Result<Vec<Value>, StoreError> {
+    let pods = store.list(kinds::POD, Some(&key.namespace)).items;
+    let claimed = claim(set, selector, pods.iter().map(Object::value).collect());
+    for pod in claimed.changed {
+        store.update(pod).await?;
+    }
+    Ok(claimed.owned)
+}
+
+/// Makes pods: one, then two, four and so on, so that a template that is always refused costs
+/// one refusal, not hundreds.
+async fn create(
+    store: &Store,
+    about: &ObjectRef,
+    set: &Value,
+    node: &str,
+    count: usize,
+) -> Result<Option<Failure>, StoreError> {
+    let (mut left, mut batch) = (count, 1);
+    while left > 0 {
+        let size = batch.min(left);
+        let pods = (0..size).map(|_| create_one(store, set, node));
+        for made in join_all(pods).await {
+            match made {
+                Ok(pod) => {
+                    let message = format!("Created pod: {}", pod.name());
+                    record(store, about, Severity::Normal, "SuccessfulCreate", &message).await?;
+                }
+                Err(StoreError::Closed) => return Err(StoreError::Closed),
+                Err(error) => {
+                    let message = format!("Error creating: {error}");
+                    record(store, about, Severity::Warning, "FailedCreate", &message).await?;
+                    return Ok(Some(Failure {
+                        reason: "FailedCreate",
+                        error,
+                    }));
+                }
+            }
+        }
+        left -= size;
+        batch *= 2;
+    }
+    Ok(None)
+}
+
+async fn create_one(store: &Store, set: &Value, node: &str) -> Result<Object, StoreError> {
+    loop {
+        let pod = pod_from_template(set, &random_suffix(), node);
+        match store.create(pod).await {
+            // One name in fourteen million: take another.
+            Err(StoreError::AlreadyExists { .. }) => {}
+            made => return made,
+        }
+    }
+}
+
+/// Five letters, as `generateName` adds them.
+fn random_suffix() -> String {
+    use rand::RngExt;
+    let mut random = rand::rng();
+    (0..5)
+        .map(|_| char::from(NAME_LETTERS[random.random_range(0..NAME_LETTERS.len())]))
+        .collect()
+}
+
+async fn delete(store: &Store, about: &ObjectRef, set: &Value, pod: &Value) -> Result<(), StoreError> {
+    let key = Key::of(pod)?;
+    let deletion = Deletion {
+        preconditions: Preconditions::uid(uid(pod)),
+        ..Deletion::default()
+    };
+    match store.begin_delete(&key, deletion).await {
+        Err(StoreError::NotFound { .. }) => Ok(()),
+        Err(error) => {
+            let message = format!("Error deleting: {error}");
+            record(store, about, Severity::Warning, "FailedDelete", &message).await?;
+            Err(error)
+        }
+        Ok(_) => {
+            tracing::debug!(
+                set = name(set),
+                pod = name(pod),
+                replicas = number(set, "/spec/replicas"),
+                "deleted"
+            );
+            let message = format!("Deleted pod: {}", name(pod));
+            record(store, about, Severity::Normal, "SuccessfulDelete", &message).await
+        }
+    }
+}
+
+async fn record(
+    store: &Store,
+    about: &ObjectRef,
+    severity: Severity,
+    reason: &str,
+    message: &str,
+) -> Result<(), StoreError> {
+    events::record(
+        store,
+        about,
+        severity,
+        reason,
+        message,
+        ReplicaSetController::NAME,
+    )
+    .await
+}
