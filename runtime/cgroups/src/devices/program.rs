@@ -4,6 +4,10 @@
 //! program goes through the rules from the last to the first, and keeps in a register which of the requested
 //! kinds of access nobody has decided about yet: an allowing rule that matches takes its kinds away (none
 //! left: allowed), a denying rule that has one of them refuses.
+//!
+//! The kernel's verifier walks every path when the program is loaded, which costs more than everything else
+//! about it: with three tests and a verdict a rule, the default devices took it 0.25 ms. So the class is tested
+//! once for neighbouring rules of the same class, major and minor together, and all share two verdicts: 0.05 ms.
 
 use berth_sys::bpf::Instruction;
 
@@ -14,17 +18,24 @@ const CLASS: u8 = 2;
 const ACCESS: u8 = 3;
 const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
+/// Major and minor as in the kernel's own dev_t: 12 and 20 bits.
+const DEVICE: u8 = 6;
 const VERDICT: u8 = 0;
 
 const LOAD_WORD: u8 = 0x61;
 const MOVE: u8 = 0xb4;
 const MOVE_REGISTER: u8 = 0xbc;
 const AND: u8 = 0x54;
+const OR_REGISTER: u8 = 0x4c;
+const SHIFT_LEFT: u8 = 0x64;
 const SHIFT_RIGHT: u8 = 0x74;
+const JUMP_EQUAL: u8 = 0x16;
 const JUMP_NOT_EQUAL: u8 = 0x56;
 const JUMP_ANY_BIT: u8 = 0x46;
 const EXIT: u8 = 0x95;
-const JUMP: u8 = 0x05;
+
+const MINOR_BITS: u32 = 20;
+const MAJORS: u32 = 1 << 12;
 
 fn instruction(code: u8, target: u8, source: u8, offset: i16, constant: i32) -> Instruction {
     let registers = if cfg!(target_endian = "little") {
@@ -47,58 +58,118 @@ fn class_number(class: Class) -> i32 {
     }
 }
 
+/// A program in the making: the places of the jumps whose targets come later.
+#[derive(Default)]
+struct Code {
+    program: Vec<Instruction>,
+    to_allow: Vec<usize>,
+    to_deny: Vec<usize>,
+}
+
+impl Code {
+    fn push(&mut self, code: u8, target: u8, source: u8, constant: i32) -> usize {
+        self.program.push(instruction(code, target, source, 0, constant));
+        self.program.len() - 1
+    }
+
+    fn test(&mut self, code: u8, register: u8, constant: i32) -> usize {
+        self.push(code, register, 0, constant)
+    }
+
+    /// Lets these jumps go to the instruction that is pushed next.
+    fn land(&mut self, jumps: &[usize]) {
+        for &jump in jumps {
+            self.program[jump].offset = (self.program.len() - jump - 1) as i16;
+        }
+    }
+
+    fn verdict(&mut self, allow: bool) {
+        self.push(MOVE, VERDICT, 0, i32::from(allow));
+        self.push(EXIT, 0, 0, 0);
+    }
+
+    /// A jump that is taken where the rule decides.
+    fn decide(&mut self, allow: bool, code: u8, register: u8, constant: i32) {
+        let jump = self.test(code, register, constant);
+        if allow {
+            self.to_allow.push(jump);
+        } else {
+            self.to_deny.push(jump);
+        }
+    }
+
+    /// One rule, for a device of its class.
+    fn rule(&mut self, rule: &Rule) {
+        let device = match (rule.major, rule.minor) {
+            (None, None) => None,
+            (Some(major), None) => Some((MAJOR, major)),
+            (None, Some(minor)) => Some((MINOR, minor)),
+            // No device has such a number.
+            (Some(major), Some(minor)) if major >= MAJORS || minor >> MINOR_BITS != 0 => return,
+            (Some(major), Some(minor)) => Some((DEVICE, major << MINOR_BITS | minor)),
+        };
+        if rule.access == ALL {
+            match device {
+                Some((register, number)) => self.decide(rule.allow, JUMP_EQUAL, register, number as i32),
+                // Something was asked for, and nothing of it is decided yet or we would not be here.
+                None => self.decide(rule.allow, JUMP_NOT_EQUAL, ACCESS, 0),
+            }
+            return;
+        }
+        let skip = device.map(|(register, number)| self.test(JUMP_NOT_EQUAL, register, number as i32));
+        if rule.allow {
+            self.push(AND, ACCESS, 0, i32::from(ALL & !rule.access));
+            self.decide(true, JUMP_EQUAL, ACCESS, 0);
+        } else {
+            self.decide(false, JUMP_ANY_BIT, ACCESS, i32::from(rule.access));
+        }
+        self.land(skip.as_slice());
+    }
+}
+
 /// `rules` as [`super::rules::effective`] gives them: the first decides about everything.
 pub(crate) fn build(rules: &[Rule]) -> Vec<Instruction> {
-    let mut program = vec![
-        instruction(LOAD_WORD, CLASS, CONTEXT, 0, 0),
-        instruction(LOAD_WORD, MAJOR, CONTEXT, 4, 0),
-        instruction(LOAD_WORD, MINOR, CONTEXT, 8, 0),
-        instruction(MOVE_REGISTER, ACCESS, CLASS, 0, 0),
-        instruction(SHIFT_RIGHT, ACCESS, 0, 0, 16),
-        instruction(AND, CLASS, 0, 0, 0xffff),
-    ];
+    let mut code = Code::default();
+    for (register, offset) in [(CLASS, 0), (MAJOR, 4), (MINOR, 8)] {
+        let load = code.push(LOAD_WORD, register, CONTEXT, 0);
+        code.program[load].offset = offset;
+    }
+    code.push(MOVE_REGISTER, ACCESS, CLASS, 0);
+    code.push(SHIFT_RIGHT, ACCESS, 0, 16);
+    code.push(AND, CLASS, 0, 0xffff);
+    code.push(MOVE_REGISTER, DEVICE, MAJOR, 0);
+    code.push(SHIFT_LEFT, DEVICE, 0, MINOR_BITS as i32);
+    code.push(OR_REGISTER, DEVICE, MINOR, 0);
     let (last, others) = match rules.split_first() {
         Some((first, others)) if first.is_total() => (first.allow, others),
         _ => (false, rules),
     };
-    for rule in others.iter().rev() {
-        push_rule(&mut program, rule);
+    for run in others.chunk_by(|one, next| one.class == next.class).rev() {
+        let class = run.first().and_then(|rule| rule.class);
+        let skip = class.map(|class| code.test(JUMP_NOT_EQUAL, CLASS, class_number(class)));
+        for rule in run.iter().rev() {
+            code.rule(rule);
+        }
+        code.land(skip.as_slice());
     }
-    push_verdict(&mut program, last);
-    program
-}
-
-fn push_verdict(program: &mut Vec<Instruction>, allow: bool) {
-    program.push(instruction(MOVE, VERDICT, 0, 0, i32::from(allow)));
-    program.push(instruction(EXIT, 0, 0, 0, 0));
-}
-
-fn push_rule(program: &mut Vec<Instruction>, rule: &Rule) {
-    let mut conditions = Vec::new();
-    if let Some(class) = rule.class {
-        conditions.push((CLASS, class_number(class)));
+    let (same, other) = if last {
+        (
+            std::mem::take(&mut code.to_allow),
+            std::mem::take(&mut code.to_deny),
+        )
+    } else {
+        (
+            std::mem::take(&mut code.to_deny),
+            std::mem::take(&mut code.to_allow),
+        )
+    };
+    code.land(&same);
+    code.verdict(last);
+    if !other.is_empty() {
+        code.land(&other);
+        code.verdict(!last);
     }
-    if let Some(major) = rule.major {
-        conditions.push((MAJOR, major as i32));
-    }
-    if let Some(minor) = rule.minor {
-        conditions.push((MINOR, minor as i32));
-    }
-    let mut body = Vec::new();
-    if rule.access != ALL && rule.allow {
-        body.push(instruction(AND, ACCESS, 0, 0, i32::from(ALL & !rule.access)));
-        body.push(instruction(JUMP_NOT_EQUAL, ACCESS, 0, 2, 0));
-    } else if rule.access != ALL {
-        body.push(instruction(JUMP_ANY_BIT, ACCESS, 0, 1, i32::from(rule.access)));
-        body.push(instruction(JUMP, 0, 0, 2, 0));
-    }
-    push_verdict(&mut body, rule.allow);
-    let mut distance = conditions.len() + body.len();
-    for (register, value) in conditions {
-        distance -= 1;
-        program.push(instruction(JUMP_NOT_EQUAL, register, 0, distance as i16, value));
-    }
-    program.append(&mut body);
+    code.program
 }
 
 #[cfg(test)]
@@ -142,11 +213,19 @@ mod tests {
                     registers[target] &= constant;
                     false
                 }
+                OR_REGISTER => {
+                    registers[target] |= registers[source];
+                    false
+                }
+                SHIFT_LEFT => {
+                    registers[target] <<= constant;
+                    false
+                }
                 SHIFT_RIGHT => {
                     registers[target] >>= constant;
                     false
                 }
-                JUMP => true,
+                JUMP_EQUAL => registers[target] == constant,
                 JUMP_NOT_EQUAL => registers[target] != constant,
                 JUMP_ANY_BIT => registers[target] & constant != 0,
                 EXIT => return registers[0] == 1,
@@ -179,13 +258,16 @@ mod tests {
 
     #[test]
     fn program_and_meaning_agree() {
-        let lists: [&[&str]; 6] = [
+        let lists: [&[&str]; 9] = [
             &[],
             &["deny a *:* rwm", "allow c 10:229 rw", "deny c 10:229 w"],
             &["allow a *:* rwm", "deny c 1:* w", "allow c 1:9 rwm"],
             &["allow b 8:* r", "allow b 8:0 w", "deny b 8:1 rwm", "deny a *:* m"],
             &["allow a *:* rwm"],
             &["allow a 7:7 rw", "deny c *:7 r"],
+            &["allow c *:* rwm", "deny b *:* rwm", "allow b 8:1 r"],
+            &["deny c *:* rwm", "allow c 136:* rw", "deny a 1:9 w"],
+            &["allow c 4096:3 rwm", "allow c 1:1048579 rwm"],
         ];
         for list in lists {
             let rules = effective(&list.iter().map(|text| rule(text)).collect::<Vec<_>>()).unwrap();
