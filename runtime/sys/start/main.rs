@@ -9,25 +9,33 @@ use core::panic::PanicInfo;
 
 use berth_init::Start;
 
-/// Address of the segment that carries the plan (runtime/src/init/link.ld).
-const PLAN_ADDRESS: usize = 0x2000_0000;
+/// Start of the segment that carries the plan. In the linked file it only has this header, of zeros; what launches
+/// the program appends the plan to the file and enlarges the segment (runtime/src/launch/program.rs).
+#[repr(C)]
+struct Segment {
+    /// The plan's length in bytes, counted from the segment's start.
+    length: u64,
+    /// The scratch memory's length in words; it starts behind the plan, at the next multiple of 16.
+    scratch: u64,
+}
+
+#[used]
+#[unsafe(link_section = ".plan")]
+static SEGMENT: Segment = Segment { length: 0, scratch: 0 };
 
 /// Finds plan and scratch memory and runs the plan.
-///
-/// The segment starts with two 64-bit numbers: the plan's length in bytes, counted from the segment's start, and
-/// the scratch memory's length in words. Both were written by the program that made this file.
 extern "C" fn enter() -> ! {
-    // SAFETY: the loader maps a segment of at least 16 bytes at this address (link.ld reserves it, the program
-    // that writes the file fills it), and it is private to this process.
-    let header = unsafe { core::ptr::read(PLAN_ADDRESS as *const [u64; 2]) };
-    let length = header[0] as usize;
-    let scratch_at = (PLAN_ADDRESS + length).next_multiple_of(16);
-    // SAFETY: the file's writer sized the segment for the plan, padding to 16 bytes, and the scratch words; the
-    // two slices do not overlap, and nobody else refers to them.
+    let base = &raw const SEGMENT;
+    // SAFETY: the static exists; volatile, because the file was changed after it was compiled.
+    let Segment { length, scratch } = unsafe { core::ptr::read_volatile(base) };
+    let length = length as usize;
+    let scratch_at = (base as usize + length).next_multiple_of(16);
+    // SAFETY: the file's writer sized the segment for the plan, padding to 16 bytes, and the scratch words; it is
+    // mapped privately and writable, the two slices do not overlap, and nobody else refers to them.
     let start = unsafe {
         Start {
-            plan: core::slice::from_raw_parts(PLAN_ADDRESS as *const u8, length),
-            scratch: core::slice::from_raw_parts_mut(scratch_at as *mut usize, header[1] as usize),
+            plan: core::slice::from_raw_parts(base.cast(), length),
+            scratch: core::slice::from_raw_parts_mut(scratch_at as *mut usize, scratch as usize),
         }
     };
     berth_sys_raw::exit(berth_init::run(start))

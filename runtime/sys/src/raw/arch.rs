@@ -90,6 +90,7 @@ numbers! {
     KILL 62 129
     FCNTL 72 25
     FTRUNCATE 77 46
+    GETCWD 79 17
     CHDIR 80 49
     FCHDIR 81 50
     FCHMOD 91 52

@@ -101,6 +101,7 @@ struct SpawnOrder {
     argv: *const *const c_char,
     envp: *const *const c_char,
     stdin: Fd,
+    output: Fd,
     failure: i32,
 }
 
@@ -108,6 +109,8 @@ unsafe extern "C" fn spawned(order: *mut c_void) -> ! {
     // SAFETY: the parent is suspended (CLONE_VFORK) and passed a valid, exclusive `SpawnOrder`.
     let order = unsafe { &mut *order.cast::<SpawnOrder>() };
     let _ = super::dup3(order.stdin, Fd::STDIN, 0);
+    let _ = super::dup3(order.output, Fd::STDOUT, 0);
+    let _ = super::dup3(order.output, Fd::STDERR, 0);
     // SAFETY: path, argv and envp come from a `CStr` and two `StringArray`s that outlive the call.
     let value = unsafe {
         syscall(
@@ -127,8 +130,15 @@ unsafe extern "C" fn spawned(order: *mut c_void) -> ! {
 }
 
 /// Runs a program in a child that borrows this process's memory until its execve(2) (vfork(2)); returns its id.
-/// Its standard input is `stdin`; a failed execve(2) is this function's error.
-pub fn spawn(path: &CStr, argv: &StringArray<'_>, envp: &StringArray<'_>, stdin: Fd) -> Res<i32> {
+/// Its standard input is `stdin`, its standard output and error `output`; a failed execve(2) is this function's
+/// error.
+pub fn spawn(
+    path: &CStr,
+    argv: &StringArray<'_>,
+    envp: &StringArray<'_>,
+    stdin: Fd,
+    output: Fd,
+) -> Res<i32> {
     const CLONE_VM: u64 = 0x100;
     const CLONE_VFORK: u64 = 0x4000;
     const SIGCHLD: u64 = 17;
@@ -138,6 +148,7 @@ pub fn spawn(path: &CStr, argv: &StringArray<'_>, envp: &StringArray<'_>, stdin:
         argv: argv.as_ptr(),
         envp: envp.as_ptr(),
         stdin,
+        output,
         failure: 0,
     };
     let args = CloneArgs {

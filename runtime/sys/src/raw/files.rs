@@ -395,6 +395,17 @@ pub fn chroot(path: &CStr) -> Res<()> {
     check_unit(unsafe { syscall(nr::CHROOT, [ptr(path), 0, 0, 0, 0, 0]) })
 }
 
+/// getcwd(2): the path with its NUL; it starts with `(unreachable)` where the root does not lead to it.
+pub fn getcwd(buffer: &mut [u8]) -> Res<usize> {
+    // SAFETY: the buffer is exclusive and as long as told.
+    check(unsafe {
+        syscall(
+            nr::GETCWD,
+            [buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0, 0],
+        )
+    })
+}
+
 /// faccessat2(2) with AT_EACCESS: may the file be executed?
 pub fn executable(path: &CStr) -> Res<()> {
     const X_OK: usize = 1;
@@ -477,6 +488,12 @@ pub fn pipe() -> Res<(Fd, Fd)> {
     Ok((Fd(fds[0]), Fd(fds[1])))
 }
 
+/// lseek(2) to the start.
+pub fn rewind(fd: Fd) -> Res<()> {
+    // SAFETY: no memory is involved.
+    check_unit(unsafe { syscall(nr::LSEEK, [fd.arg(), 0, 0, 0, 0, 0]) })
+}
+
 /// memfd_create(2) with close-on-exec; `flags` are MFD_*.
 pub fn memfd_create(name: &CStr, flags: u32) -> Res<Fd> {
     const MFD_CLOEXEC: u32 = 1;
@@ -496,11 +513,14 @@ pub fn add_seals(fd: Fd, seals: u32) -> Res<()> {
     check_unit(unsafe { syscall(nr::FCNTL, [fd.arg(), F_ADD_SEALS, seals as usize, 0, 0, 0]) })
 }
 
-/// ppoll(2) on one descriptor: the events that are there. `None` waits for ever; time in milliseconds.
-pub fn poll(fd: Fd, events: i16, timeout: Option<u64>) -> Res<i16> {
+/// Something to read, in [`poll`].
+pub const POLLIN: i16 = 1;
+
+/// ppoll(2) on one descriptor: the events that are there. `None` waits for ever; otherwise at most as long as
+/// told in seconds and nanoseconds, and what remains is left there.
+pub fn poll(fd: Fd, events: i16, timeout: Option<&mut [i64; 2]>) -> Res<i16> {
     let mut entry = [fd.0, i32::from(events)];
-    let time = timeout.map(|ms| [(ms / 1000) as i64, ((ms % 1000) * 1_000_000) as i64]);
-    let time = time.as_ref().map_or(0, |time| time.as_ptr() as usize);
+    let time = timeout.map_or(0, |time| time.as_mut_ptr() as usize);
     // SAFETY: `entry` has the layout of struct pollfd on little-endian machines (fd, events | revents << 16).
     let ready = check(unsafe { syscall(nr::PPOLL, [entry.as_mut_ptr() as usize, 1, time, 0, 0, 0]) })?;
     if ready == 0 {

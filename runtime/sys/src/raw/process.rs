@@ -36,6 +36,15 @@ impl<'a> StringArray<'a> {
         Some((Self { pointers }, rest))
     }
 
+    /// The first string, or nothing.
+    pub fn first(&self) -> &'a [u8] {
+        match self.pointers.first() {
+            // SAFETY: every entry but the last, which is zero, is the address of a string that outlives `'a`.
+            Some(address) if *address != 0 => unsafe { CStr::from_ptr(*address as *const c_char) }.to_bytes(),
+            _ => b"",
+        }
+    }
+
     pub(super) fn as_ptr(&self) -> *const *const c_char {
         self.pointers.as_ptr().cast()
     }
@@ -226,13 +235,13 @@ pub fn capget() -> Res<CapabilitySets> {
     })
 }
 
-/// setgroups(2); `groups` are native-endian ids.
-pub fn setgroups(groups: &[u32]) -> Res<()> {
-    // SAFETY: the list is read, as many ids as told.
+/// setgroups(2); `groups` are native-endian 32-bit ids.
+pub fn setgroups(groups: &[u8]) -> Res<()> {
+    // SAFETY: the kernel reads as many ids as told, and asks for no alignment.
     check_unit(unsafe {
         syscall(
             nr::SETGROUPS,
-            [groups.len(), groups.as_ptr() as usize, 0, 0, 0, 0],
+            [groups.len() / 4, groups.as_ptr() as usize, 0, 0, 0, 0],
         )
     })
 }
@@ -409,9 +418,9 @@ pub fn seccomp(program: &[u8], flags: u32) -> Res<usize> {
     })
 }
 
-/// set_mempolicy(2); `nodes` has one bit a node.
-pub fn set_mempolicy(mode: u32, nodes: &[u64]) -> Res<()> {
-    let bits = nodes.len() * 64 + usize::from(!nodes.is_empty());
+/// set_mempolicy(2); `nodes` has one bit a node, in whole 64-bit words.
+pub fn set_mempolicy(mode: u32, nodes: &[u8]) -> Res<()> {
+    let bits = nodes.len() / 8 * 64 + usize::from(!nodes.is_empty());
     // SAFETY: the mask is read, as many bits as told (the kernel counts one more than it reads).
     check_unit(unsafe {
         syscall(

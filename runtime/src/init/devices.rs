@@ -1,0 +1,87 @@
+//! Device files.
+
+use core::ffi::CStr;
+
+use super::path::{self, Make};
+use super::sys::{self, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, Errno, Fd, O_NOFOLLOW, O_PATH, OPEN_TREE_CLONE};
+use super::wire::{Step, reason};
+use super::{Done, Failure, Init};
+
+/// Device number of /dev/null (Documentation/admin-guide/devices.txt).
+const NULL_DEVICE: (u32, u32) = (1, 3);
+
+impl Init {
+    /// Makes a device file, or binds the host's where mknod(2) is not allowed.
+    pub(super) fn device<'a>(&mut self, step: Step<'a>) -> Done<'a> {
+        let Step::Device {
+            path,
+            mode,
+            major,
+            minor,
+            uid,
+            gid,
+            bind,
+        } = step
+        else {
+            return Err(Failure::new(reason::PLAN, Errno::EBADMSG, b""));
+        };
+        if bind {
+            return self.bind_device(path);
+        }
+        let fail = |errno| Failure::new(reason::TARGET, errno, path.to_bytes());
+        let (folder, name) = path::parent_of(self.root, path).map_err(fail)?;
+        let name = name.text();
+        let made = sys::mknodat(folder, name, mode, sys::makedev(major, minor));
+        let result = match made {
+            Ok(()) if uid | gid != 0 => {
+                sys::fchownat(folder, name, uid, gid, AT_SYMLINK_NOFOLLOW).map_err(Failure::from)
+            }
+            Ok(()) => Ok(()),
+            // The image brought one, or an engine bound it: it must be the device that was asked for.
+            Err(Errno::EEXIST) => same_device(folder, name, mode, (major, minor)),
+            Err(Errno::EPERM) => {
+                sys::close(folder);
+                return self.bind_device(path);
+            }
+            Err(errno) => Err(errno.into()),
+        };
+        sys::close(folder);
+        result
+    }
+
+    /// Binds the host's device file of the same path.
+    fn bind_device<'a>(&mut self, path: &'a CStr) -> Done<'a> {
+        let mount = sys::open_tree(Fd::CWD, path, OPEN_TREE_CLONE)
+            .map_err(|errno| Failure::new(reason::SOURCE, errno, path.to_bytes()))?;
+        let place = path::ensure(self.root, path, Make::File(0), false)
+            .map_err(|errno| Failure::new(reason::TARGET, errno, path.to_bytes()))?;
+        sys::move_mount(mount, place)?;
+        sys::close(place);
+        sys::close(mount);
+        Ok(())
+    }
+
+    /// A detached mount of the host's /dev/null, taken before the root changes and checked to be it: a container
+    /// that replaces its /dev/null must not get what it put there over a masked path (CVE-2025-31133).
+    pub(super) fn null_device<'a>(&mut self) -> Done<'a> {
+        let null = sys::open_tree(Fd::CWD, c"/dev/null", OPEN_TREE_CLONE)?;
+        let stat = sys::stat(null, c"", AT_EMPTY_PATH)?;
+        if stat.kind() != sys::S_IFCHR || stat.rdev != NULL_DEVICE {
+            return Err(Failure::new(reason::UNSAFE, Errno::EINVAL, b"/dev/null"));
+        }
+        self.null = Some(null);
+        Ok(())
+    }
+}
+
+fn same_device<'a>(folder: Fd, name: &CStr, mode: u32, device: (u32, u32)) -> Done<'a> {
+    let fd = sys::openat(folder, name, O_PATH | O_NOFOLLOW, 0)?;
+    let stat = sys::fstat(fd)?;
+    sys::close(fd);
+    let kind = mode & sys::S_IFMT;
+    if stat.kind() == kind && (kind == sys::S_IFIFO || stat.rdev == device) {
+        Ok(())
+    } else {
+        Err(Failure::new(reason::UNSAFE, Errno::EEXIST, b""))
+    }
+}

@@ -1,0 +1,76 @@
+//! User, groups, capabilities, keyring.
+
+use core::ffi::CStr;
+
+use super::sys::{self, CapabilitySets, Errno};
+use super::wire::reason;
+use super::{Done, Failure, Init};
+
+/// Drops from the bounding set what is not in `keep`.
+pub(super) fn bounding<'a>(keep: u64, last: u32) -> Done<'a> {
+    for capability in 0..=last.min(63) {
+        if keep & (1 << capability) == 0 {
+            match sys::drop_bounding(capability) {
+                // A kernel that does not know this one.
+                Ok(()) | Err(Errno::EINVAL) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Becomes the user. Capabilities stay permitted until [`capabilities`] decides about them.
+pub(super) fn user<'a>(uid: u32, gid: u32, groups: Option<&'a [u8]>) -> Done<'a> {
+    sys::keep_capabilities(true)?;
+    if let Some(groups) = groups {
+        sys::setgroups(groups).map_err(|errno| Failure::new(reason::CALL, errno, b"setgroups"))?;
+    }
+    sys::setresgid(gid).map_err(|errno| Failure::new(reason::CALL, errno, b"setgid"))?;
+    sys::setresuid(uid).map_err(|errno| Failure::new(reason::CALL, errno, b"setuid"))?;
+    Ok(sys::keep_capabilities(false)?)
+}
+
+/// Sets the four sets of the thread (capabilities(7)). An ambient capability must be permitted and inheritable;
+/// one that is not is left out, as the kernel would refuse it.
+pub(super) fn capabilities<'a>(effective: u64, permitted: u64, inheritable: u64, ambient: u64) -> Done<'a> {
+    sys::capset(CapabilitySets {
+        effective,
+        permitted,
+        inheritable,
+    })?;
+    sys::clear_ambient()?;
+    for capability in 0..64 {
+        if ambient & (1 << capability) != 0 {
+            match sys::raise_ambient(capability) {
+                Ok(()) | Err(Errno::EPERM | Errno::EINVAL) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Init {
+    /// A session keyring of the container's own, whose owner may also search it.
+    pub(super) fn keyring<'a>(&mut self, name: &'a CStr) -> Done<'a> {
+        const OWNER_SEARCH: u32 = 0x0008_0000;
+        let key = match sys::join_session_keyring(name) {
+            Ok(key) => key,
+            // A kernel without keyrings.
+            Err(Errno::ENOSYS) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        };
+        let mut text = [0u8; 256];
+        let length = sys::describe_key(key, &mut text)?.min(text.len());
+        let permissions = text[..length].split(|b| *b == b';').nth(3).and_then(hexadecimal);
+        if let Some(permissions) = permissions {
+            sys::set_key_permissions(key, permissions | OWNER_SEARCH)?;
+        }
+        Ok(())
+    }
+}
+
+fn hexadecimal(digits: &[u8]) -> Option<u32> {
+    u32::from_str_radix(core::str::from_utf8(digits).ok()?, 16).ok()
+}

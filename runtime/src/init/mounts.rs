@@ -1,0 +1,257 @@
+//! Mounts: new file systems and binds, by descriptors only. A mount is made detached, its attributes set, and
+//! then attached to a place that was resolved inside the root: there is no path that could change in between.
+
+use core::ffi::CStr;
+
+use super::path::{self, Make};
+use super::sys::{self, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW, Errno, Fd, MountAttr, O_PATH, OPEN_TREE_CLONE, S_IFDIR};
+use super::wire::{Step, mount_flags, reason};
+use super::{Buffer, Done, Failure, Init, copy};
+
+impl Init {
+    /// A new file system.
+    pub(super) fn fs_mount<'a>(&mut self, step: Step<'a>) -> Done<'a> {
+        let Step::FsMount {
+            fstype,
+            source,
+            options,
+            attributes,
+            target,
+            propagation,
+            fallback,
+            flags,
+        } = step
+        else {
+            return Err(Failure::new(reason::PLAN, Errno::EBADMSG, b""));
+        };
+        let made = self.new_filesystem(fstype, source, options, attributes);
+        let mount = match made {
+            Ok(mount) => mount,
+            Err(failure)
+                if !fallback.is_empty() && [Errno::EPERM, Errno::EBUSY].contains(&Errno(failure.errno)) =>
+            {
+                bound(fallback, attributes)?
+            }
+            Err(_) if flags & mount_flags::OPTIONAL != 0 => return Ok(()),
+            Err(failure) => return Err(failure),
+        };
+        let nofollow = flags & mount_flags::TARGET_NOFOLLOW != 0;
+        let place = path::ensure(self.root, target, Make::Folder(0o755), nofollow).map_err(|errno| {
+            let why = match errno {
+                Errno::ELOOP | Errno::ENOTDIR if nofollow => reason::UNSAFE,
+                _ => reason::TARGET,
+            };
+            Failure::new(why, errno, target.to_bytes())
+        })?;
+        if flags & mount_flags::COPY_UP != 0 {
+            copy::folder(place, mount).map_err(|errno| Failure::new(reason::TARGET, errno, target.to_bytes()))?;
+        }
+        sys::move_mount(mount, place)?;
+        sys::close(place);
+        set_propagation(mount, propagation, false)?;
+        if flags & mount_flags::KEEP_PROC != 0 {
+            self.proc = Some(mount);
+        } else {
+            sys::close(mount);
+        }
+        Ok(())
+    }
+
+    /// Makes a file system; on failure its own message is kept for the report.
+    fn new_filesystem<'a>(
+        &mut self,
+        fstype: &'a CStr,
+        source: &'a CStr,
+        options: impl Iterator<Item = &'a CStr>,
+        attributes: u64,
+    ) -> Result<Fd, Failure<'a>> {
+        let fs = sys::fsopen(fstype)?;
+        let made = configure(fs, source, options).and_then(|()| Ok(sys::fsmount(fs, attributes)?));
+        if made.is_err() {
+            self.text.clear();
+        }
+        let made = made.map_err(|failure| {
+            // "e tmpfs: Bad value for 'size'" (fsopen(2), reading the context).
+            let mut message = [0u8; 256];
+            match sys::read(fs, &mut message) {
+                Ok(length) if length > 2 => {
+                    let _ = self.text.push(message[2..length].trim_ascii_end());
+                    Failure {
+                        reason: reason::OPTION,
+                        ..failure
+                    }
+                }
+                _ => failure,
+            }
+        });
+        sys::close(fs);
+        made
+    }
+
+    /// A bind mount.
+    pub(super) fn bind<'a>(&mut self, step: Step<'a>) -> Done<'a> {
+        let Step::Bind {
+            source,
+            descriptor,
+            target,
+            set,
+            clear,
+            set_all,
+            clear_all,
+            propagation,
+            propagation_all,
+            flags,
+        } = step
+        else {
+            return Err(Failure::new(reason::PLAN, Errno::EBADMSG, b""));
+        };
+        let recursive = flags & mount_flags::RECURSIVE != 0;
+        let mount = if descriptor < 0 {
+            let mut how = OPEN_TREE_CLONE | if recursive { AT_RECURSIVE } else { 0 };
+            if flags & mount_flags::SOURCE_NOFOLLOW != 0 {
+                how |= AT_SYMLINK_NOFOLLOW;
+            }
+            sys::open_tree(Fd::CWD, source, how)
+                .map_err(|errno| Failure::new(reason::SOURCE, errno, source.to_bytes()))?
+        } else {
+            Fd(descriptor)
+        };
+        let make = match sys::fstat(mount)?.kind() {
+            S_IFDIR => Make::Folder(0o755),
+            _ => Make::File(0o755),
+        };
+        if set | clear != 0 {
+            set_bind_attributes(mount, set, clear, flags & mount_flags::CLEAR_STRICT != 0)?;
+        }
+        if set_all | clear_all != 0 {
+            let attr = MountAttr {
+                set: set_all,
+                clear: clear_all,
+                ..MountAttr::default()
+            };
+            sys::mount_setattr(mount, true, &attr)?;
+        }
+        let nofollow = flags & mount_flags::TARGET_NOFOLLOW != 0;
+        let place = path::ensure(self.root, target, make, nofollow)
+            .map_err(|errno| Failure::new(reason::TARGET, errno, target.to_bytes()))?;
+        sys::move_mount(mount, place)?;
+        sys::close(place);
+        set_propagation(mount, propagation, propagation_all)?;
+        sys::close(mount);
+        Ok(())
+    }
+
+    /// Attributes of a mount that is already there.
+    pub(super) fn attributes<'a>(
+        &mut self,
+        target: &'a CStr,
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        recursive: bool,
+    ) -> Done<'a> {
+        let mount = path::open(self.root, target, O_PATH)
+            .map_err(|errno| Failure::new(reason::TARGET, errno, target.to_bytes()))?;
+        if set | clear != 0 {
+            let attr = MountAttr {
+                set,
+                clear,
+                ..MountAttr::default()
+            };
+            sys::mount_setattr(mount, recursive, &attr)?;
+        }
+        set_propagation(mount, propagation, recursive)?;
+        sys::close(mount);
+        Ok(())
+    }
+
+    /// A folder that is not a mount.
+    pub(super) fn folder<'a>(&mut self, path: &'a CStr, mode: u32) -> Done<'a> {
+        let place = path::ensure(self.root, path, Make::Folder(mode), false)
+            .map_err(|errno| Failure::new(reason::TARGET, errno, path.to_bytes()))?;
+        sys::close(place);
+        Ok(())
+    }
+
+    /// A symbolic link; whatever is there already stays.
+    pub(super) fn link<'a>(&mut self, target: &'a CStr, path: &'a CStr) -> Done<'a> {
+        let (folder, name): (Fd, Buffer) = path::parent_of(self.root, path)
+            .map_err(|errno| Failure::new(reason::TARGET, errno, path.to_bytes()))?;
+        let made = sys::symlinkat(target, folder, name.text());
+        sys::close(folder);
+        match made {
+            Ok(()) | Err(Errno::EEXIST) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+fn configure<'a>(fs: Fd, source: &'a CStr, options: impl Iterator<Item = &'a CStr>) -> Done<'a> {
+    if !source.is_empty() {
+        sys::fsconfig_string(fs, c"source", source)?;
+    }
+    for option in options {
+        let bytes = option.to_bytes_with_nul();
+        let set = match bytes.iter().position(|b| *b == b'=') {
+            Some(at) => {
+                let mut key = Buffer::new();
+                key.push(&bytes[..at])?;
+                // The value ends with the option's own NUL.
+                let value = CStr::from_bytes_with_nul(&bytes[at + 1..]).unwrap_or_default();
+                sys::fsconfig_string(fs, key.text(), value)
+            }
+            None => sys::fsconfig_flag(fs, option),
+        };
+        set.map_err(|errno| Failure::new(reason::CALL, errno, option.to_bytes()))?;
+    }
+    Ok(sys::fsconfig_create(fs)?)
+}
+
+/// The host's own mount in place of one the kernel refuses in a user namespace.
+fn bound(path: &CStr, attributes: u64) -> Result<Fd, Failure<'_>> {
+    let fail = |errno| Failure::new(reason::SOURCE, errno, path.to_bytes());
+    let mount = sys::open_tree(Fd::CWD, path, OPEN_TREE_CLONE | AT_RECURSIVE).map_err(fail)?;
+    let attr = MountAttr {
+        set: attributes & !sys::MOUNT_ATTR_ATIME,
+        ..MountAttr::default()
+    };
+    sys::mount_setattr(mount, true, &attr).map_err(fail)?;
+    Ok(mount)
+}
+
+/// Attributes that are not named are cleared, as mount(2) with MS_REMOUNT does; where they are locked by another
+/// user namespace they stay (mount_namespaces(7)), unless clearing was asked for by name.
+fn set_bind_attributes<'a>(mount: Fd, set: u64, clear: u64, strict: bool) -> Done<'a> {
+    let attr = MountAttr {
+        set,
+        clear,
+        ..MountAttr::default()
+    };
+    match sys::mount_setattr(mount, false, &attr) {
+        Err(Errno::EPERM) if !strict => {
+            let atime = if set & sys::MOUNT_ATTR_ATIME != 0 {
+                sys::MOUNT_ATTR_ATIME
+            } else {
+                0
+            };
+            let attr = MountAttr {
+                set,
+                clear: atime,
+                ..MountAttr::default()
+            };
+            Ok(sys::mount_setattr(mount, false, &attr)?)
+        }
+        result => Ok(result?),
+    }
+}
+
+fn set_propagation<'a>(mount: Fd, propagation: u64, recursive: bool) -> Done<'a> {
+    if propagation == 0 {
+        return Ok(());
+    }
+    let attr = MountAttr {
+        propagation,
+        ..MountAttr::default()
+    };
+    Ok(sys::mount_setattr(mount, recursive, &attr)?)
+}
