@@ -343,8 +343,8 @@ steps! {
         path: Text,
         /// A detached mount of it, or none to make one here.
         source: Descriptor,
-        /// Propagation to give it, or 0.
-        propagation: U64
+        /// Whether it becomes a mount; without a mount namespace it must not.
+        mount: Flag
     }
     /// Use the current root folder as the container's root, as it is.
     CurrentRoot = 11 {}
@@ -415,7 +415,9 @@ steps! {
         /// What the link says.
         target: Text,
         /// Place below the root.
-        path: Text
+        path: Text,
+        /// Only if the target is there.
+        existing: Flag
     }
     /// Make a device file; where that is not allowed, bind the host's.
     Device = 17 {
@@ -434,8 +436,6 @@ steps! {
         /// Bind without trying to make it (user namespaces).
         bind: Flag
     }
-    /// Keep a verified handle on the host's /dev/null.
-    NullDevice = 18 {}
     /// Change the root with pivot_root(2).
     PivotRoot = 19 {}
     /// Change the root with MS_MOVE and chroot(2).
@@ -514,9 +514,7 @@ steps! {
     /// Drop capabilities from the bounding set.
     Bounding = 32 {
         /// Those to keep, as a mask.
-        keep: U64,
-        /// The last capability the kernel knows.
-        last: U32
+        keep: U64
     }
     /// Become the user, keeping capabilities for now.
     User = 33 {

@@ -3,7 +3,7 @@
 use core::ffi::CStr;
 
 use super::path::{self, Make};
-use super::sys::{self, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, Errno, Fd, O_NOFOLLOW, O_PATH, OPEN_TREE_CLONE};
+use super::sys::{self, AT_SYMLINK_NOFOLLOW, Errno, Fd, O_NOFOLLOW, O_PATH, OPEN_TREE_CLONE};
 use super::wire::{Step, reason};
 use super::{Done, Failure, Init};
 
@@ -61,16 +61,20 @@ impl Init {
         Ok(())
     }
 
-    /// A detached mount of the host's /dev/null, taken before the root changes and checked to be it: a container
-    /// that replaces its /dev/null must not get what it put there over a masked path (CVE-2025-31133).
-    pub(super) fn null_device<'a>(&mut self) -> Done<'a> {
-        let null = sys::open_tree(Fd::CWD, c"/dev/null", OPEN_TREE_CLONE)?;
-        let stat = sys::stat(null, c"", AT_EMPTY_PATH)?;
+    /// A handle on the container's /dev/null, checked to be that device: an image that puts something else there
+    /// must not get it over a masked path (CVE-2025-31133).
+    pub(super) fn null_device<'a>(&mut self) -> Result<Fd, Failure<'a>> {
+        if let Some(null) = self.null {
+            return Ok(null);
+        }
+        let null = path::open(self.root, c"/dev/null", O_PATH | O_NOFOLLOW)
+            .map_err(|errno| Failure::new(reason::SOURCE, errno, b"/dev/null"))?;
+        let stat = sys::fstat(null)?;
         if stat.kind() != sys::S_IFCHR || stat.rdev != NULL_DEVICE {
             return Err(Failure::new(reason::UNSAFE, Errno::EINVAL, b"/dev/null"));
         }
         self.null = Some(null);
-        Ok(())
+        Ok(null)
     }
 }
 

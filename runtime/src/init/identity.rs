@@ -7,12 +7,13 @@ use super::wire::reason;
 use super::{Done, Failure, Init};
 
 /// Drops from the bounding set what is not in `keep`.
-pub(super) fn bounding<'a>(keep: u64, last: u32) -> Done<'a> {
-    for capability in 0..=last.min(63) {
+pub(super) fn bounding<'a>(keep: u64) -> Done<'a> {
+    for capability in 0..64 {
         if keep & (1 << capability) == 0 {
             match sys::drop_bounding(capability) {
-                // A kernel that does not know this one.
-                Ok(()) | Err(Errno::EINVAL) => {}
+                Ok(()) => {}
+                // The kernel knows no more of them.
+                Err(Errno::EINVAL) => return Ok(()),
                 Err(errno) => return Err(errno.into()),
             }
         }
@@ -24,7 +25,12 @@ pub(super) fn bounding<'a>(keep: u64, last: u32) -> Done<'a> {
 pub(super) fn user<'a>(uid: u32, gid: u32, groups: Option<&'a [u8]>) -> Done<'a> {
     sys::keep_capabilities(true)?;
     if let Some(groups) = groups {
-        sys::setgroups(groups).map_err(|errno| Failure::new(reason::CALL, errno, b"setgroups"))?;
+        match sys::setgroups(groups) {
+            Ok(()) => {}
+            // Denied in this user namespace (user_namespaces(7), /proc/PID/setgroups), and nothing was to be set.
+            Err(Errno::EPERM) if groups.is_empty() => {}
+            Err(errno) => return Err(Failure::new(reason::CALL, errno, b"setgroups")),
+        }
     }
     sys::setresgid(gid).map_err(|errno| Failure::new(reason::CALL, errno, b"setgid"))?;
     sys::setresuid(uid).map_err(|errno| Failure::new(reason::CALL, errno, b"setuid"))?;

@@ -115,10 +115,12 @@ struct Init {
     root: Fd,
     /// A procfs that nobody else could have tampered with.
     proc: Option<Fd>,
-    /// A detached mount of the host's /dev/null.
+    /// A handle on /dev/null, checked to be it.
     null: Option<Fd>,
     /// A detached, empty, read-only file system for covering folders.
     empty: Option<Fd>,
+    /// Whether the working directory is reached.
+    in_place: bool,
     /// Path of the user's program.
     program: Buffer,
     /// `HOME=…`, if the environment lacks it.
@@ -142,6 +144,7 @@ pub fn run(start: Start) -> i32 {
         proc: None,
         null: None,
         empty: None,
+        in_place: false,
         program: Buffer::new(),
         home: Buffer::new(),
         text: Buffer::new(),
@@ -181,8 +184,8 @@ impl Init {
             Step::Root {
                 path,
                 source,
-                propagation,
-            } => self.make_root(path, source, propagation),
+                mount,
+            } => self.make_root(path, source, mount),
             Step::CurrentRoot {} => self.current_root(),
             Step::FsMount { .. } => self.fs_mount(step),
             Step::Bind { .. } => self.bind(step),
@@ -194,9 +197,12 @@ impl Init {
                 recursive,
             } => self.attributes(target, set, clear, propagation, recursive),
             Step::Folder { path, mode } => self.folder(path, mode),
-            Step::Link { target, path } => self.link(target, path),
+            Step::Link {
+                target,
+                path,
+                existing,
+            } => self.link(target, path, existing),
             Step::Device { .. } => self.device(step),
-            Step::NullDevice {} => self.null_device(),
             Step::PivotRoot {} => self.pivot_root(),
             Step::MoveRoot { cover } => self.move_root(cover),
             Step::ChangeRoot {} => self.change_root(),
@@ -229,7 +235,7 @@ impl Init {
                 flags,
                 listener,
             } => self.seccomp(program, flags, listener),
-            Step::Bounding { keep, last } => identity::bounding(keep, last),
+            Step::Bounding { keep } => identity::bounding(keep),
             Step::User {
                 uid,
                 gid,

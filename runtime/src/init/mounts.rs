@@ -174,7 +174,13 @@ impl Init {
     }
 
     /// A symbolic link; whatever is there already stays.
-    pub(super) fn link<'a>(&mut self, target: &'a CStr, path: &'a CStr) -> Done<'a> {
+    pub(super) fn link<'a>(&mut self, target: &'a CStr, path: &'a CStr, existing: bool) -> Done<'a> {
+        if existing {
+            match path::open(self.root, target, O_PATH) {
+                Ok(fd) => sys::close(fd),
+                Err(_) => return Ok(()),
+            }
+        }
         let (folder, name): (Fd, Buffer) = path::parent_of(self.root, path)
             .map_err(|errno| Failure::new(reason::TARGET, errno, path.to_bytes()))?;
         let made = sys::symlinkat(target, folder, name.text());

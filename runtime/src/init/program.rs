@@ -10,9 +10,12 @@ impl Init {
     /// Goes to the working directory, which must be inside the container: a leaked descriptor in a path like
     /// /proc/self/fd/7 must not lead out of it (CVE-2024-21626).
     pub(super) fn working_directory<'a>(&mut self, path: &'a CStr, lenient: bool) -> Done<'a> {
+        if self.in_place {
+            return Ok(());
+        }
         match sys::chdir(path) {
-            Ok(()) => {}
-            Err(Errno::EACCES) if lenient => return Ok(()),
+            Ok(()) => self.in_place = true,
+            Err(Errno::EACCES) if lenient => {}
             Err(errno) => return Err(Failure::new(reason::CALL, errno, path.to_bytes())),
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use core::ffi::CStr;
 
-use super::sys::{self, AT_RECURSIVE, Fd, MNT_DETACH, MS_MOVE, MountAttr, O_DIRECTORY, O_PATH, OPEN_TREE_CLONE};
+use super::sys::{self, AT_RECURSIVE, Fd, MNT_DETACH, MS_MOVE, O_DIRECTORY, O_PATH, OPEN_TREE_CLONE};
 use super::wire::{TextList, reason};
 use super::{Done, Failure, Init};
 
@@ -14,8 +14,12 @@ pub(super) fn propagation<'a>(flags: u64, recursive: bool) -> Done<'a> {
 
 impl Init {
     /// A bind mount of the root folder onto itself: pivot_root(2) wants a mount.
-    pub(super) fn make_root<'a>(&mut self, path: &'a CStr, source: i32, propagation: u64) -> Done<'a> {
+    pub(super) fn make_root<'a>(&mut self, path: &'a CStr, source: i32, mount: bool) -> Done<'a> {
         let fail = |errno| Failure::new(reason::SOURCE, errno, path.to_bytes());
+        if !mount {
+            self.root = sys::openat(Fd::CWD, path, O_PATH | O_DIRECTORY, 0).map_err(fail)?;
+            return Ok(());
+        }
         let tree = if source < 0 {
             sys::open_tree(Fd::CWD, path, OPEN_TREE_CLONE | AT_RECURSIVE).map_err(fail)?
         } else {
@@ -28,13 +32,6 @@ impl Init {
             .map_err(fail)?;
         sys::move_mount(tree, place)?;
         sys::close(place);
-        if propagation != 0 {
-            let attr = MountAttr {
-                propagation,
-                ..MountAttr::default()
-            };
-            sys::mount_setattr(tree, false, &attr)?;
-        }
         self.root = tree;
         Ok(())
     }

@@ -4,7 +4,7 @@ use core::ffi::CStr;
 
 use super::path;
 use super::sys::{
-    self, Errno, Fd, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, MountAttr, O_PATH,
+    self, Errno, Fd, MOUNT_ATTR_RDONLY, MountAttr, O_PATH,
     O_WRONLY, RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_XDEV, S_IFDIR,
 };
 use super::wire::{Report, reason};
@@ -66,7 +66,7 @@ impl Init {
             let empty = self.empty_folder(label)?;
             sys::clone_tree(empty, false)?
         } else {
-            sys::clone_tree(self.null.ok_or(Errno::EBADF)?, false)?
+            sys::clone_tree(self.null_device()?, false)?
         };
         sys::move_mount(cover, place)?;
         sys::close(cover);
@@ -85,11 +85,8 @@ impl Init {
         }
         sys::fsconfig_string(fs, c"source", c"tmpfs")?;
         sys::fsconfig_flag(fs, c"ro")?;
-        sys::fsconfig_string(fs, c"nr_blocks", c"1")?;
-        sys::fsconfig_string(fs, c"nr_inodes", c"1")?;
         sys::fsconfig_create(fs)?;
-        let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-        let mount = sys::fsmount(fs, attributes)?;
+        let mount = sys::fsmount(fs, MOUNT_ATTR_RDONLY)?;
         sys::close(fs);
         self.empty = Some(mount);
         Ok(mount)
@@ -97,7 +94,16 @@ impl Init {
 
     /// Loads a system call filter. From here on only what the filter allows works.
     pub(super) fn seccomp<'a>(&mut self, program: &'a [u8], flags: u32, listener: bool) -> Done<'a> {
-        let fd = sys::seccomp(program, flags)?;
+        let fd = match sys::seccomp(program, flags) {
+            // Without no_new_privs the effective set must have CAP_SYS_ADMIN; becoming the user emptied it.
+            Err(Errno::EACCES) => {
+                let mut sets = sys::capget()?;
+                sets.effective = sets.permitted;
+                sys::capset(sets)?;
+                sys::seccomp(program, flags)
+            }
+            result => result,
+        }?;
         if listener {
             let mut buffer = [0u8; super::REPORT_LENGTH];
             let length = Report::Listener.encode(&mut buffer);

@@ -64,6 +64,18 @@ pub fn memory_program(name: &CStr) -> io::Result<OwnedFd> {
     .map_err(error)
 }
 
+/// A memory file for data, that can be sealed with [`seal`].
+pub fn memory_file(name: &CStr) -> io::Result<OwnedFd> {
+    /// memfd_create(2) MFD_NOEXEC_SEAL (Linux 6.3), which implies that sealing is allowed.
+    const MFD_NOEXEC_SEAL: u32 = 8;
+    match raw::memfd_create(name, MFD_NOEXEC_SEAL) {
+        Err(Errno::EINVAL) => raw::memfd_create(name, MFD_ALLOW_SEALING),
+        result => result,
+    }
+    .map(owned)
+    .map_err(error)
+}
+
 /// Makes a memory file unchangeable for good (fcntl(2) F_ADD_SEALS).
 pub fn seal(file: BorrowedFd<'_>) -> io::Result<()> {
     raw::add_seals(Fd(file.as_raw_fd()), ALL_SEALS).map_err(error)

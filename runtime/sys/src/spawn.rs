@@ -153,6 +153,11 @@ impl Spawned {
         (self.pid, self.pidfd)
     }
 
+    /// Whether it failed before its program ran. Only to be asked when its socket was closed.
+    pub fn failed(&self) -> bool {
+        self.area.answer().0 != Stage::None as u32
+    }
+
     /// The socket was closed without an answer: why. The process is reaped.
     pub fn failure(self) -> SpawnFailure {
         let _ = raw::pidfd_send_signal(Fd(self.pidfd.as_raw_fd()), libc::SIGKILL);

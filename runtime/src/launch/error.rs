@@ -1,0 +1,353 @@
+//! Why a container could not be launched, in the words of runc where engines look for them.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+
+use berth_cgroups::CgroupError;
+use thiserror::Error;
+
+use crate::wire::{InitStep, Report, reason};
+
+/// Why a container could not be launched.
+#[derive(Debug, Error)]
+pub enum LaunchError {
+    /// The user's program cannot be run. The texts are those of Go's os/exec, which engines match.
+    #[error("{0}")]
+    Program(String),
+    /// A step inside the container failed.
+    #[error("error during container init: {0}")]
+    Init(String),
+    /// A hook inside the container failed.
+    #[error("error during container init: error running {kind} hook: {reason}")]
+    Hook {
+        /// createContainer or startContainer.
+        kind: String,
+        /// How.
+        reason: String,
+    },
+    /// A hook of the runtime namespace failed.
+    #[error("error running hooks before the container's root is entered")]
+    RuntimeHook(#[source] Box<dyn Error + Send + Sync>),
+    /// A namespace could not be joined.
+    #[error("linux.namespaces: cannot join {what}")]
+    Join {
+        /// Which.
+        what: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The first process could not be made.
+    #[error("cannot make the container's first process: {what}")]
+    Spawn {
+        /// Which part.
+        what: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The source of a mount could not be opened.
+    #[error("error mounting {:?}: cannot open it", path.display().to_string())]
+    Source {
+        /// The path on the host.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The process could not be put into its cgroups.
+    #[error("cannot put the container's first process into its cgroups")]
+    Cgroup(#[source] CgroupError),
+    /// A file of procfs about the first process could not be written.
+    #[error("cannot write {value:?} to {file}: {advice}")]
+    Proc {
+        /// The file.
+        file: String,
+        /// What was to be written.
+        value: String,
+        /// What to check.
+        advice: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A limit could not be set.
+    #[error("process.rlimits: cannot set limit {resource} to {soft}:{hard}")]
+    Limit {
+        /// RLIMIT_* number.
+        resource: u32,
+        /// Soft limit.
+        soft: u64,
+        /// Hard limit.
+        hard: u64,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The program newuidmap or newgidmap failed.
+    #[error("{program} failed: {reason}: check the user's line in /etc/subuid and /etc/subgid")]
+    MapTool {
+        /// Which.
+        program: &'static str,
+        /// Its message.
+        reason: String,
+    },
+    /// The seccomp agent could not be reached.
+    #[error("linux.seccomp.listenerPath: cannot hand the listener to {}", path.display())]
+    Listener {
+        /// Its socket.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The container's first process ended without a word.
+    #[error("the container's first process ended before it was ready")]
+    Ended(#[source] io::Error),
+    /// The socket that `start` connects to.
+    #[error("cannot {action} the start socket in {}", folder.display())]
+    Gate {
+        /// What was attempted.
+        action: &'static str,
+        /// The container's state directory.
+        folder: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Something that does not depend on the configuration failed.
+    #[error("cannot {what}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The two sides do not understand each other: a bug.
+    #[error("the container's first process sent a message that is none: please report this")]
+    Protocol,
+}
+
+/// What a failure report says of a step.
+pub(super) struct Failed<'a> {
+    pub(super) errno: i32,
+    pub(super) reason: u32,
+    pub(super) detail: &'a [u8],
+}
+
+impl<'a> Failed<'a> {
+    pub(super) fn of(report: &Report<'a>) -> Option<(u32, u32, Self)> {
+        match *report {
+            Report::Failed {
+                step,
+                tag,
+                errno,
+                reason,
+                detail,
+            } => Some((
+                step,
+                tag,
+                Self {
+                    errno,
+                    reason,
+                    detail,
+                },
+            )),
+            _ => None,
+        }
+    }
+
+    fn detail(&self) -> String {
+        String::from_utf8_lossy(self.detail).into_owned()
+    }
+
+    /// strerror(3) in lower case, as Go prints it.
+    fn errno(&self) -> String {
+        let text = io::Error::from_raw_os_error(self.errno).to_string();
+        let text = text.split(" (os error").next().unwrap_or_default();
+        let mut characters = text.chars();
+        match characters.next() {
+            Some(first) => first.to_lowercase().chain(characters).collect(),
+            None => format!("error {}", self.errno),
+        }
+    }
+
+    /// The message for a step of a plan.
+    pub(super) fn explain(&self, step: Option<&InitStep>) -> LaunchError {
+        if self.reason == reason::PLAN {
+            return LaunchError::Protocol;
+        }
+        let errno = self.errno();
+        match step {
+            Some(InitStep::Program { .. }) => LaunchError::Program(self.program()),
+            Some(InitStep::Hook { kind, path, .. }) => LaunchError::Hook {
+                kind: kind.to_string_lossy().into_owned(),
+                reason: self.hook(&path.to_string_lossy()),
+            },
+            Some(InitStep::Execute { .. }) => LaunchError::Program(format!("exec {}: {errno}", self.detail())),
+            Some(step) => LaunchError::Init(self.describe(step, &errno)),
+            None => LaunchError::Init(errno),
+        }
+    }
+
+    /// The message for the steps behind the gate, when nobody has the plan any more.
+    pub(super) fn explain_late(&self, tag: u32) -> LaunchError {
+        let detail = self.detail();
+        match tag {
+            39 => LaunchError::Hook {
+                kind: "startContainer".to_owned(),
+                reason: self.hook(&detail),
+            },
+            41 => LaunchError::Program(format!("exec {detail}: {}", self.errno())),
+            _ => LaunchError::Init(format!("{}: {}", detail, self.errno())),
+        }
+    }
+
+    fn program(&self) -> String {
+        let name = self.detail();
+        match self.reason {
+            reason::NOT_IN_PATH if self.errno == 13 => format!("exec: {name:?}: permission denied"),
+            reason::NOT_IN_PATH => format!("exec: {name:?}: executable file not found in $PATH"),
+            reason::STAT => format!("exec: {name:?}: stat {name}: {}", self.errno()),
+            reason::IS_FOLDER => format!("exec: {name:?}: permission denied"),
+            _ => format!("exec: {name:?}: {}", self.errno()),
+        }
+    }
+
+    fn hook(&self, path: &str) -> String {
+        match self.reason {
+            reason::STATUS => {
+                let output = self.detail();
+                let output = output.trim_end();
+                let separator = if output.is_empty() { "" } else { ": " };
+                format!("exit status {}{separator}{output}", self.errno)
+            }
+            reason::SIGNAL => format!("{path}: killed by signal {}", self.errno),
+            reason::TIMEOUT => format!("{path}: took longer than its timeout"),
+            _ => format!("{path}: {}", self.errno()),
+        }
+    }
+
+    fn describe(&self, step: &InitStep, errno: &str) -> String {
+        let detail = self.detail();
+        let unsafe_place = || format!("{detail}: is not what it should be: the image has put something else there");
+        match step {
+            InitStep::FsMount {
+                fstype,
+                target,
+                source,
+                ..
+            } => {
+                let (fstype, target) = (fstype.to_string_lossy(), target.to_string_lossy());
+                let source = source.to_string_lossy();
+                let why = match self.reason {
+                    reason::UNSAFE => {
+                        format!("filesystem {fstype:?} must be mounted on ordinary directory: {target}: {errno}")
+                    }
+                    reason::TARGET => format!("create mountpoint {target}: {errno}"),
+                    reason::OPTION => format!("mount {fstype}: {detail}: {errno}"),
+                    _ if detail.is_empty() => format!("mount {fstype}:{target}: {errno}"),
+                    _ => format!("mount {fstype}:{target}, data: {detail}: {errno}"),
+                };
+                format!("error mounting {source:?} to rootfs at {target:?}: {why}")
+            }
+            InitStep::Bind { source, target, .. } => {
+                let (source, target) = (source.to_string_lossy(), target.to_string_lossy());
+                let why = match self.reason {
+                    reason::SOURCE => format!("stat {source}: {errno}"),
+                    reason::TARGET => format!("create mountpoint {target}: {errno}"),
+                    _ => errno.to_owned(),
+                };
+                format!("error mounting {source:?} to rootfs at {target:?}: {why}")
+            }
+            InitStep::Attributes { target, .. } => {
+                format!("error changing mount {:?}: {errno}", target.to_string_lossy())
+            }
+            InitStep::Root { path, .. } => {
+                format!("error preparing rootfs {:?}: {errno}", path.to_string_lossy())
+            }
+            InitStep::Folder { path, .. } => format!("mkdir {}: {errno}", path.to_string_lossy()),
+            InitStep::Link { path, .. } => format!("error creating symlink {}: {errno}", path.to_string_lossy()),
+            InitStep::Device { path, .. } if self.reason == reason::UNSAFE => format!(
+                "error creating device nodes: {}: exists and is another kind of file or device",
+                path.to_string_lossy()
+            ),
+            InitStep::Device { path, .. } => {
+                format!("error creating device nodes: mknod {}: {errno}", path.to_string_lossy())
+            }
+            InitStep::Sysctl { path, value } => format!(
+                "error setting sysctl: write {:?} to /proc/{}: {errno}",
+                String::from_utf8_lossy(value),
+                path.to_string_lossy()
+            ),
+            InitStep::Label { path, value } => format!(
+                "unable to apply label {:?} through /proc/{}: {errno}",
+                String::from_utf8_lossy(value),
+                path.to_string_lossy()
+            ),
+            InitStep::ReadOnly { path } => {
+                format!("can't make {:?} read-only: {errno}", path.to_string_lossy())
+            }
+            InitStep::Mask { .. } if self.reason == reason::UNSAFE => unsafe_place(),
+            InitStep::Mask { path, .. } => format!("can't mask path {:?}: {errno}", path.to_string_lossy()),
+            InitStep::Console { .. } if self.reason == reason::UNSAFE => unsafe_place(),
+            InitStep::Console { .. } if detail.is_empty() => format!("unable to set up the console: {errno}"),
+            InitStep::Console { .. } => format!("unable to set up the console: {detail}: {errno}"),
+            InitStep::WorkingDirectory { path, .. } => format!(
+                "chdir to cwd ({:?}) set in config.json failed: {errno}",
+                path.to_string_lossy()
+            ),
+            InitStep::Seal {} if self.reason == reason::OUTSIDE => {
+                "current working directory is outside of container mount namespace root -- possible container breakout detected".to_owned()
+            }
+            InitStep::Limit { resource, .. } => format!("error setting rlimit type {resource}: {errno}"),
+            InitStep::User { uid, gid, .. } => {
+                format!("unable to become user {uid}:{gid}: {detail}: {errno}: is the id mapped in linux.uidMappings and linux.gidMappings?")
+            }
+            InitStep::Capabilities { .. } | InitStep::Bounding { .. } => {
+                format!("unable to apply capabilities: {errno}")
+            }
+            InitStep::Seccomp { .. } => format!("unable to init seccomp: error loading seccomp filter: {errno}"),
+            InitStep::Keyring { .. } => format!("unable to join session keyring: {errno}: pass --no-new-keyring"),
+            InitStep::PivotRoot {} => format!("error jailing process inside rootfs: pivot_root .: {errno}"),
+            InitStep::Hostname { .. } => format!("sethostname: {errno}: is there a uts namespace?"),
+            InitStep::Domainname { .. } => format!("setdomainname: {errno}: is there a uts namespace?"),
+            step => {
+                let text = step.to_string();
+                let name = text.split(' ').next().unwrap_or_default();
+                let separator = if detail.is_empty() { "" } else { ": " };
+                format!("{name}{separator}{detail}: {errno}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(reason: u32, errno: i32, name: &str) -> String {
+        let failed = Failed {
+            errno,
+            reason,
+            detail: name.as_bytes(),
+        };
+        failed.program()
+    }
+
+    #[test]
+    fn program_errors_are_those_of_runc() {
+        assert_eq!(
+            program(reason::NOT_IN_PATH, 2, "nosuch"),
+            r#"exec: "nosuch": executable file not found in $PATH"#
+        );
+        assert_eq!(
+            program(reason::STAT, 2, "/nosuch"),
+            r#"exec: "/nosuch": stat /nosuch: no such file or directory"#
+        );
+        assert_eq!(program(reason::IS_FOLDER, 21, "/etc"), r#"exec: "/etc": permission denied"#);
+        assert_eq!(program(reason::CALL, 13, "/f"), r#"exec: "/f": permission denied"#);
+    }
+}

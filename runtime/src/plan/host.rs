@@ -1,0 +1,242 @@
+//! What the parent does.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::wire::{Slot, sync};
+
+/// A line of an id map (user_namespaces(7)).
+#[derive(Debug, std::clone::Clone, Copy, PartialEq, Eq)]
+pub struct IdMapping {
+    /// First id inside.
+    pub container: u32,
+    /// First id outside.
+    pub host: u32,
+    /// How many.
+    pub size: u32,
+}
+
+/// Maps of an idmapped mount (mount_setattr(2)).
+#[derive(Debug, std::clone::Clone, PartialEq, Eq)]
+pub struct IdMaps {
+    /// User ids.
+    pub uids: Vec<IdMapping>,
+    /// Group ids.
+    pub gids: Vec<IdMapping>,
+    /// On the whole subtree.
+    pub all: bool,
+}
+
+/// Where a namespace to join is found.
+#[derive(Debug, std::clone::Clone, PartialEq, Eq)]
+pub enum JoinSource {
+    /// A path of the configuration.
+    Path(PathBuf),
+    /// All the given kinds of a process.
+    Process(i32),
+}
+
+/// A namespace to join.
+#[derive(Debug, std::clone::Clone, PartialEq, Eq)]
+pub struct Join {
+    /// Where it is.
+    pub source: JoinSource,
+    /// CLONE_NEW* kinds.
+    pub kinds: u64,
+}
+
+/// How the first process is made.
+#[derive(Debug, std::clone::Clone, PartialEq, Eq, Default)]
+pub struct Clone {
+    /// CLONE_NEW* kinds that clone3(2) makes.
+    pub namespaces: u64,
+    /// Namespaces joined before.
+    pub joins: Vec<Join>,
+    /// Born in the container's cgroup (CLONE_INTO_CGROUP).
+    pub into_cgroup: bool,
+    /// It waits for the parent before it runs the init program.
+    pub waits: bool,
+    /// It becomes root of another user namespace.
+    pub becomes_root: bool,
+    /// The user namespace is made by the joining helper, because the time namespace must be made in it.
+    pub helper_user: bool,
+    /// A new time namespace: clone3(2) cannot make one whose offsets are still to be set.
+    pub helper_time: bool,
+}
+
+/// One step of the parent.
+#[derive(Debug, std::clone::Clone, PartialEq, Eq)]
+pub enum HostStep {
+    /// Make a detached mount of a host path, with the parent's rights.
+    Source {
+        /// Which inherited descriptor it becomes.
+        slot: u32,
+        /// The host path.
+        path: PathBuf,
+        /// With everything below.
+        recursive: bool,
+        /// Ids to map.
+        idmap: Option<IdMaps>,
+        /// Out of the host's peer groups.
+        slave: bool,
+    },
+    /// Make the first process.
+    Clone(Clone),
+    /// Write the id maps of its new user namespace.
+    IdMaps {
+        /// User ids.
+        uids: Vec<IdMapping>,
+        /// Group ids.
+        gids: Vec<IdMapping>,
+    },
+    /// Write the offsets of its new time namespace (time_namespaces(7)).
+    TimeOffsets {
+        /// Contents of /proc/PID/timens_offsets.
+        offsets: String,
+    },
+    /// Put it into the container's cgroups: all of them, or those it was not born in.
+    Place {
+        /// All of them.
+        all: bool,
+    },
+    /// Set how likely the kernel kills it when memory is short.
+    OomScore {
+        /// /proc/PID/oom_score_adj.
+        score: i32,
+    },
+    /// Set a resource limit, with the parent's rights.
+    Limit {
+        /// RLIMIT_* number.
+        resource: u32,
+        /// Soft limit.
+        soft: u64,
+        /// Hard limit.
+        hard: u64,
+    },
+    /// Let it run the init program.
+    Release,
+    /// Wait until it has reached a point.
+    Await {
+        /// One of the constants in `wire::sync`.
+        point: u32,
+    },
+    /// Run the hooks of the runtime namespace: prestart, createRuntime.
+    RuntimeHooks,
+    /// Write the state document for hooks inside the container.
+    Document {
+        /// Which.
+        slot: Slot,
+        /// The status in it.
+        status: &'static str,
+    },
+    /// Let it go on from the point it has reached.
+    Resume,
+    /// Wait until it is parked.
+    AwaitReady,
+    /// Wait until it has become the user's program.
+    AwaitExec,
+}
+
+/// Names of the kinds in `kinds`.
+fn kinds(kinds: u64) -> String {
+    const NAMES: [(u64, &str); 8] = [
+        (0x0002_0000, "mount"),
+        (0x0200_0000, "cgroup"),
+        (0x0400_0000, "uts"),
+        (0x0800_0000, "ipc"),
+        (0x1000_0000, "user"),
+        (0x2000_0000, "pid"),
+        (0x4000_0000, "network"),
+        (0x0000_0080, "time"),
+    ];
+    let names: Vec<_> = NAMES
+        .iter()
+        .filter(|(kind, _)| kinds & kind != 0)
+        .map(|(_, name)| *name)
+        .collect();
+    names.join(",")
+}
+
+fn maps(f: &mut fmt::Formatter<'_>, maps: &[IdMapping]) -> fmt::Result {
+    let lines: Vec<_> = maps
+        .iter()
+        .map(|map| format!("{}:{}:{}", map.container, map.host, map.size))
+        .collect();
+    f.write_str(&lines.join(","))
+}
+
+impl fmt::Display for Clone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Clone new={}", kinds(self.namespaces))?;
+        for join in &self.joins {
+            match &join.source {
+                JoinSource::Path(path) => write!(f, " join={}:{}", kinds(join.kinds), path.display())?,
+                JoinSource::Process(_) => write!(f, " join={}:container", kinds(join.kinds))?,
+            }
+        }
+        for (name, on) in [
+            ("into-cgroup", self.into_cgroup),
+            ("waits", self.waits),
+            ("becomes-root", self.becomes_root),
+            ("helper-makes-user", self.helper_user),
+            ("helper-makes-time", self.helper_time),
+        ] {
+            if on {
+                write!(f, " {name}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for HostStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Source {
+                slot,
+                path,
+                recursive,
+                idmap,
+                slave,
+            } => {
+                write!(f, "Source slot={slot} path={} recursive={recursive}", path.display())?;
+                if *slave {
+                    f.write_str(" slave")?;
+                }
+                if let Some(IdMaps { uids, gids, all }) = idmap {
+                    f.write_str(" uids=")?;
+                    maps(f, uids)?;
+                    f.write_str(" gids=")?;
+                    maps(f, gids)?;
+                    write!(f, " all={all}")?;
+                }
+                Ok(())
+            }
+            Self::Clone(clone) => clone.fmt(f),
+            Self::IdMaps { uids, gids } => {
+                f.write_str("IdMaps uids=")?;
+                maps(f, uids)?;
+                f.write_str(" gids=")?;
+                maps(f, gids)
+            }
+            Self::TimeOffsets { offsets } => write!(f, "TimeOffsets {:?}", offsets.trim_end()),
+            Self::Place { all } => write!(f, "Place all={all}"),
+            Self::OomScore { score } => write!(f, "OomScore score={score}"),
+            Self::Limit {
+                resource,
+                soft,
+                hard,
+            } => write!(f, "Limit resource={resource} soft={soft:#x} hard={hard:#x}"),
+            Self::Release => f.write_str("Release"),
+            Self::Await { point } => match *point {
+                sync::MOUNTED => f.write_str("Await mounted"),
+                _ => f.write_str("Await ready"),
+            },
+            Self::RuntimeHooks => f.write_str("RuntimeHooks"),
+            Self::Document { slot, status } => write!(f, "Document slot={slot:?} status={status}"),
+            Self::Resume => f.write_str("Resume"),
+            Self::AwaitReady => f.write_str("AwaitReady"),
+            Self::AwaitExec => f.write_str("AwaitExec"),
+        }
+    }
+}

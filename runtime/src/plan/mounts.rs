@@ -1,0 +1,288 @@
+//! `mounts`.
+
+use std::path::{Component, Path, PathBuf};
+
+use berth_sys::mount::{
+    MOUNT_ATTR_ATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY,
+};
+use oci_spec::runtime::Mount;
+
+use super::options::{IdMap, MountOptions};
+use super::{Context, HostStep, IdMaps, PlanError, cgroup, namespaces, path_text, root, text};
+use crate::wire::{InitStep, Slot, mount_flags};
+
+/// All attributes that mount(2) with MS_REMOUNT would clear if they are not named. The access time mode stays as
+/// it is unless one is named.
+const REPLACED: u64 = MOUNT_ATTR_RDONLY
+    | MOUNT_ATTR_NOSUID
+    | MOUNT_ATTR_NODEV
+    | MOUNT_ATTR_NOEXEC
+    | MOUNT_ATTR_NODIRATIME
+    | MOUNT_ATTR_NOSYMFOLLOW;
+
+/// File systems that a security label cannot be given to when they are mounted.
+const UNLABELLED: &[&str] = &["proc", "sysfs", "mqueue", "cgroup", "cgroup2"];
+
+/// Adds a host step that opens a source; returns its number.
+pub(super) fn source(
+    host: &mut Vec<HostStep>,
+    path: &Path,
+    recursive: bool,
+    idmap: Option<IdMaps>,
+    slave: bool,
+) -> u32 {
+    let slot = host.len() as u32;
+    host.push(HostStep::Source {
+        slot,
+        path: path.to_path_buf(),
+        recursive,
+        idmap,
+        slave,
+    });
+    slot
+}
+
+/// Plans all mounts. Returns what must wait until devices and folders are made in them.
+pub(super) fn all(
+    context: &Context<'_>,
+    host: &mut Vec<HostStep>,
+    init: &mut Vec<InitStep>,
+) -> Result<Vec<InitStep>, PlanError> {
+    let mut late = Vec::new();
+    for mount in context.spec.mounts().iter().flatten() {
+        let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
+        let kind = mount.typ().as_deref().unwrap_or_default();
+        if options.bind || kind == "bind" {
+            bind(context, mount, &options, host, init)?;
+        } else if kind == "cgroup" || kind == "cgroup2" {
+            cgroup::mount(context, mount, kind, &options, init)?;
+        } else {
+            filesystem(context, mount, kind, options, init, &mut late)?;
+        }
+    }
+    Ok(late)
+}
+
+/// A path without `.`, `..` and double slashes, absolute: the way the kernel resolves it inside the root where no
+/// link is on it.
+pub(super) fn clean(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            _ => {}
+        }
+    }
+    clean
+}
+
+fn bind(
+    context: &Context<'_>,
+    mount: &Mount,
+    options: &MountOptions,
+    host: &mut Vec<HostStep>,
+    init: &mut Vec<InitStep>,
+) -> Result<(), PlanError> {
+    let fail = |reason: &str| PlanError::Mount {
+        destination: mount.destination().clone(),
+        reason: reason.to_owned(),
+    };
+    let path = mount
+        .source()
+        .as_ref()
+        .ok_or_else(|| fail("a bind mount needs a source"))?;
+    let path = context.bundle.join(path);
+    let idmap = id_mappings(context, mount, options);
+    let slot = (idmap.is_some() || root::parent_opens(context))
+        .then(|| source(host, &path, options.recursive, idmap, !root::shares(context)));
+    let named = options.set | options.clear;
+    let clear = if named == 0 {
+        0
+    } else {
+        (REPLACED & !options.set) | (options.clear & MOUNT_ATTR_ATIME)
+    };
+    let mut flags = 0;
+    for (on, flag) in [
+        (options.recursive, mount_flags::RECURSIVE),
+        (options.cleared_by_name != 0, mount_flags::CLEAR_STRICT),
+        (options.source_nofollow, mount_flags::SOURCE_NOFOLLOW),
+        (options.target_nofollow, mount_flags::TARGET_NOFOLLOW),
+    ] {
+        if on {
+            flags |= flag;
+        }
+    }
+    init.push(InitStep::Bind {
+        source: path_text("mounts.source", &path)?,
+        descriptor: slot.map(Slot::Source),
+        target: path_text("mounts.destination", mount.destination())?,
+        set: options.set,
+        clear,
+        set_all: options.set_all,
+        clear_all: options.clear_all,
+        propagation: options.propagation,
+        propagation_all: options.propagation_all,
+        flags,
+    });
+    Ok(())
+}
+
+/// The mount's own id mappings, or the container's with `idmap` alone.
+fn id_mappings(
+    context: &Context<'_>,
+    mount: &Mount,
+    options: &MountOptions,
+) -> Option<IdMaps> {
+    let all = options.idmap == Some(IdMap::Recursive);
+    let uids = namespaces::mappings(mount.uid_mappings().as_ref());
+    let gids = namespaces::mappings(mount.gid_mappings().as_ref());
+    if !uids.is_empty() || !gids.is_empty() {
+        return Some(IdMaps { uids, gids, all });
+    }
+    options.idmap?;
+    let linux = context.spec.linux().as_ref()?;
+    Some(IdMaps {
+        uids: namespaces::mappings(linux.uid_mappings().as_ref()),
+        gids: namespaces::mappings(linux.gid_mappings().as_ref()),
+        all,
+    })
+}
+
+fn filesystem(
+    context: &Context<'_>,
+    mount: &Mount,
+    kind: &str,
+    mut options: MountOptions,
+    init: &mut Vec<InitStep>,
+    late: &mut Vec<InitStep>,
+) -> Result<(), PlanError> {
+    if kind.is_empty() {
+        return Err(PlanError::Mount {
+            destination: mount.destination().clone(),
+            reason: "type: must be set unless the options have bind or rbind".to_owned(),
+        });
+    }
+    let place = clean(mount.destination());
+    let target = path_text("mounts.destination", mount.destination())?;
+    if options.set & MOUNT_ATTR_RDONLY != 0 {
+        if place == Path::new("/dev") {
+            // Devices are still to be made in it.
+            options.set &= !MOUNT_ATTR_RDONLY;
+            late.push(InitStep::Attributes {
+                target: target.clone(),
+                set: MOUNT_ATTR_RDONLY,
+                clear: 0,
+                propagation: 0,
+                recursive: false,
+            });
+        } else {
+            options.data.push("ro".to_owned());
+        }
+    }
+    let label = context
+        .spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.mount_label().as_deref())
+        .filter(|label| context.facts.selinux && !label.is_empty() && !UNLABELLED.contains(&kind));
+    if let Some(label) = label {
+        options.data.push(format!("context={label}"));
+    }
+    let mut flags = 0;
+    if options.copy_up {
+        flags |= mount_flags::COPY_UP;
+    }
+    // These two must be where the container looks for them, not where a link of the image leads (CVE-2019-19921).
+    if options.target_nofollow || kind == "proc" || kind == "sysfs" {
+        flags |= mount_flags::TARGET_NOFOLLOW;
+    }
+    if kind == "proc" && place == Path::new("/proc") {
+        flags |= mount_flags::KEEP_PROC;
+    }
+    let fallback = if kind == "sysfs" { "/sys" } else { "" };
+    let source = mount.source().as_deref().unwrap_or(Path::new(kind));
+    let step = InitStep::FsMount {
+        fstype: text("mounts.type", kind)?,
+        source: path_text("mounts.source", source)?,
+        options: data(&options.data)?,
+        attributes: options.set,
+        target: target.clone(),
+        propagation: if options.propagation_all { 0 } else { options.propagation },
+        fallback: text("mounts.type", fallback)?,
+        flags,
+    };
+    init.push(step);
+    if options.set_all | options.clear_all != 0 {
+        init.push(InitStep::Attributes {
+            target: target.clone(),
+            set: options.set_all,
+            clear: options.clear_all,
+            propagation: 0,
+            recursive: true,
+        });
+    }
+    if options.propagation_all {
+        init.push(InitStep::Attributes {
+            target,
+            set: 0,
+            clear: 0,
+            propagation: options.propagation,
+            recursive: true,
+        });
+    }
+    Ok(())
+}
+
+/// Options for the file system. One text may hold several, separated by commas, as engines write them.
+pub(super) fn data(options: &[String]) -> Result<Vec<std::ffi::CString>, PlanError> {
+    options
+        .iter()
+        .flat_map(|option| split(option))
+        .map(|option| text("mounts.options", &option))
+        .collect()
+}
+
+/// Commas separate options; a backslash keeps one (overlayfs paths), quotes keep all of them (SELinux labels).
+fn split(option: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut quoted = false;
+    let mut characters = option.chars().peekable();
+    while let Some(c) = characters.next() {
+        let Some(part) = parts.last_mut() else { break };
+        match c {
+            '\\' if characters.peek() == Some(&',') => {
+                part.push(c);
+                part.extend(characters.next());
+            }
+            '"' => quoted = !quoted,
+            ',' if !quoted => parts.push(String::new()),
+            c => part.push(c),
+        }
+    }
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_split_at_commas_that_are_not_protected() {
+        assert_eq!(split("size=64k,mode=755"), ["size=64k", "mode=755"]);
+        assert_eq!(split(r#"context="u:r:t:s0:c1,c2",ro"#), ["context=u:r:t:s0:c1,c2", "ro"]);
+        assert_eq!(split(r"lowerdir=/a\,b:/c"), [r"lowerdir=/a\,b:/c"]);
+        assert!(split(",,").is_empty());
+    }
+
+    #[test]
+    fn paths_are_cleaned_like_the_kernel_walks() {
+        for (path, clean_path) in [("/dev/", "/dev"), ("dev", "/dev"), ("/a/../dev/.", "/dev"), ("/../..", "/")] {
+            assert_eq!(clean(Path::new(path)), Path::new(clean_path));
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! `linux.namespaces`, id mappings, time offsets: how the first process is made, and what follows from it.
+
+use std::fmt::Write;
+
+use oci_spec::runtime::{Hook, LinuxIdMapping, LinuxNamespaceType};
+
+use super::host::{Clone, HostStep, IdMapping, Join, JoinSource};
+use super::{Context, Gate, PlanError, process};
+use crate::wire::{InitStep, Slot, sync};
+
+const USER: u64 = LinuxNamespaceType::User as u64;
+const TIME: u64 = LinuxNamespaceType::Time as u64;
+const CGROUP: u64 = LinuxNamespaceType::Cgroup as u64;
+
+/// What is done right after the first process runs: what the new namespaces need to be of use.
+pub(super) fn inside(context: &Context<'_>, init: &mut Vec<InitStep>) -> Result<(), PlanError> {
+    if context.makes(LinuxNamespaceType::Cgroup) {
+        init.push(InitStep::CgroupNamespace {});
+    }
+    if context.makes(LinuxNamespaceType::Network) {
+        init.push(InitStep::Loopback {});
+    }
+    let spec = context.spec;
+    if let Some(name) = spec.hostname().as_ref().filter(|name| !name.is_empty()) {
+        init.push(InitStep::Hostname {
+            name: super::text("hostname", name)?.into_bytes(),
+        });
+    }
+    if let Some(name) = spec.domainname().as_ref().filter(|name| !name.is_empty()) {
+        init.push(InitStep::Domainname {
+            name: super::text("domainname", name)?.into_bytes(),
+        });
+    }
+    Ok(())
+}
+
+/// The parent's part of `create` and `run`; `before` are the steps that come first.
+pub(super) fn create(
+    context: &Context<'_>,
+    gate: Gate,
+    before: Vec<HostStep>,
+) -> Result<Vec<HostStep>, PlanError> {
+    let mut host = before;
+    let mut clone = clone(context);
+    let place = placement(context, &mut clone);
+    let maps = clone.becomes_root && context.makes(LinuxNamespaceType::User);
+    clone.waits |= maps && !clone.helper_user;
+    let waits = clone.waits;
+    let helper = (clone.helper_user, clone.helper_time);
+    host.push(HostStep::Clone(clone));
+    if maps {
+        host.push(id_maps(context));
+    }
+    if helper.1 {
+        host.push(time_offsets(context));
+    }
+    host.extend(place);
+    attributes(context, &mut host);
+    if waits {
+        host.push(HostStep::Release);
+    }
+    hooks(context, &mut host);
+    host.push(HostStep::AwaitReady);
+    if gate == Gate::Direct {
+        host.push(HostStep::AwaitExec);
+    }
+    Ok(host)
+}
+
+/// The parent's part of `exec`.
+pub(super) fn exec(context: &Context<'_>, init_pid: i32) -> Result<Vec<HostStep>, PlanError> {
+    let mut kinds = 0;
+    for namespace in namespaces(context) {
+        kinds |= namespace.typ() as u64;
+    }
+    let mut clone = Clone {
+        joins: vec![Join {
+            source: JoinSource::Process(init_pid),
+            kinds,
+        }],
+        becomes_root: kinds & USER != 0,
+        ..Clone::default()
+    };
+    let place = placement(context, &mut clone);
+    let mut after = Vec::new();
+    after.extend(place);
+    attributes(context, &mut after);
+    // Nothing else holds the program back until these are done.
+    clone.waits |= !after.is_empty();
+    let waits = clone.waits;
+    let mut host = vec![HostStep::Clone(clone)];
+    host.append(&mut after);
+    if waits {
+        host.push(HostStep::Release);
+    }
+    host.push(HostStep::AwaitExec);
+    Ok(host)
+}
+
+fn namespaces<'a>(context: &Context<'a>) -> &'a [oci_spec::runtime::LinuxNamespace] {
+    context
+        .spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.namespaces().as_deref())
+        .unwrap_or_default()
+}
+
+/// Sorts the namespaces: made by clone3(2), joined, or made by the joining helper. The cgroup namespace is made
+/// by the first process itself, once it is in its cgroups.
+fn clone(context: &Context<'_>) -> Clone {
+    let mut clone = Clone::default();
+    for namespace in namespaces(context) {
+        let kind = namespace.typ() as u64;
+        match namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) {
+            Some(path) => {
+                clone.joins.push(Join {
+                    source: JoinSource::Path(path.clone()),
+                    kinds: kind,
+                });
+                clone.becomes_root |= kind == USER;
+            }
+            None if kind == TIME => clone.helper_time = true,
+            None if kind == CGROUP => {}
+            None => clone.namespaces |= kind,
+        }
+    }
+    if clone.namespaces & USER != 0 {
+        clone.becomes_root = true;
+        // The time namespace belongs to the user namespace that is current when it is made.
+        if clone.helper_time {
+            clone.helper_user = true;
+            clone.namespaces &= !USER;
+        }
+    }
+    clone
+}
+
+/// How the process gets into its cgroups: by birth where there is a cgroup2 folder, by writing its id for v1.
+fn placement(context: &Context<'_>, clone: &mut Clone) -> Option<HostStep> {
+    let paths = context.cgroup_paths;
+    let unified = paths.contains_key("");
+    let legacy = paths.keys().any(|controller| !controller.is_empty());
+    // Inside another user namespace the helper has no right to the host's cgroup folder.
+    let foreign = clone.helper_user || clone.joins.iter().any(|join| join.kinds & USER != 0);
+    clone.into_cgroup = unified && !foreign;
+    if !legacy && clone.into_cgroup {
+        return None;
+    }
+    if !legacy && !unified {
+        return None;
+    }
+    clone.waits = true;
+    Some(HostStep::Place {
+        all: !clone.into_cgroup,
+    })
+}
+
+/// What needs the parent's rights: inside another user namespace, limits cannot be raised any more.
+fn attributes(context: &Context<'_>, host: &mut Vec<HostStep>) {
+    let Some(process) = context.process else { return };
+    if let Some(score) = process.oom_score_adj() {
+        host.push(HostStep::OomScore { score });
+    }
+    if context.has(LinuxNamespaceType::User) {
+        for (resource, soft, hard) in process::limits(process) {
+            host.push(HostStep::Limit {
+                resource,
+                soft,
+                hard,
+            });
+        }
+    }
+}
+
+fn some<T>(hooks: &Option<Vec<T>>) -> bool {
+    hooks.as_ref().is_some_and(|hooks| !hooks.is_empty())
+}
+
+/// Hooks that run before the root changes, and the documents of those that run inside.
+#[allow(deprecated)]
+pub(super) fn hooks(context: &Context<'_>, host: &mut Vec<HostStep>) {
+    let Some(hooks) = context.spec.hooks() else { return };
+    let create = some(hooks.create_container());
+    let start = some(hooks.start_container());
+    let runtime = some(hooks.prestart()) || some(hooks.create_runtime());
+    if !(create || start || runtime) {
+        return;
+    }
+    host.push(HostStep::Await {
+        point: sync::MOUNTED,
+    });
+    if runtime {
+        host.push(HostStep::RuntimeHooks);
+    }
+    if create {
+        host.push(HostStep::Document {
+            slot: Slot::CreatingDocument,
+            status: "creating",
+        });
+    }
+    if start {
+        host.push(HostStep::Document {
+            slot: Slot::CreatedDocument,
+            status: "created",
+        });
+    }
+    host.push(HostStep::Resume);
+}
+
+/// The init's part of the same: the point where the parent's hooks run, then createContainer.
+#[allow(deprecated)]
+pub(super) fn hook_point(context: &Context<'_>, init: &mut Vec<InitStep>) -> Result<(), PlanError> {
+    let Some(hooks) = context.spec.hooks() else {
+        return Ok(());
+    };
+    let inside = some(hooks.create_container());
+    if inside || some(hooks.start_container()) || some(hooks.prestart()) || some(hooks.create_runtime()) {
+        init.push(InitStep::Sync {
+            point: sync::MOUNTED,
+        });
+    }
+    if let Some(list) = hooks.create_container() {
+        run_hooks("createContainer", Slot::CreatingDocument, list, init)?;
+    }
+    Ok(())
+}
+
+/// One step a hook.
+pub(super) fn run_hooks(
+    kind: &'static str,
+    document: Slot,
+    hooks: &[Hook],
+    init: &mut Vec<InitStep>,
+) -> Result<(), PlanError> {
+    for hook in hooks {
+        let path = super::path_text("hooks.path", hook.path())?;
+        let mut arguments = Vec::new();
+        for argument in hook.args().iter().flatten() {
+            arguments.push(super::text("hooks.args", argument)?);
+        }
+        if arguments.is_empty() {
+            arguments.push(path.clone());
+        }
+        let mut environment = Vec::new();
+        for variable in hook.env().iter().flatten() {
+            environment.push(super::text("hooks.env", variable)?);
+        }
+        init.push(InitStep::Hook {
+            path,
+            arguments,
+            environment,
+            timeout: hook.timeout().map_or(0, |seconds| seconds.max(0) as u64 * 1000),
+            document: Some(document),
+            kind: super::text("hooks", kind)?,
+        });
+    }
+    Ok(())
+}
+
+/// Id mappings of the configuration.
+pub(super) fn mappings(list: Option<&Vec<LinuxIdMapping>>) -> Vec<IdMapping> {
+    list.into_iter()
+        .flatten()
+        .map(|mapping| IdMapping {
+            container: mapping.container_id(),
+            host: mapping.host_id(),
+            size: mapping.size(),
+        })
+        .collect()
+}
+
+fn id_maps(context: &Context<'_>) -> HostStep {
+    let linux = context.spec.linux().as_ref();
+    HostStep::IdMaps {
+        uids: mappings(linux.and_then(|linux| linux.uid_mappings().as_ref())),
+        gids: mappings(linux.and_then(|linux| linux.gid_mappings().as_ref())),
+    }
+}
+
+fn time_offsets(context: &Context<'_>) -> HostStep {
+    let mut offsets = String::new();
+    let configured = context
+        .spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.time_offsets().as_ref());
+    let mut clocks: Vec<_> = configured.into_iter().flatten().collect();
+    clocks.sort_by_key(|(clock, _)| *clock);
+    for (clock, offset) in clocks {
+        let seconds = offset.secs().unwrap_or_default();
+        let nanoseconds = offset.nanosecs().unwrap_or_default();
+        let _ = writeln!(offsets, "{clock} {seconds} {nanoseconds}");
+    }
+    HostStep::TimeOffsets { offsets }
+}
