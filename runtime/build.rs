@@ -24,11 +24,28 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut rustc = compiler(&out)?;
     rustc
         .args(["--crate-type", "bin", "--crate-name", "berth_init_start"])
-        .args(["-C", "panic=abort", "-C", "relocation-model=static", "-C", "lto=fat"])
+        .args([
+            "-C",
+            "panic=abort",
+            "-C",
+            "relocation-model=static",
+            "-C",
+            "lto=fat",
+        ])
         .args(["-C", "strip=symbols", "-C", "target-feature=+crt-static"])
-        .args(["-C", "link-arg=-nostartfiles", "-C", "link-arg=-nostdlib", "-C", "link-arg=-static"])
+        .args([
+            "-C",
+            "link-arg=-nostartfiles",
+            "-C",
+            "link-arg=-nostdlib",
+            "-C",
+            "link-arg=-static",
+        ])
         .arg("-C")
-        .arg(format!("link-arg=-Wl,-T,{},--build-id=none,-z,noexecstack,-z,max-page-size=4096", script.display()))
+        .arg(format!(
+            "link-arg=-Wl,-T,{},--build-id=none,-z,noexecstack,-z,max-page-size=4096",
+            script.display()
+        ))
         .args(externs(&out, &["berth_sys_raw", "berth_init"]))
         .arg("-o")
         .arg(&program)
@@ -77,7 +94,10 @@ fn library(out: &Path, name: &str, root: &str, more: &[&str]) -> Result<(), Box<
 
 fn externs(out: &Path, names: &[&str]) -> Vec<String> {
     let library = |name: &&str| format!("{name}={}", out.join(format!("lib{name}.rlib")).display());
-    names.iter().flat_map(|name| ["--extern".to_owned(), library(name)]).collect()
+    names
+        .iter()
+        .flat_map(|name| ["--extern".to_owned(), library(name)])
+        .collect()
 }
 
 fn run(mut command: Command) -> Result<(), Box<dyn Error>> {
@@ -94,7 +114,12 @@ fn run(mut command: Command) -> Result<(), Box<dyn Error>> {
 fn plan_header(image: &[u8]) -> Option<usize> {
     let number = |at: usize, length: usize| -> Option<u64> {
         let bytes = image.get(at..at + length)?;
-        Some(bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+        Some(
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |value, byte| value << 8 | u64::from(*byte)),
+        )
     };
     let table = number(32, 8)? as usize;
     let size = number(54, 2)? as usize;

@@ -671,7 +671,11 @@ impl<'a> Steps<'a> {
         let tag = self.reader.u32()?;
         let mut body = Reader::new(self.reader.bytes()?);
         let step = Step::decode_body(tag, &mut body)?;
-        if body.is_empty() { Ok((tag, step)) } else { Err(Malformed) }
+        if body.is_empty() {
+            Ok((tag, step))
+        } else {
+            Err(Malformed)
+        }
     }
 }
 
@@ -793,7 +797,11 @@ impl<'a> Report<'a> {
             },
             _ => return Err(Malformed),
         };
-        if reader.is_empty() { Ok(report) } else { Err(Malformed) }
+        if reader.is_empty() {
+            Ok(report)
+        } else {
+            Err(Malformed)
+        }
     }
 }
 

@@ -186,7 +186,9 @@ impl<'a> Failed<'a> {
                 kind: kind.to_string_lossy().into_owned(),
                 reason: self.hook(&path.to_string_lossy()),
             },
-            Some(InitStep::Execute { .. }) => LaunchError::Program(format!("exec {}: {errno}", self.detail())),
+            Some(InitStep::Execute { .. }) => {
+                LaunchError::Program(format!("exec {}: {errno}", self.detail()))
+            }
             Some(step) => LaunchError::Init(self.describe(step, &errno)),
             None => LaunchError::Init(errno),
         }
@@ -232,7 +234,8 @@ impl<'a> Failed<'a> {
 
     fn describe(&self, step: &InitStep, errno: &str) -> String {
         let detail = self.detail();
-        let unsafe_place = || format!("{detail}: is not what it should be: the image has put something else there");
+        let unsafe_place =
+            || format!("{detail}: is not what it should be: the image has put something else there");
         match step {
             InitStep::FsMount {
                 fstype,
@@ -347,7 +350,13 @@ mod tests {
             program(reason::STAT, 2, "/nosuch"),
             r#"exec: "/nosuch": stat /nosuch: no such file or directory"#
         );
-        assert_eq!(program(reason::IS_FOLDER, 21, "/etc"), r#"exec: "/etc": permission denied"#);
-        assert_eq!(program(reason::CALL, 13, "/f"), r#"exec: "/f": permission denied"#);
+        assert_eq!(
+            program(reason::IS_FOLDER, 21, "/etc"),
+            r#"exec: "/etc": permission denied"#
+        );
+        assert_eq!(
+            program(reason::CALL, 13, "/f"),
+            r#"exec: "/f": permission denied"#
+        );
     }
 }

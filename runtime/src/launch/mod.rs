@@ -83,7 +83,7 @@ impl Launched {
 
 /// Makes the first process and returns when it waits for its start or, for plans without a gate, runs. On failure
 /// no process and no file is left.
-pub fn launch(plan: &Plan, context: Context<'_>) -> Result<Launched, LaunchError> {
+pub fn launch<'a>(plan: &'a Plan, context: Context<'a>) -> Result<Launched, LaunchError> {
     run::Launch::new(plan, context)?.run()
 }
 

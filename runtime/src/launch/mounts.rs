@@ -11,8 +11,8 @@ use berth_sys::mount::{self, MOUNT_ATTR_IDMAP, MS_SLAVE, MountAttr};
 use berth_sys::spawn::{self, Request};
 use berth_sys::{files, socket};
 
-use super::namespaces::write_maps;
 use super::LaunchError;
+use super::namespaces::write_maps;
 use crate::plan::{IdMapping, IdMaps};
 
 /// A detached mount of a host path, with its ids mapped if asked for; `slave` takes it out of the host's peer groups.
@@ -89,8 +89,11 @@ fn revealing_in(mountinfo: &[u8], rootfs: &Path) -> Vec<CString> {
     for line in mountinfo.split(|byte| *byte == b'\n') {
         // "36 35 98:0 /root /mount options… - fstype source superoptions" (proc_pid_mountinfo(5)).
         let fields: Vec<_> = line.split(|byte| *byte == b' ').collect();
-        let Some(dash) = fields.iter().position(|field| *field == b"-") else { continue };
-        let (Some(root), Some(point), Some(kind)) = (fields.get(3), fields.get(4), fields.get(dash + 1)) else {
+        let Some(dash) = fields.iter().position(|field| *field == b"-") else {
+            continue;
+        };
+        let (Some(root), Some(point), Some(kind)) = (fields.get(3), fields.get(4), fields.get(dash + 1))
+        else {
             continue;
         };
         let point = unescape(point);
@@ -111,7 +114,11 @@ fn unescape(field: &[u8]) -> PathBuf {
             .filter(|digits| *first == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
         match code {
             Some(digits) => {
-                bytes.push(digits.iter().fold(0u8, |value, digit| (value << 3) | (digit - b'0')));
+                bytes.push(
+                    digits
+                        .iter()
+                        .fold(0u8, |value, digit| (value << 3) | (digit - b'0')),
+                );
                 rest = &after[3..];
             }
             None => {

@@ -12,8 +12,8 @@ use std::path::Path;
 
 use berth_sys::files;
 
-use crate::wire::encode::{self, SlotNumbers};
 use crate::wire::InitStep;
+use crate::wire::encode::{self, SlotNumbers};
 
 include!(concat!(env!("OUT_DIR"), "/init.rs"));
 
@@ -40,12 +40,7 @@ pub(super) fn build(
     }
     let rest = PROGRAM.get(PAGE..).unwrap_or_default();
     let padding = [0u8; PAGE];
-    let parts = [
-        &header[..],
-        rest,
-        &padding[..offset - PROGRAM.len()],
-        &plan[..],
-    ];
+    let parts = [&header[..], rest, &padding[..offset - PROGRAM.len()], &plan[..]];
     match files::memory_program(c"berth-init") {
         Ok(file) => {
             let mut file = File::from(file);

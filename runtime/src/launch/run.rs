@@ -8,7 +8,9 @@ use berth_sys::spawn::{self, HelperNeeds, Request, SpawnFailure, Spawned, Stage}
 use berth_sys::{process, socket};
 
 use super::error::Failed;
-use super::{Context, HookPoint, LaunchError, Launched, gate, listener, mounts, namespaces, program, start_time};
+use super::{
+    Context, HookPoint, LaunchError, Launched, gate, listener, mounts, namespaces, program, start_time,
+};
 use crate::plan::{Clone, HostStep, JoinSource, Plan};
 use crate::wire::encode::SlotNumbers;
 use crate::wire::{InitStep, REPORT_LENGTH, Report, Slot, sync};
@@ -21,7 +23,10 @@ struct Slots(Vec<(Slot, OwnedFd)>);
 
 impl Slots {
     fn get(&self, slot: Slot) -> Option<BorrowedFd<'_>> {
-        self.0.iter().find(|(key, _)| *key == slot).map(|(_, fd)| fd.as_fd())
+        self.0
+            .iter()
+            .find(|(key, _)| *key == slot)
+            .map(|(_, fd)| fd.as_fd())
     }
 }
 
@@ -152,18 +157,16 @@ impl<'a> Launch<'a> {
             HostStep::TimeOffsets { .. } => {}
             HostStep::Place { all } => self.place(*all)?,
             HostStep::OomScore { score } => self.oom_score(*score)?,
-            HostStep::Limit {
-                resource,
-                soft,
-                hard,
-            } => process::set_limit(self.pid()?, *resource, *soft, *hard).map_err(|source| {
-                LaunchError::Limit {
-                    resource: *resource,
-                    soft: *soft,
-                    hard: *hard,
-                    source,
-                }
-            })?,
+            HostStep::Limit { resource, soft, hard } => {
+                process::set_limit(self.pid()?, *resource, *soft, *hard).map_err(|source| {
+                    LaunchError::Limit {
+                        resource: *resource,
+                        soft: *soft,
+                        hard: *hard,
+                        source,
+                    }
+                })?
+            }
             HostStep::Release | HostStep::Resume => {
                 socket::send(self.sync.as_fd(), &[0]).map_err(LaunchError::Ended)?;
             }
@@ -229,7 +232,11 @@ impl<'a> Launch<'a> {
         let private = self.plan.first_private;
         let program = program::build(steps, child_sync.as_raw_fd(), private, &self.slots, folder)
             .map_err(system("make the init program's file"))?;
-        let opened: Vec<OwnedFd> = clone.joins.iter().map(namespaces::open).collect::<Result<_, _>>()?;
+        let opened: Vec<OwnedFd> = clone
+            .joins
+            .iter()
+            .map(namespaces::open)
+            .collect::<Result<_, _>>()?;
         let joins = namespaces::borrowed(&clone.joins, &opened);
         let mut inherit: Vec<RawFd> = self.slots.0.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
         inherit.push(child_sync.as_raw_fd());
@@ -334,7 +341,10 @@ impl<'a> Launch<'a> {
     fn hooks(&mut self) -> Result<(), LaunchError> {
         let pid = self.pid()?;
         for point in [HookPoint::Prestart, HookPoint::CreateRuntime] {
-            self.context.host.hooks(point, pid).map_err(LaunchError::RuntimeHook)?;
+            self.context
+                .host
+                .hooks(point, pid)
+                .map_err(LaunchError::RuntimeHook)?;
         }
         Ok(())
     }
@@ -468,11 +478,7 @@ fn answer(host: &[HostStep], need: HelperNeeds, helper: i32) -> Result<(), Launc
 }
 
 fn spawn_error(failure: SpawnFailure, clone: &Clone) -> LaunchError {
-    let SpawnFailure {
-        stage,
-        join,
-        source,
-    } = failure;
+    let SpawnFailure { stage, join, source } = failure;
     let what = match stage {
         Stage::Join => {
             return LaunchError::Join {

@@ -48,7 +48,10 @@ fn unified_tree(
     };
     init.push(InitStep::FsMount {
         fstype: text("mounts.type", "cgroup2")?,
-        source: path_text("mounts.source", mount.source().as_deref().unwrap_or(Path::new("cgroup")))?,
+        source: path_text(
+            "mounts.source",
+            mount.source().as_deref().unwrap_or(Path::new("cgroup")),
+        )?,
         options: data(&superblock(options))?,
         attributes: options.set,
         target: path_text("mounts.destination", mount.destination())?,
@@ -77,7 +80,9 @@ fn legacy_tree(
         flags: 0,
     });
     for hierarchy in context.facts.cgroups.legacy() {
-        let Some(name) = hierarchy.mount.file_name() else { continue };
+        let Some(name) = hierarchy.mount.file_name() else {
+            continue;
+        };
         let Some(own) = hierarchy
             .controllers
             .iter()

@@ -15,7 +15,9 @@ pub enum PlanError {
         field: &'static str,
     },
     /// The configuration asks for something that only a mount namespace can give.
-    #[error("{field}: needs a mount namespace of the container's own: add {{\"type\": \"mount\"}} to linux.namespaces")]
+    #[error(
+        "{field}: needs a mount namespace of the container's own: add {{\"type\": \"mount\"}} to linux.namespaces"
+    )]
     NeedsMountNamespace {
         /// The field.
         field: &'static str,

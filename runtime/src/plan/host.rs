@@ -199,7 +199,11 @@ impl fmt::Display for HostStep {
                 idmap,
                 slave,
             } => {
-                write!(f, "Source slot={slot} path={} recursive={recursive}", path.display())?;
+                write!(
+                    f,
+                    "Source slot={slot} path={} recursive={recursive}",
+                    path.display()
+                )?;
                 if *slave {
                     f.write_str(" slave")?;
                 }
@@ -222,11 +226,9 @@ impl fmt::Display for HostStep {
             Self::TimeOffsets { offsets } => write!(f, "TimeOffsets {:?}", offsets.trim_end()),
             Self::Place { all } => write!(f, "Place all={all}"),
             Self::OomScore { score } => write!(f, "OomScore score={score}"),
-            Self::Limit {
-                resource,
-                soft,
-                hard,
-            } => write!(f, "Limit resource={resource} soft={soft:#x} hard={hard:#x}"),
+            Self::Limit { resource, soft, hard } => {
+                write!(f, "Limit resource={resource} soft={soft:#x} hard={hard:#x}")
+            }
             Self::Release => f.write_str("Release"),
             Self::Await { point } => match *point {
                 sync::MOUNTED => f.write_str("Await mounted"),

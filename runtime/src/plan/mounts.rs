@@ -132,11 +132,7 @@ fn bind(
 }
 
 /// The mount's own id mappings, or the container's with `idmap` alone.
-fn id_mappings(
-    context: &Context<'_>,
-    mount: &Mount,
-    options: &MountOptions,
-) -> Option<IdMaps> {
+fn id_mappings(context: &Context<'_>, mount: &Mount, options: &MountOptions) -> Option<IdMaps> {
     let all = options.idmap == Some(IdMap::Recursive);
     let uids = namespaces::mappings(mount.uid_mappings().as_ref());
     let gids = namespaces::mappings(mount.gid_mappings().as_ref());
@@ -211,7 +207,11 @@ fn filesystem(
         options: data(&options.data)?,
         attributes: options.set,
         target: target.clone(),
-        propagation: if options.propagation_all { 0 } else { options.propagation },
+        propagation: if options.propagation_all {
+            0
+        } else {
+            options.propagation
+        },
         fallback: text("mounts.type", fallback)?,
         flags,
     };
@@ -274,14 +274,22 @@ mod tests {
     #[test]
     fn options_split_at_commas_that_are_not_protected() {
         assert_eq!(split("size=64k,mode=755"), ["size=64k", "mode=755"]);
-        assert_eq!(split(r#"context="u:r:t:s0:c1,c2",ro"#), ["context=u:r:t:s0:c1,c2", "ro"]);
+        assert_eq!(
+            split(r#"context="u:r:t:s0:c1,c2",ro"#),
+            ["context=u:r:t:s0:c1,c2", "ro"]
+        );
         assert_eq!(split(r"lowerdir=/a\,b:/c"), [r"lowerdir=/a\,b:/c"]);
         assert!(split(",,").is_empty());
     }
 
     #[test]
     fn paths_are_cleaned_like_the_kernel_walks() {
-        for (path, clean_path) in [("/dev/", "/dev"), ("dev", "/dev"), ("/a/../dev/.", "/dev"), ("/../..", "/")] {
+        for (path, clean_path) in [
+            ("/dev/", "/dev"),
+            ("dev", "/dev"),
+            ("/a/../dev/.", "/dev"),
+            ("/../..", "/"),
+        ] {
             assert_eq!(clean(Path::new(path)), Path::new(clean_path));
         }
     }

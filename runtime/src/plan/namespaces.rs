@@ -112,7 +112,11 @@ fn clone(context: &Context<'_>) -> Clone {
     let mut clone = Clone::default();
     for namespace in namespaces(context) {
         let kind = namespace.typ() as u64;
-        match namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) {
+        match namespace
+            .path()
+            .as_ref()
+            .filter(|path| !path.as_os_str().is_empty())
+        {
             Some(path) => {
                 clone.joins.push(Join {
                     source: JoinSource::Path(path.clone()),
@@ -164,11 +168,7 @@ fn attributes(context: &Context<'_>, host: &mut Vec<HostStep>) {
     }
     if context.has(LinuxNamespaceType::User) {
         for (resource, soft, hard) in process::limits(process) {
-            host.push(HostStep::Limit {
-                resource,
-                soft,
-                hard,
-            });
+            host.push(HostStep::Limit { resource, soft, hard });
         }
     }
 }
@@ -187,9 +187,7 @@ pub(super) fn hooks(context: &Context<'_>, host: &mut Vec<HostStep>) {
     if !(create || start || runtime) {
         return;
     }
-    host.push(HostStep::Await {
-        point: sync::MOUNTED,
-    });
+    host.push(HostStep::Await { point: sync::MOUNTED });
     if runtime {
         host.push(HostStep::RuntimeHooks);
     }
@@ -216,9 +214,7 @@ pub(super) fn hook_point(context: &Context<'_>, init: &mut Vec<InitStep>) -> Res
     };
     let inside = some(hooks.create_container());
     if inside || some(hooks.start_container()) || some(hooks.prestart()) || some(hooks.create_runtime()) {
-        init.push(InitStep::Sync {
-            point: sync::MOUNTED,
-        });
+        init.push(InitStep::Sync { point: sync::MOUNTED });
     }
     if let Some(list) = hooks.create_container() {
         run_hooks("createContainer", Slot::CreatingDocument, list, init)?;

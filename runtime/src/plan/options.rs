@@ -2,8 +2,8 @@
 
 use berth_sys::mount::{
     MOUNT_ATTR_ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC,
-    MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_STRICTATIME, MS_PRIVATE, MS_SHARED,
-    MS_SLAVE, MS_UNBINDABLE,
+    MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_STRICTATIME, MS_PRIVATE,
+    MS_SHARED, MS_SLAVE, MS_UNBINDABLE,
 };
 
 /// Whose id mapping a mount gets.
@@ -98,7 +98,9 @@ impl MountOptions {
             let option = option.as_ref();
             if !(parsed.mode(option)
                 || parsed.attribute(option, false)
-                || option.strip_prefix('r').is_some_and(|name| parsed.attribute(name, true)))
+                || option
+                    .strip_prefix('r')
+                    .is_some_and(|name| parsed.attribute(name, true)))
             {
                 parsed.data.push(option.to_owned());
             }
@@ -127,13 +129,14 @@ impl MountOptions {
 
     fn attribute(&mut self, name: &str, all: bool) -> bool {
         // `rw` is also `r` + `w`, which is no option: no conflict in the tables.
-        let (mask, value, sets) = if let Some((_, flag, sets)) = ATTRIBUTES.iter().find(|(n, _, _)| *n == name) {
-            (*flag, if *sets { *flag } else { 0 }, *sets)
-        } else if let Some((_, mode)) = ACCESS_TIMES.iter().find(|(n, _)| *n == name) {
-            (MOUNT_ATTR_ATIME, *mode, true)
-        } else {
-            return false;
-        };
+        let (mask, value, sets) =
+            if let Some((_, flag, sets)) = ATTRIBUTES.iter().find(|(n, _, _)| *n == name) {
+                (*flag, if *sets { *flag } else { 0 }, *sets)
+            } else if let Some((_, mode)) = ACCESS_TIMES.iter().find(|(n, _)| *n == name) {
+                (MOUNT_ATTR_ATIME, *mode, true)
+            } else {
+                return false;
+            };
         let (set, clear) = if all {
             (&mut self.set_all, &mut self.clear_all)
         } else {
@@ -161,7 +164,9 @@ mod tests {
 
     #[test]
     fn options_are_sorted_by_what_applies_them() {
-        let options = ["nosuid", "ro", "rnoexec", "rslave", "size=64k", "rbind", "sync", "mode=755"];
+        let options = [
+            "nosuid", "ro", "rnoexec", "rslave", "size=64k", "rbind", "sync", "mode=755",
+        ];
         let parsed = MountOptions::parse(&options);
         assert_eq!(parsed.set, MOUNT_ATTR_NOSUID | MOUNT_ATTR_RDONLY);
         assert_eq!(parsed.set_all, MOUNT_ATTR_NOEXEC);
@@ -178,7 +183,10 @@ mod tests {
         let parsed = MountOptions::parse(&["rw", "ro"]);
         assert_eq!((parsed.set, parsed.clear), (MOUNT_ATTR_RDONLY, 0));
         let parsed = MountOptions::parse(&["noatime", "strictatime"]);
-        assert_eq!((parsed.set, parsed.clear), (MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_ATIME));
+        assert_eq!(
+            (parsed.set, parsed.clear),
+            (MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_ATIME)
+        );
     }
 
     #[test]

@@ -145,11 +145,7 @@ pub(super) fn finish(
     scheduling(context, process, gate.is_none(), init)?;
     if !context.has(LinuxNamespaceType::User) {
         for (resource, soft, hard) in limits(process) {
-            init.push(InitStep::Limit {
-                resource,
-                soft,
-                hard,
-            });
+            init.push(InitStep::Limit { resource, soft, hard });
         }
     }
     let locked = process.no_new_privileges().unwrap_or_default();
@@ -192,7 +188,11 @@ pub(super) fn finish(
         None => {}
     }
     if gate.is_some()
-        && let Some(hooks) = context.spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref())
+        && let Some(hooks) = context
+            .spec
+            .hooks()
+            .as_ref()
+            .and_then(|hooks| hooks.start_container().as_ref())
     {
         namespaces::run_hooks("startContainer", Slot::CreatedDocument, hooks, init)?;
     }
@@ -264,7 +264,9 @@ fn program_of(
             search = Some(text("process.env", value)?);
         }
         // An empty HOME is none.
-        home |= variable.strip_prefix("HOME=").is_some_and(|value| !value.is_empty());
+        home |= variable
+            .strip_prefix("HOME=")
+            .is_some_and(|value| !value.is_empty());
         environment.push(text("process.env", variable)?);
     }
     if !home {
@@ -352,7 +354,10 @@ fn scheduling(
         });
     }
     if let Some(affinity) = process.exec_cpu_affinity().as_ref().filter(|_| exec) {
-        let last = affinity.cpu_affinity_final().as_ref().or(affinity.initial().as_ref());
+        let last = affinity
+            .cpu_affinity_final()
+            .as_ref()
+            .or(affinity.initial().as_ref());
         if let Some(list) = last {
             init.push(InitStep::Affinity {
                 mask: bits("process.execCPUAffinity", list)?,
@@ -456,7 +461,11 @@ mod tests {
     #[test]
     fn capability_numbers_are_the_kernels() {
         use oci_spec::runtime::Capability;
-        let set = Capabilities::from([Capability::Chown, Capability::SysAdmin, Capability::CheckpointRestore]);
+        let set = Capabilities::from([
+            Capability::Chown,
+            Capability::SysAdmin,
+            Capability::CheckpointRestore,
+        ]);
         assert_eq!(mask(Some(&set)), 1 | 1 << 21 | 1 << 40);
         assert_eq!(mask(None), 0);
     }

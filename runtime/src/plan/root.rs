@@ -31,7 +31,8 @@ pub(super) fn enter(
             recursive: true,
         });
     }
-    let source = (private && parent_opens(context)).then(|| mounts::source(host, context.rootfs, true, None, true));
+    let source =
+        (private && parent_opens(context)).then(|| mounts::source(host, context.rootfs, true, None, true));
     init.push(InitStep::Root {
         path: path_text("root.path", context.rootfs)?,
         source: source.map(Slot::Source),
@@ -72,9 +73,7 @@ pub(super) fn enter(
 /// and where mounts must stay in the host's peer groups, so that they propagate both ways.
 pub(super) fn parent_opens(context: &Context<'_>) -> bool {
     let privileged = context.facts.euid == 0 && !context.facts.in_user_namespace;
-    privileged
-        && (context.has(LinuxNamespaceType::User)
-            || shares(context))
+    privileged && (context.has(LinuxNamespaceType::User) || shares(context))
 }
 
 /// Whether mounts stay in the host's peer groups (`rootfsPropagation` shared), so that a bind mount of the host
@@ -191,7 +190,12 @@ fn sysctl_path(key: &str) -> String {
 fn refuse_mounts(context: &Context<'_>) -> Result<(), PlanError> {
     let linux = context.spec.linux().as_ref();
     let some = |list: Option<&Vec<String>>| list.is_some_and(|list| !list.is_empty());
-    let field = if context.spec.mounts().as_ref().is_some_and(|mounts| !mounts.is_empty()) {
+    let field = if context
+        .spec
+        .mounts()
+        .as_ref()
+        .is_some_and(|mounts| !mounts.is_empty())
+    {
         "mounts"
     } else if some(linux.and_then(|linux| linux.masked_paths().as_ref())) {
         "linux.maskedPaths"
@@ -211,7 +215,13 @@ mod tests {
     fn sysctl_names_in_both_spellings() {
         assert_eq!(sysctl_path("kernel.msgmax"), "sys/kernel/msgmax");
         assert_eq!(sysctl_path("net/ipv4/ip_forward"), "sys/net/ipv4/ip_forward");
-        assert_eq!(sysctl_path("net.ipv4.conf.eth0/1.forwarding"), "sys/net/ipv4/conf/eth0.1/forwarding");
-        assert_eq!(sysctl_path("net/ipv4/conf/eth0.1/forwarding"), "sys/net/ipv4/conf/eth0.1/forwarding");
+        assert_eq!(
+            sysctl_path("net.ipv4.conf.eth0/1.forwarding"),
+            "sys/net/ipv4/conf/eth0.1/forwarding"
+        );
+        assert_eq!(
+            sysctl_path("net/ipv4/conf/eth0.1/forwarding"),
+            "sys/net/ipv4/conf/eth0.1/forwarding"
+        );
     }
 }

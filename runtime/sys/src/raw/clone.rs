@@ -132,13 +132,7 @@ unsafe extern "C" fn spawned(order: *mut c_void) -> ! {
 /// Runs a program in a child that borrows this process's memory until its execve(2) (vfork(2)); returns its id.
 /// Its standard input is `stdin`, its standard output and error `output`; a failed execve(2) is this function's
 /// error.
-pub fn spawn(
-    path: &CStr,
-    argv: &StringArray<'_>,
-    envp: &StringArray<'_>,
-    stdin: Fd,
-    output: Fd,
-) -> Res<i32> {
+pub fn spawn(path: &CStr, argv: &StringArray<'_>, envp: &StringArray<'_>, stdin: Fd, output: Fd) -> Res<i32> {
     const CLONE_VM: u64 = 0x100;
     const CLONE_VFORK: u64 = 0x4000;
     const SIGCHLD: u64 = 17;
