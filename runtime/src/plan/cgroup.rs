@@ -79,7 +79,7 @@ fn legacy_tree(
         fallback: text("mounts.type", "")?,
         flags: 0,
     });
-    for hierarchy in context.facts.cgroups.legacy() {
+    for hierarchy in context.facts.cgroups.legacy().iter().rev() {
         let Some(name) = hierarchy.mount.file_name() else {
             continue;
         };
