@@ -60,15 +60,14 @@ pub fn pod_from_template(set: &Value, suffix: &str, node: &str) -> Value {
     metadata.insert("generateName".to_owned(), json!(prefix));
     metadata.insert("namespace".to_owned(), set["metadata"]["namespace"].clone());
     metadata.insert("ownerReferences".to_owned(), json!([controller_reference(set)]));
-    let mut spec = template["spec"].clone();
-    spec["nodeName"] = json!(node);
-    json!({
+    let mut pod = json!({
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": metadata,
-        "spec": spec,
-        "status": { "phase": "Pending" },
-    })
+        "spec": template["spec"],
+    });
+    berth_api::defaults::pod(&mut pod, node);
+    pod
 }
 
 /// Whether the `Ready` condition holds.
