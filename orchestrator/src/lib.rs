@@ -2,4 +2,5 @@
 
 pub mod controllers;
 pub mod events;
+pub mod node;
 pub mod store;

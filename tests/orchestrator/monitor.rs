@@ -254,7 +254,7 @@ impl Drop for Pod {
             eprintln!("--- monitor's log ---\n{log}");
         }
         let pid = nix::unistd::Pid::from_raw(self.monitor_pid());
-        if std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c.starts_with(b"/proc/self/exe")) {
+        if std::fs::read(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == b"berth-monitor\n") {
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
         }
         for hierarchy in std::fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {

@@ -1,0 +1,240 @@
+//! The node: runs the pods that are in the store, and writes their status back.
+//!
+//! ```text
+//! store ──watch──▶ queue ──▶ worker (one a pod) ──▶ plan ──▶ execute ──▶ runtime, network, volumes
+//!                              ▲    └──▶ status ──▶ store                     │
+//!                              └── exits, probes, hooks ◀── monitor ◀────────┘
+//! ```
+
+pub mod backoff;
+pub mod env;
+mod execute;
+mod image;
+pub mod logs;
+mod monitor;
+mod network;
+pub mod observed;
+pub mod paths;
+pub mod plan;
+pub mod pod;
+mod probes;
+mod queue;
+mod recover;
+mod registration;
+pub mod resources;
+mod sandbox;
+pub mod seccomp;
+mod sources;
+pub mod spec;
+pub mod status;
+mod teardown;
+mod tls;
+mod volumes;
+mod worker;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use berth_cgroups::Layout;
+use berth_image::ImageStore;
+
+use crate::store::{Object, Store};
+use network::PodNetwork;
+use paths::PodPaths;
+
+/// Who says the events of pods; the name that tools look for.
+const COMPONENT: &str = "kubelet";
+
+/// How the node is set up.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Name of the Node object.
+    pub name: String,
+    /// What outlives a reboot: volumes, root file systems, logs, leases.
+    pub data_dir: PathBuf,
+    /// What does not: sockets, bundles, held namespaces.
+    pub run_dir: PathBuf,
+    /// The OCI runtime.
+    pub runtime: PathBuf,
+    /// The `berth-monitor` program.
+    pub monitor: PathBuf,
+    /// CNI plugins.
+    pub cni_bin_dir: PathBuf,
+    /// CNI network lists; without one, Berth's own is used.
+    pub cni_conf_dir: PathBuf,
+    /// The cgroup below which the pods' are.
+    pub cgroup_parent: String,
+    /// Size in bytes from which a container's log is rotated.
+    pub log_max_bytes: u64,
+    /// Files that are kept of a log.
+    pub log_max_files: u32,
+}
+
+/// What the node needs.
+pub struct NodeContext {
+    /// The store.
+    pub store: Store,
+    /// The images.
+    pub images: ImageStore,
+    /// The settings.
+    pub config: NodeConfig,
+    /// True when `berthd` ends; pods go on.
+    pub shutdown: tokio::sync::watch::Receiver<bool>,
+}
+
+/// Why the node cannot work at all.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The host's cgroups.
+    #[error("find the host's cgroups")]
+    Cgroups(#[from] berth_cgroups::LayoutError),
+    /// A directory of the node.
+    #[error("prepare {}", path.display())]
+    Directory {
+        /// The directory or file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    /// Blocking work was cut off.
+    #[error("the node's blocking work was cut off")]
+    Join(#[from] tokio::task::JoinError),
+}
+
+/// What all workers share.
+pub(crate) struct Node {
+    store: Store,
+    images: ImageStore,
+    config: NodeConfig,
+    network: PodNetwork,
+    layout: Layout,
+    /// Id of this boot of the kernel.
+    boot: String,
+    /// CPUs in thousandths.
+    cpu: i64,
+    /// Memory in bytes.
+    memory: i64,
+    /// Number of the kernel's last capability.
+    last_capability: usize,
+}
+
+impl Node {
+    fn paths(&self, namespace: &str, name: &str, uid: &str) -> PodPaths {
+        PodPaths::new(&self.config.run_dir, &self.config.data_dir, namespace, name, uid)
+    }
+
+    /// State directory of the runtime.
+    fn runtime_root(&self) -> PathBuf {
+        self.config.run_dir.join("runtime")
+    }
+
+    /// Address of the node in its own network namespace.
+    fn host_ip(&self) -> String {
+        registration::host_ip()
+    }
+
+    /// Records an event without waiting for it.
+    fn event(&self, about: crate::events::ObjectRef, warning: bool, reason: &str, message: &str) {
+        let store = self.store.clone();
+        let (reason, message) = (reason.to_owned(), message.to_owned());
+        tokio::spawn(async move {
+            let severity = if warning {
+                crate::events::Severity::Warning
+            } else {
+                crate::events::Severity::Normal
+            };
+            let done = crate::events::record(&store, &about, severity, &reason, &message, COMPONENT).await;
+            if let Err(error) = done {
+                tracing::debug!(%error, reason, "an event was not recorded");
+            }
+        });
+    }
+}
+
+/// Runs the node until shutdown. Pods and their monitors stay.
+///
+/// # Errors
+/// [`NodeError`] when the node cannot work at all; failures of single pods are in their status.
+pub async fn run(context: NodeContext) -> Result<(), NodeError> {
+    let NodeContext {
+        store,
+        images,
+        config,
+        shutdown,
+    } = context;
+    let node = tokio::task::spawn_blocking(move || prepare(store, images, config)).await??;
+    let node = Arc::new(node);
+    let registration = tokio::spawn(registration::run(Arc::clone(&node), shutdown.clone()));
+    queue::run(Arc::clone(&node), shutdown).await?;
+    registration.abort();
+    tokio::task::spawn_blocking(move || leave(&node)).await?;
+    Ok(())
+}
+
+/// Makes the directories and looks at the host. Blocks.
+fn prepare(store: Store, images: ImageStore, config: NodeConfig) -> Result<Node, NodeError> {
+    for dir in [
+        config.run_dir.join("pods"),
+        config.run_dir.join("netns"),
+        config.run_dir.join("runtime"),
+        config.data_dir.join("pods"),
+        config.data_dir.join("logs"),
+    ] {
+        std::fs::create_dir_all(&dir).map_err(|source| NodeError::Directory { path: dir, source })?;
+    }
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let memory = read("/proc/meminfo")
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("MemTotal:")?
+                .trim()
+                .strip_suffix("kB")?
+                .trim()
+                .parse::<i64>()
+                .ok()
+        })
+        .map_or(0, |kib| kib * 1024);
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Ok(Node {
+        network: PodNetwork::new(&config.cni_bin_dir, &config.cni_conf_dir, &config.data_dir),
+        layout: Layout::detect(std::path::Path::new("/"))?,
+        boot: read("/proc/sys/kernel/random/boot_id").trim().to_owned(),
+        cpu: cpus as i64 * 1000,
+        memory,
+        last_capability: read("/proc/sys/kernel/cap_last_cap").trim().parse().unwrap_or(40),
+        store,
+        images,
+        config,
+    })
+}
+
+/// Removes the parent cgroup if no pod is in it.
+fn leave(node: &Node) {
+    let pods = std::fs::read_dir(node.config.run_dir.join("pods")).map_or(0, Iterator::count);
+    if pods == 0
+        && let Err(error) = sandbox::remove_cgroup_at(
+            &node.layout,
+            &format!("/{}", node.config.cgroup_parent.trim_matches('/')),
+        )
+    {
+        tracing::debug!(%error, "the parent cgroup stays");
+    }
+}
+
+/// Runs blocking work of one pod; a panic in it is that pod's failure.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
+/// Whether a stored pod is for this node.
+fn is_ours(node: &Node, object: &Object) -> bool {
+    object
+        .value()
+        .pointer("/spec/nodeName")
+        .and_then(serde_json::Value::as_str)
+        == Some(&node.config.name)
+}

@@ -1,0 +1,221 @@
+//! A pod as the node sees it: the stored object, checked once, with the defaults that matter here.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1 as api;
+
+use crate::events::ObjectRef;
+use crate::store::Object;
+
+/// `spec.restartPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartPolicy {
+    /// Start again whatever the exit code.
+    Always,
+    /// Start again after a failure.
+    OnFailure,
+    /// Never start again.
+    Never,
+}
+
+impl RestartPolicy {
+    /// Whether a container that ended with `code` is started again.
+    pub fn restarts(self, code: i32) -> bool {
+        match self {
+            RestartPolicy::Always => true,
+            RestartPolicy::OnFailure => code != 0,
+            RestartPolicy::Never => false,
+        }
+    }
+}
+
+/// What a container is in its pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// An init container that has to end well before the next one starts.
+    Init,
+    /// An init container that has to be started before the next one, and stays (restartPolicy Always).
+    Sidecar,
+    /// A main container.
+    Main,
+}
+
+/// One container of the pod.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Definition {
+    /// What it is.
+    pub role: Role,
+    /// How it is restarted.
+    pub restart: RestartPolicy,
+    /// Its specification.
+    pub spec: api::Container,
+}
+
+/// A deletion that has been asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deletion {
+    /// Seconds between SIGTERM and SIGKILL.
+    pub grace: i64,
+}
+
+/// A pod.
+#[derive(Debug, Clone)]
+pub struct Pod {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// Init containers and sidecars in order, then the main ones in order.
+    pub containers: Vec<Definition>,
+    /// `spec.terminationGracePeriodSeconds`.
+    pub grace: i64,
+    /// `spec.activeDeadlineSeconds`.
+    pub active_deadline: Option<i64>,
+    /// Set when the pod is to be taken away.
+    pub deletion: Option<Deletion>,
+    /// `status.phase` is Succeeded or Failed already.
+    pub finished: bool,
+    /// The whole object.
+    pub object: Arc<api::Pod>,
+    /// How events refer to it.
+    pub about: ObjectRef,
+}
+
+/// Why a stored pod cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum PodError {
+    /// The object is not a pod.
+    #[error("read pod {key} from the store")]
+    Decode {
+        /// Key of the object.
+        key: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// It has no specification.
+    #[error("pod {key} has no spec")]
+    NoSpec {
+        /// Key of the object.
+        key: String,
+    },
+}
+
+impl Pod {
+    /// Checks a stored pod.
+    ///
+    /// # Errors
+    /// [`PodError`] when the object is not a pod with a specification; the API does not let such a one in.
+    pub fn new(stored: &Object) -> Result<Pod, PodError> {
+        let object = stored.parse().map_err(|source| PodError::Decode {
+            key: stored.key().to_string(),
+            source,
+        })?;
+        Pod::checked(object, ObjectRef::to(stored))
+    }
+
+    /// Checks a pod that `about` refers to.
+    ///
+    /// # Errors
+    /// [`PodError::NoSpec`].
+    pub fn checked(object: api::Pod, about: ObjectRef) -> Result<Pod, PodError> {
+        let key = || format!("{}/{}", about.namespace, about.name);
+        let spec = object
+            .spec
+            .as_ref()
+            .ok_or_else(|| PodError::NoSpec { key: key() })?;
+        let policy = policy(spec.restart_policy.as_deref());
+        let mut containers = Vec::new();
+        for container in spec.init_containers.iter().flatten() {
+            let sidecar = container.restart_policy.as_deref() == Some("Always");
+            let (role, restart) = match (sidecar, policy) {
+                (true, _) => (Role::Sidecar, RestartPolicy::Always),
+                (false, RestartPolicy::Never) => (Role::Init, RestartPolicy::Never),
+                (false, _) => (Role::Init, RestartPolicy::OnFailure),
+            };
+            containers.push(Definition {
+                role,
+                restart,
+                spec: container.clone(),
+            });
+        }
+        for container in &spec.containers {
+            containers.push(Definition {
+                role: Role::Main,
+                restart: policy,
+                spec: container.clone(),
+            });
+        }
+        let grace = spec.termination_grace_period_seconds.unwrap_or(30);
+        let deletion = object.metadata.deletion_timestamp.as_ref().map(|_| Deletion {
+            grace: object.metadata.deletion_grace_period_seconds.unwrap_or(grace),
+        });
+        let phase = object.status.as_ref().and_then(|status| status.phase.as_deref());
+        Ok(Pod {
+            namespace: about.namespace.clone(),
+            name: about.name.clone(),
+            uid: about.uid.clone(),
+            containers,
+            grace,
+            active_deadline: spec.active_deadline_seconds,
+            deletion,
+            finished: matches!(phase, Some("Succeeded" | "Failed")),
+            about,
+            object: Arc::new(object),
+        })
+    }
+
+    /// `spec`. [`Pod::new`] has seen that it is there.
+    pub fn spec(&self) -> &api::PodSpec {
+        static EMPTY: std::sync::LazyLock<api::PodSpec> = std::sync::LazyLock::new(api::PodSpec::default);
+        self.object.spec.as_ref().unwrap_or(&EMPTY)
+    }
+
+    /// `spec.hostNetwork`.
+    pub fn host_network(&self) -> bool {
+        self.spec().host_network.unwrap_or(false)
+    }
+
+    /// The container of that name.
+    pub fn container(&self, name: &str) -> Option<&Definition> {
+        self.containers.iter().find(|c| c.spec.name == name)
+    }
+
+    /// When the pod was accepted by the node, from the stored status.
+    pub fn started_at(&self) -> Option<Timestamp> {
+        self.object
+            .status
+            .as_ref()?
+            .start_time
+            .as_ref()
+            .map(|time| time.0)
+    }
+}
+
+fn policy(text: Option<&str>) -> RestartPolicy {
+    match text {
+        Some("Never") => RestartPolicy::Never,
+        Some("OnFailure") => RestartPolicy::OnFailure,
+        _ => RestartPolicy::Always,
+    }
+}
+
+/// A pod for tests, from its JSON; the uid is `u`.
+#[cfg(test)]
+pub fn test_pod(mut value: serde_json::Value) -> Pod {
+    value["metadata"]["uid"] = serde_json::json!("u");
+    value["metadata"]["namespace"] = serde_json::json!("default");
+    let about = ObjectRef {
+        api_version: "v1".into(),
+        kind: "Pod".into(),
+        namespace: "default".into(),
+        name: value["metadata"]["name"].as_str().unwrap_or("p").to_owned(),
+        uid: "u".into(),
+        resource_version: "1".into(),
+        field_path: String::new(),
+    };
+    Pod::checked(serde_json::from_value(value).unwrap(), about).unwrap()
+}

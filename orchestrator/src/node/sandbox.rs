@@ -1,0 +1,437 @@
+//! What the containers of a pod share: namespaces held by bind mounts, files in /etc, /dev/shm, the pod's
+//! cgroup. There is no process that holds them. Everything here blocks.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use berth_cgroups::{Cgroup, CgroupPath, Layout};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+use super::paths::PodPaths;
+use super::pod::Pod;
+use super::volumes::{is_mount, mount_tmpfs};
+
+/// Size of /dev/shm, as containerd has it.
+const SHM: &str = "mode=1777,size=65536k";
+
+/// Why a sandbox cannot be made or taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// A file or folder.
+    #[error("{what} {}", path.display())]
+    File {
+        /// What was attempted.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A system call.
+    #[error("{what}")]
+    System {
+        /// What was attempted.
+        what: String,
+        /// The system's answer.
+        #[source]
+        source: nix::Error,
+    },
+    /// A sysctl of `securityContext.sysctls`.
+    #[error("securityContext.sysctls: set {name} to {value:?}")]
+    Sysctl {
+        /// Its name.
+        name: String,
+        /// The value.
+        value: String,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A sysctl that does not belong to a namespace.
+    #[error(
+        "securityContext.sysctls: {name} is not a setting of a pod: only net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.* are"
+    )]
+    HostSysctl {
+        /// Its name.
+        name: String,
+    },
+    /// The helper thread could not be run.
+    #[error("run the helper thread that makes the namespaces")]
+    Thread,
+    /// The cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] berth_cgroups::CgroupError),
+    /// /dev/shm.
+    #[error(transparent)]
+    Volume(#[from] super::volumes::VolumeError),
+}
+
+fn file_error(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> SandboxError + use<> {
+    let path = path.to_owned();
+    move |source| SandboxError::File { what, path, source }
+}
+
+/// The pod's host name: `spec.hostname`, else its name, cut to 63 characters as kubelet does.
+pub fn hostname(pod: &Pod, node: &str) -> String {
+    if pod.host_network() {
+        return node.to_owned();
+    }
+    let chosen = pod
+        .spec()
+        .hostname
+        .as_deref()
+        .filter(|h| !h.is_empty())
+        .unwrap_or(&pod.name);
+    chosen
+        .chars()
+        .take(63)
+        .collect::<String>()
+        .trim_end_matches(['-', '.'])
+        .to_owned()
+}
+
+/// The namespaces that the pod's containers join: type in OCI words, and where it is held.
+pub fn shared_namespaces(pod: &Pod, paths: &PodPaths) -> Vec<(&'static str, PathBuf)> {
+    let mut list = Vec::new();
+    if !pod.host_network() {
+        list.push(("network", paths.netns.clone()));
+        list.push(("uts", paths.namespace("uts")));
+    }
+    if !pod.spec().host_ipc.unwrap_or(false) {
+        list.push(("ipc", paths.namespace("ipc")));
+    }
+    list
+}
+
+/// Makes the folders, namespaces and /dev/shm of a pod; can be repeated.
+///
+/// # Errors
+/// [`SandboxError`].
+pub fn set_up(pod: &Pod, paths: &PodPaths, node: &str) -> Result<(), SandboxError> {
+    let netns_dir = paths.netns.parent().unwrap_or(&paths.run).to_owned();
+    for dir in [
+        &paths.run.join("ns"),
+        &paths.run.join("containers"),
+        &paths.data,
+        &netns_dir,
+    ] {
+        std::fs::create_dir_all(dir).map_err(file_error("make the folder", dir))?;
+    }
+    let wanted = shared_namespaces(pod, paths);
+    for (_, place) in &wanted {
+        if !place.exists() {
+            std::fs::write(place, "").map_err(file_error("make the file", place))?;
+        }
+    }
+    let missing: Vec<(&'static str, PathBuf)> = wanted
+        .into_iter()
+        .filter(|(_, place)| !is_namespace(place))
+        .collect();
+    if !missing.is_empty() {
+        let sysctls = sysctls(pod)?;
+        let hostname = hostname(pod, node);
+        // The thread's namespaces are changed for good: it ends with its work.
+        std::thread::spawn(move || hold_namespaces(&missing, &hostname, &sysctls))
+            .join()
+            .map_err(|_| SandboxError::Thread)??;
+    }
+    let shm = paths.run.join("shm");
+    std::fs::create_dir_all(&shm).map_err(file_error("make the folder", &shm))?;
+    if !is_mount(&shm) {
+        mount_tmpfs(&shm, SHM)?;
+    }
+    Ok(())
+}
+
+/// Whether a namespace is mounted there.
+fn is_namespace(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    // Namespace files are on nsfs, a device of its own.
+    let device = |path: &Path| std::fs::metadata(path).map(|m| m.dev()).ok();
+    device(path).is_some() && device(path) == device(Path::new("/proc/self/ns/mnt"))
+}
+
+/// Runs in a thread of its own: makes the namespaces, sets them up, and mounts them.
+fn hold_namespaces(
+    wanted: &[(&'static str, PathBuf)],
+    hostname: &str,
+    sysctls: &[(String, String)],
+) -> Result<(), SandboxError> {
+    let system = |what: String| move |source| SandboxError::System { what, source };
+    let mut flags = CloneFlags::empty();
+    for (kind, _) in wanted {
+        flags |= match *kind {
+            "network" => CloneFlags::CLONE_NEWNET,
+            "uts" => CloneFlags::CLONE_NEWUTS,
+            _ => CloneFlags::CLONE_NEWIPC,
+        };
+    }
+    unshare(flags).map_err(system("make the pod's namespaces".to_owned()))?;
+    if flags.contains(CloneFlags::CLONE_NEWUTS) {
+        nix::unistd::sethostname(hostname).map_err(system(format!("set the host name {hostname}")))?;
+    }
+    if flags.contains(CloneFlags::CLONE_NEWNET) {
+        // As containerd 2 does: a program without capabilities may listen on port 80 and ping.
+        let _ = std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
+        let _ = std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
+    }
+    for (name, value) in sysctls {
+        std::fs::write(Path::new("/proc/sys").join(name.replace('.', "/")), value).map_err(|source| {
+            SandboxError::Sysctl {
+                name: name.clone(),
+                value: value.clone(),
+                source,
+            }
+        })?;
+    }
+    for (kind, place) in wanted {
+        let short = if *kind == "network" { "net" } else { kind };
+        let source = format!("/proc/thread-self/ns/{short}");
+        mount(
+            Some(source.as_str()),
+            place,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )
+        .map_err(system(format!(
+            "hold the {kind} namespace at {}",
+            place.display()
+        )))?;
+    }
+    Ok(())
+}
+
+/// The pod's sysctls, checked to belong to its namespaces.
+fn sysctls(pod: &Pod) -> Result<Vec<(String, String)>, SandboxError> {
+    let security = pod.spec().security_context.as_ref();
+    let mut list = Vec::new();
+    for sysctl in security.and_then(|s| s.sysctls.as_ref()).into_iter().flatten() {
+        let name = sysctl.name.replace('/', ".");
+        let fits = ["net.", "kernel.shm", "kernel.msg", "fs.mqueue."]
+            .iter()
+            .any(|p| name.starts_with(p))
+            || name == "kernel.sem";
+        if !fits || name.contains("..") {
+            return Err(SandboxError::HostSysctl { name });
+        }
+        list.push((name, sysctl.value.clone()));
+    }
+    Ok(list)
+}
+
+/// Writes hosts, hostname and resolv.conf for the pod's addresses.
+///
+/// # Errors
+/// [`SandboxError::File`].
+pub fn write_files(pod: &Pod, paths: &PodPaths, node: &str, ips: &[IpAddr]) -> Result<(), SandboxError> {
+    let hostname = hostname(pod, node);
+    let resolver = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    for (name, text) in [
+        ("hosts", hosts(pod, &hostname, ips)),
+        ("hostname", format!("{hostname}\n")),
+        ("resolv.conf", resolv_conf(pod, &resolver)),
+    ] {
+        let path = paths.run.join(name);
+        std::fs::write(&path, text).map_err(file_error("write", &path))?;
+    }
+    Ok(())
+}
+
+/// /etc/hosts as kubelet writes it.
+fn hosts(pod: &Pod, hostname: &str, ips: &[IpAddr]) -> String {
+    let mut text = String::from(
+        "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+         fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
+    );
+    let full = pod
+        .spec()
+        .subdomain
+        .as_deref()
+        .filter(|s| !s.is_empty())
+        .map(|subdomain| format!("{hostname}.{subdomain}.{}.svc.cluster.local\t", pod.namespace));
+    for ip in ips {
+        let _ = writeln!(text, "{ip}\t{}{hostname}", full.as_deref().unwrap_or_default());
+    }
+    for alias in pod.spec().host_aliases.iter().flatten() {
+        let names = alias.hostnames.as_deref().unwrap_or_default().join("\t");
+        let _ = writeln!(text, "{}\t{names}", alias.ip);
+    }
+    text
+}
+
+/// /etc/resolv.conf from the node's, `dnsPolicy` and `dnsConfig`. Name servers on a loopback address are
+/// left out: a pod does not reach them.
+fn resolv_conf(pod: &Pod, node: &str) -> String {
+    let spec = pod.spec();
+    let mut servers = Vec::new();
+    let mut searches = Vec::new();
+    let mut options = Vec::new();
+    if spec.dns_policy.as_deref() != Some("None") {
+        for line in node.lines() {
+            let mut words = line.split_ascii_whitespace();
+            let key = words.next();
+            let rest = words.map(str::to_owned);
+            match key {
+                Some("nameserver") => servers.extend(rest.take(1)),
+                Some("search" | "domain") => searches = rest.collect(),
+                Some("options") => options.extend(rest),
+                _ => {}
+            }
+        }
+        if !pod.host_network() {
+            servers.retain(|s| !s.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()));
+        }
+    }
+    if let Some(config) = &spec.dns_config {
+        servers.extend(config.nameservers.iter().flatten().cloned());
+        searches.extend(config.searches.iter().flatten().cloned());
+        for option in config.options.iter().flatten() {
+            let name = option.name.clone().unwrap_or_default();
+            options.retain(|known| known.split(':').next() != Some(&name));
+            options.push(
+                option
+                    .value
+                    .as_ref()
+                    .map_or(name.clone(), |value| format!("{name}:{value}")),
+            );
+        }
+    }
+    let mut text = String::new();
+    for server in servers {
+        let _ = writeln!(text, "nameserver {server}");
+    }
+    for (key, words) in [("search", searches), ("options", options)] {
+        if !words.is_empty() {
+            let _ = writeln!(text, "{key} {}", words.join(" "));
+        }
+    }
+    text
+}
+
+/// The pod's cgroup, below which the containers' are.
+pub fn cgroup_path(parent: &str, uid: &str) -> String {
+    format!("/{}/pod{uid}", parent.trim_matches('/'))
+}
+
+/// Kills what is in the pod's cgroup, and removes it. Gone already is success.
+///
+/// # Errors
+/// [`SandboxError::Cgroup`].
+pub fn remove_cgroup(layout: &Layout, parent: &str, uid: &str) -> Result<(), SandboxError> {
+    remove_cgroup_at(layout, &cgroup_path(parent, uid))
+}
+
+/// The same for any path of ours.
+///
+/// # Errors
+/// [`SandboxError::Cgroup`].
+pub fn remove_cgroup_at(layout: &Layout, path: &str) -> Result<(), SandboxError> {
+    let Ok(path) = CgroupPath::parse(path) else {
+        return Ok(());
+    };
+    let cgroup = match Cgroup::open(layout, &path) {
+        Ok(cgroup) => cgroup,
+        Err(error) => {
+            tracing::debug!(%error, "the cgroup is gone already");
+            return Ok(());
+        }
+    };
+    cgroup.kill()?;
+    cgroup.delete()?;
+    Ok(())
+}
+
+/// Unmounts everything below `dir`, innermost first, and `dir` itself if it is a mount.
+///
+/// # Errors
+/// [`SandboxError::System`] naming the mount that stays.
+pub fn unmount_below(dir: &Path) -> Result<(), SandboxError> {
+    let table = std::fs::read_to_string("/proc/thread-self/mountinfo")
+        .map_err(file_error("read", Path::new("/proc/thread-self/mountinfo")))?;
+    let mut places: Vec<PathBuf> = table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(unescape)
+        .filter(|place| place.starts_with(dir))
+        .collect();
+    places.reverse();
+    for place in places {
+        match umount2(&place, MntFlags::MNT_DETACH) {
+            Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
+            Err(source) => {
+                return Err(SandboxError::System {
+                    what: format!("unmount {}", place.display()),
+                    source,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Octal escapes of proc(5) tables.
+fn unescape(text: &str) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut n = 0;
+    while n < bytes.len() {
+        let code = (bytes[n] == b'\\').then(|| text.get(n + 1..n + 4)).flatten();
+        match code.and_then(|code| u8::from_str_radix(code, 8).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                n += 4;
+            }
+            None => {
+                out.push(bytes[n]);
+                n += 1;
+            }
+        }
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(out))
+}
+
+/// Lets go of the network namespace. Gone already is success.
+///
+/// # Errors
+/// [`SandboxError`].
+pub fn release_netns(paths: &PodPaths) -> Result<(), SandboxError> {
+    match umount2(&paths.netns, MntFlags::MNT_DETACH) {
+        Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
+        Err(source) => {
+            let what = format!("unmount the network namespace {}", paths.netns.display());
+            return Err(SandboxError::System { what, source });
+        }
+    }
+    remove(&paths.netns, |path| std::fs::remove_file(path))
+}
+
+/// Removes the pod's directories, but not its logs.
+///
+/// # Errors
+/// [`SandboxError::File`].
+pub fn remove_dirs(paths: &PodPaths) -> Result<(), SandboxError> {
+    for dir in [&paths.data, &paths.run] {
+        remove(dir, |path| std::fs::remove_dir_all(path))?;
+    }
+    Ok(())
+}
+
+/// Removes the pod's logs.
+///
+/// # Errors
+/// [`SandboxError::File`].
+pub fn remove_logs(paths: &PodPaths) -> Result<(), SandboxError> {
+    remove(&paths.logs, |path| std::fs::remove_dir_all(path))
+}
+
+fn remove(path: &Path, how: impl Fn(&Path) -> std::io::Result<()>) -> Result<(), SandboxError> {
+    match how(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(file_error("remove", path)(error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,567 @@
+//! The worker of one pod: takes inputs, plans, executes, writes the status.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_api::kinds;
+use berth_client::protocol::Record;
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+
+use super::monitor::{Link, Notice};
+use super::observed::{Ended, Observed, Seen, State, StopPhase, Unhealthy};
+use super::paths::PodPaths;
+use super::plan::{self, Plan};
+use super::pod::{Pod, Role};
+use super::probes::{self, Kind, Report, Target};
+use super::{Node, blocking, recover, status};
+use crate::store::{Key, Object, StoreError};
+
+/// What a worker is told.
+#[derive(Debug)]
+pub enum Input {
+    /// The pod as it is stored now.
+    Pod(Box<Pod>),
+    /// The pod is not in the store any more.
+    Gone,
+    /// From the monitor.
+    Notice(Notice),
+    /// From a probe of a container's run.
+    Probe {
+        container: String,
+        attempt: u32,
+        kind: Kind,
+        report: Report,
+    },
+    /// A hook of a container's run has ended.
+    Hook {
+        container: String,
+        attempt: u32,
+        pre_stop: bool,
+        outcome: Result<(), String>,
+    },
+    /// A ConfigMap or Secret of this namespace has changed.
+    Source(Arc<str>),
+}
+
+/// One pod.
+pub struct Worker {
+    pub(super) node: Arc<Node>,
+    pub(super) paths: PodPaths,
+    /// The pod as stored; None for one that is on the node only.
+    pub(super) pod: Option<Box<Pod>>,
+    /// The store has said that the pod is gone.
+    gone: bool,
+    pub(super) seen: Observed,
+    pub(super) link: Option<Link>,
+    inputs: mpsc::UnboundedReceiver<Input>,
+    sender: mpsc::UnboundedSender<Input>,
+    probes: HashMap<(String, u32, Kind), tokio::task::JoinHandle<()>>,
+    /// A ConfigMap or Secret has changed: volumes may have to follow.
+    stale_sources: bool,
+    /// The status as last written.
+    written: Option<Value>,
+    /// The state file as last written.
+    saved: String,
+    /// Nothing is left to do for this pod, for ever.
+    finished: bool,
+    /// The connection to the monitor is to be made anew, and what it holds compared with what is known.
+    reconnect: bool,
+}
+
+impl Worker {
+    /// For a pod that the node has not seen yet.
+    pub(super) fn new(node: &Arc<Node>, object: &Object) -> Worker {
+        let seen = Observed::new(
+            &node.boot,
+            object.namespace(),
+            object.name(),
+            object.uid(),
+            Timestamp::now(),
+        );
+        Worker::with(node, seen, false)
+    }
+
+    /// For a pod that an earlier `berthd` has left.
+    pub(super) fn recovered(node: &Arc<Node>, seen: Observed) -> Worker {
+        Worker::with(node, seen, true)
+    }
+
+    fn with(node: &Arc<Node>, seen: Observed, reconnect: bool) -> Worker {
+        let (sender, inputs) = mpsc::unbounded_channel();
+        Worker {
+            node: Arc::clone(node),
+            paths: node.paths(&seen.namespace, &seen.name, &seen.uid),
+            pod: None,
+            gone: false,
+            seen,
+            link: None,
+            inputs,
+            sender,
+            probes: HashMap::new(),
+            stale_sources: false,
+            written: None,
+            saved: String::new(),
+            finished: false,
+            reconnect,
+        }
+    }
+
+    /// Where to send inputs.
+    pub(super) fn sender(&self) -> mpsc::UnboundedSender<Input> {
+        self.sender.clone()
+    }
+
+    /// Works until the pod is gone or the node shuts down.
+    pub(super) async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
+        // The first input says whether the pod is still stored.
+        tokio::select! {
+            input = self.inputs.recv() => if let Some(input) = input { self.take(input) },
+            _ = shutdown.wait_for(|stop| *stop) => return,
+        }
+        loop {
+            while let Ok(input) = self.inputs.try_recv() {
+                self.take(input);
+            }
+            if std::mem::take(&mut self.reconnect) {
+                recover::reconnect(&mut self).await;
+            }
+            self.refresh_sources().await;
+            let plan = self.plan();
+            if plan.actions.is_empty() {
+                self.sync_probes();
+                self.save().await;
+                self.publish().await;
+                let wake = self.pause(plan.wake);
+                tokio::select! {
+                    input = self.inputs.recv() => if let Some(input) = input { self.take(input) },
+                    () = tokio::time::sleep(wake) => {}
+                    _ = shutdown.wait_for(|stop| *stop) => break,
+                }
+                continue;
+            }
+            for action in plan.actions {
+                self.execute(action).await;
+                if self.finished || *shutdown.borrow() {
+                    break;
+                }
+            }
+            self.save().await;
+            if self.finished || *shutdown.borrow() {
+                break;
+            }
+        }
+        for probe in self.probes.values() {
+            probe.abort();
+        }
+    }
+
+    fn plan(&self) -> Plan {
+        let now = Timestamp::now();
+        match (&self.pod, self.gone) {
+            (Some(pod), false) => plan::plan(pod, &self.seen, now),
+            _ => plan::plan_orphan(&self.seen, now),
+        }
+    }
+
+    /// How long to wait for the time of the plan.
+    fn pause(&self, wake: Option<Timestamp>) -> Duration {
+        let Some(wake) = wake else {
+            return Duration::from_secs(24 * 3600);
+        };
+        // A little later, so that the time has come for sure when the plan is asked again.
+        Duration::try_from(wake.duration_since(Timestamp::now())).unwrap_or_default()
+            + Duration::from_millis(2)
+    }
+
+    /// Marks the worker as done.
+    pub(super) fn finish(&mut self) {
+        self.finished = true;
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Pod(pod) => {
+                if self.seen.containers.is_empty() && !self.seen.sandbox.touched {
+                    self.seen.containers = recover::from_status(&pod);
+                }
+                self.pod = Some(pod);
+            }
+            Input::Gone => self.gone = true,
+            Input::Notice(Notice::Exited(record)) => self.exited(&record),
+            Input::Notice(Notice::Lost(serial)) => {
+                if self.link.as_ref().is_some_and(|link| link.serial == serial) {
+                    self.link = None;
+                    self.seen.sandbox.monitor = false;
+                    self.reconnect = true;
+                }
+            }
+            Input::Probe {
+                container,
+                attempt,
+                kind,
+                report,
+            } => {
+                self.probed(&container, attempt, kind, report);
+            }
+            Input::Hook {
+                container,
+                attempt,
+                pre_stop,
+                outcome,
+            } => {
+                self.hooked(&container, attempt, pre_stop, outcome);
+            }
+            Input::Source(namespace) => {
+                if *namespace == *self.seen.namespace {
+                    self.stale_sources = true;
+                    self.retry_refused();
+                }
+            }
+        }
+    }
+
+    /// What waits for a ConfigMap or Secret may go on now.
+    fn retry_refused(&mut self) {
+        let now = Timestamp::now();
+        for seen in self.seen.containers.values_mut() {
+            if let State::Refused(failure) = &mut seen.state
+                && failure.reason == "CreateContainerConfigError"
+            {
+                failure.retry = now;
+            }
+        }
+        if let Some(failure) = &mut self.seen.failure
+            && failure.reason == "FailedMount"
+        {
+            failure.retry = now;
+        }
+    }
+
+    /// Takes the end of a container over.
+    pub(super) fn exited(&mut self, record: &Record) {
+        let Some((name, seen)) = self.seen.by_id(&record.container) else {
+            return;
+        };
+        let (name, attempt) = (name.clone(), seen.attempt);
+        let Some(exit) = &record.exit else { return };
+        if seen.ended().is_some() {
+            return;
+        }
+        let reason = match (exit.oom_killed, exit.code) {
+            (true, _) => "OOMKilled",
+            (_, 0) => "Completed",
+            _ => "Error",
+        };
+        let parse = |text: &str| text.parse::<Timestamp>().ok();
+        let ended = Ended {
+            id: record.container.clone(),
+            code: exit.code,
+            signal: exit.signal,
+            reason: reason.to_owned(),
+            message: String::new(),
+            started: record.started_at.as_deref().and_then(parse),
+            finished: parse(&exit.finished_at).unwrap_or_else(Timestamp::now),
+            start_failed: false,
+            removed: false,
+        };
+        let message = self.termination_message(&name, attempt, exit.code);
+        let seen = self.seen.seen_mut(&name);
+        seen.state = State::Ended(Ended { message, ..ended });
+        stopped(seen);
+    }
+
+    /// The program's last words: its termination-log, else the end of its log if the pod wants that.
+    fn termination_message(&self, container: &str, attempt: u32, code: i32) -> String {
+        let spec = self
+            .pod
+            .as_ref()
+            .and_then(|p| p.container(container))
+            .map(|c| &c.spec);
+        let file = self.paths.bundle(container, attempt).join("termination-log");
+        let text = std::fs::read(file).unwrap_or_default();
+        if !text.is_empty() {
+            // kubelet's limit of a message.
+            return String::from_utf8_lossy(&text[..text.len().min(4096)]).into_owned();
+        }
+        let policy = spec.and_then(|s| s.termination_message_policy.as_deref());
+        if code != 0 && policy == Some("FallbackToLogsOnError") {
+            return super::logs::last_words(&self.paths.log(container, attempt), 80, 2048);
+        }
+        String::new()
+    }
+
+    fn probed(&mut self, container: &str, attempt: u32, kind: Kind, report: Report) {
+        let Some(seen) = self.seen.containers.get_mut(container) else {
+            return;
+        };
+        if seen.attempt != attempt || !seen.running() {
+            return;
+        }
+        match report {
+            Report::Failed(text) => {
+                let message = format!("{} probe failed: {text}", kind.title());
+                self.event(Some(container), true, "Unhealthy", &message);
+            }
+            Report::Verdict(ok, text) => match kind {
+                Kind::Startup if ok => {
+                    seen.started = true;
+                    let readiness = self.pod.as_ref().and_then(|p| p.container(container));
+                    seen.ready = readiness.is_some_and(|c| c.spec.readiness_probe.is_none());
+                }
+                Kind::Readiness => seen.ready = ok && seen.stop.is_none(),
+                Kind::Liveness if ok => {}
+                Kind::Liveness | Kind::Startup => {
+                    let definition = self.pod.as_ref().and_then(|p| p.container(container));
+                    let grace = definition
+                        .and_then(|c| kind.of(&c.spec))
+                        .and_then(|probe| probe.termination_grace_period_seconds);
+                    let which = kind.title().to_lowercase();
+                    let cause =
+                        format!("Container {container} failed {which} probe, will be restarted: {text}");
+                    seen.unhealthy = Some(Unhealthy { cause, grace });
+                }
+            },
+        }
+    }
+
+    fn hooked(&mut self, container: &str, attempt: u32, pre_stop: bool, outcome: Result<(), String>) {
+        let Some(seen) = self.seen.containers.get_mut(container) else {
+            return;
+        };
+        if seen.attempt != attempt {
+            return;
+        }
+        let (reason, hook) = if pre_stop {
+            ("FailedPreStopHook", "PreStop")
+        } else {
+            ("FailedPostStartHook", "PostStart")
+        };
+        if pre_stop {
+            if let Some(stop) = &mut seen.stop
+                && stop.phase == StopPhase::Hook
+            {
+                stop.phase = StopPhase::Due;
+            }
+        } else if let Err(text) = &outcome {
+            let cause = format!("Container {container} failed its postStart hook: {text}");
+            seen.unhealthy = Some(Unhealthy { cause, grace: None });
+        }
+        if let Err(text) = outcome {
+            self.event(
+                Some(container),
+                true,
+                reason,
+                &format!("{hook} hook failed: {text}"),
+            );
+        }
+    }
+
+    /// Starts and ends probes so that they fit the containers that run.
+    fn sync_probes(&mut self) {
+        let mut wanted = Vec::new();
+        if let (Some(pod), Some(_)) = (&self.pod, &self.link) {
+            for definition in &pod.containers {
+                let name = &definition.spec.name;
+                let seen = self.seen.seen(name);
+                if definition.role == Role::Init || !seen.running() || seen.stop.is_some() {
+                    continue;
+                }
+                let kinds: &[Kind] = if seen.started {
+                    &[Kind::Liveness, Kind::Readiness]
+                } else {
+                    &[Kind::Startup]
+                };
+                for kind in kinds.iter().filter(|kind| kind.of(&definition.spec).is_some()) {
+                    wanted.push((name.clone(), seen.attempt, *kind));
+                }
+            }
+        }
+        self.probes.retain(|key, task| {
+            let keep = wanted.contains(key);
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for key in wanted {
+            if !self.probes.contains_key(&key)
+                && let Some(task) = self.start_probe(&key)
+            {
+                self.probes.insert(key, task);
+            }
+        }
+    }
+
+    fn start_probe(&self, key: &(String, u32, Kind)) -> Option<tokio::task::JoinHandle<()>> {
+        let (container, attempt, kind) = key.clone();
+        let seen = self.seen.seen(&container);
+        let State::Running { since, .. } = seen.state else {
+            return None;
+        };
+        let target = self.target(&container)?;
+        let probe = kind.of(&target.spec)?.clone();
+        let verdict = match kind {
+            Kind::Readiness => Some(seen.ready),
+            Kind::Liveness => Some(true),
+            Kind::Startup => None,
+        };
+        let sender = self.sender.clone();
+        Some(tokio::spawn(probes::run(
+            kind,
+            probe,
+            target,
+            since,
+            verdict,
+            move |report| {
+                let _ = sender.send(Input::Probe {
+                    container: container.clone(),
+                    attempt,
+                    kind,
+                    report,
+                });
+            },
+        )))
+    }
+
+    /// How to reach a running container.
+    pub(super) fn target(&self, container: &str) -> Option<Target> {
+        let pod = self.pod.as_ref()?;
+        let seen = self.seen.seen(container);
+        let ip = match self.seen.sandbox.ips.first() {
+            Some(ip) if !pod.host_network() => ip.to_string(),
+            _ => self.node.host_ip(),
+        };
+        Some(Target {
+            link: self.link.clone()?,
+            container: seen.id()?.to_owned(),
+            bundle: self.paths.bundle(container, seen.attempt),
+            ip,
+            spec: Arc::new(pod.container(container)?.spec.clone()),
+        })
+    }
+
+    /// Runs a lifecycle hook beside the worker and reports its end.
+    pub(super) fn start_hook(&self, container: &str, pre_stop: bool, timeout: Duration) -> bool {
+        let Some(target) = self.target(container) else {
+            return false;
+        };
+        let lifecycle = target.spec.lifecycle.as_ref();
+        let handler = lifecycle.and_then(|l| {
+            if pre_stop {
+                l.pre_stop.clone()
+            } else {
+                l.post_start.clone()
+            }
+        });
+        let Some(handler) = handler else { return false };
+        let (sender, container) = (self.sender.clone(), container.to_owned());
+        let attempt = self.seen.seen(&container).attempt;
+        tokio::spawn(async move {
+            let outcome = probes::hook(&handler, &target, timeout).await;
+            let _ = sender.send(Input::Hook {
+                container,
+                attempt,
+                pre_stop,
+                outcome,
+            });
+        });
+        true
+    }
+
+    /// Connects to the pod's monitor.
+    pub(super) async fn connect(&mut self) -> Result<(), super::monitor::MonitorError> {
+        let sender = self.sender.clone();
+        let link = Link::open(&self.paths.run, move |notice| {
+            let _ = sender.send(Input::Notice(notice));
+        })
+        .await?;
+        self.link = Some(link);
+        self.seen.sandbox.monitor = true;
+        Ok(())
+    }
+
+    /// Brings changed ConfigMaps and Secrets into the volumes.
+    async fn refresh_sources(&mut self) {
+        if !std::mem::take(&mut self.stale_sources) || !self.seen.sandbox.ready || self.seen.released {
+            return;
+        }
+        let Some(pod) = self.pod.clone() else { return };
+        let (places, facts, sources) = (self.paths.volumes(), self.facts(), self.sources());
+        let refreshed = blocking(move || super::volumes::refresh(&pod, &places, &facts, &sources)).await;
+        if let Some(Err(error)) = refreshed {
+            tracing::debug!(pod = self.seen.name, %error, "a volume keeps its content");
+        }
+    }
+
+    /// Writes the state file if it has changed.
+    pub(super) async fn save(&mut self) {
+        if !self.seen.sandbox.touched || self.finished {
+            return;
+        }
+        let text = match serde_json::to_string(&self.seen) {
+            Ok(text) if text != self.saved => text,
+            _ => return,
+        };
+        let (path, copy) = (self.paths.state(), text.clone());
+        match blocking(move || recover::write_state(&path, &copy)).await {
+            Some(Ok(())) => self.saved = text,
+            Some(Err(error)) => tracing::error!(pod = self.seen.name, %error, "write the pod's state file"),
+            None => {}
+        }
+    }
+
+    /// Writes the status if it has changed.
+    pub(super) async fn publish(&mut self) {
+        let Some(pod) = self.pod.as_ref().filter(|_| !self.gone) else {
+            return;
+        };
+        let status = status::status(pod, &self.seen, &self.node.host_ip(), Timestamp::now());
+        if self.written.as_ref() == Some(&status) {
+            return;
+        }
+        match self
+            .node
+            .store
+            .update_status(&self.key(), &self.seen.uid, status.clone())
+            .await
+        {
+            Ok(stored) => {
+                // Transition times come from the stored status.
+                if let Ok(fresh) = Pod::new(&stored) {
+                    self.pod = Some(Box::new(fresh));
+                }
+                self.written = Some(status);
+            }
+            Err(StoreError::NotFound { .. } | StoreError::Conflict { .. }) => self.gone = true,
+            Err(error) => tracing::error!(pod = self.seen.name, %error, "write the pod's status"),
+        }
+    }
+
+    /// The pod's key in the store.
+    pub(super) fn key(&self) -> Key {
+        Key::new(kinds::POD, &self.seen.namespace, &self.seen.name)
+    }
+
+    /// Records an event about the pod or one of its containers.
+    pub(super) fn event(&self, container: Option<&str>, warning: bool, reason: &str, message: &str) {
+        let Some(pod) = &self.pod else { return };
+        let about = pod.about.clone();
+        let about = match container.and_then(|name| pod.container(name)) {
+            Some(c) if c.role == Role::Main => about.container("containers", &c.spec.name),
+            Some(c) => about.container("initContainers", &c.spec.name),
+            None => about,
+        };
+        self.node.event(about, warning, reason, message);
+    }
+}
+
+/// Clears what only makes sense of a container that runs.
+pub(super) fn stopped(seen: &mut Seen) {
+    seen.ready = false;
+    seen.started = false;
+    seen.stop = None;
+    seen.unhealthy = None;
+}
