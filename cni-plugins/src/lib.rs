@@ -11,12 +11,29 @@ pub mod netns;
 pub mod nft;
 pub mod sysctl;
 
+pub mod bandwidth;
 pub mod bridge;
+pub mod firewall;
 pub mod loopback;
+pub mod macvlan;
+pub mod portmap;
+pub mod ptp;
+pub mod tuning;
 
 mod attach;
 
 use protocol::Plugin;
 
 /// The plugins of this program.
-pub const PLUGINS: &[&Plugin] = &[&bridge::PLUGIN, &ipam::host_local::PLUGIN, &loopback::PLUGIN];
+pub const PLUGINS: &[&Plugin] = &[
+    &bandwidth::PLUGIN,
+    &bridge::PLUGIN,
+    &firewall::PLUGIN,
+    &ipam::host_local::PLUGIN,
+    &loopback::PLUGIN,
+    &macvlan::PLUGIN,
+    &portmap::PLUGIN,
+    &ptp::PLUGIN,
+    &ipam::static_addresses::PLUGIN,
+    &tuning::PLUGIN,
+];

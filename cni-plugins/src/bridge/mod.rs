@@ -263,6 +263,11 @@ pub(crate) fn taken(request: &Request, netns: &NetNs) -> Failure {
 
 /// Removes everything by the attachment's tag: neither the namespace nor prevResult is needed.
 fn del(request: &Request) -> Result<(), Failure> {
+    detach(request)
+}
+
+/// DEL of a veth with its masquerading and its addresses; also ptp's.
+pub(crate) fn detach(request: &Request) -> Result<(), Failure> {
     let tag = Tag::of(request);
     let mut failures = FirstFailure::default();
     let mut nft = None;

@@ -5,6 +5,7 @@
 
 pub mod host_local;
 pub mod pool;
+pub mod static_addresses;
 pub mod store;
 
 use std::{
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// IPAM plugins of this binary.
-const OWN: [&Plugin; 1] = [&host_local::PLUGIN];
+const OWN: [&Plugin; 2] = [&host_local::PLUGIN, &static_addresses::PLUGIN];
 
 /// The IPAM plugin that a request names.
 pub struct Ipam<'a> {

@@ -282,6 +282,21 @@ impl Message {
         )
     }
 
+    /// Keeps a bridge's port from talking to other such ports; its other properties stay.
+    pub fn isolate_port(name: &str) -> Self {
+        let mut message = named(name);
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)])),
+        ]));
+        Self::new(
+            format!("isolate the bridge port {name}"),
+            RTM_NEWLINK,
+            0,
+            &message,
+        )
+    }
+
     /// Removes an interface; one that is gone already is fine.
     pub fn delete_link(name: &str) -> Self {
         Self::new(format!("delete interface {name}"), RTM_DELLINK, 0, &named(name)).tolerate(&[Errno::ENODEV])

@@ -6,11 +6,13 @@
 mod addresses;
 mod links;
 mod routes;
+mod shaping;
 
 pub use addresses::InterfaceAddress;
 pub use links::{BridgePort, Link, MacvlanMode, NewLink, Peer};
 pub use routes::InstalledRoute;
 pub(crate) use routes::MAIN_TABLE;
+pub(crate) use shaping::TokenBucket;
 
 use std::os::fd::{AsFd, BorrowedFd};
 

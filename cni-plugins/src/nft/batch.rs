@@ -218,18 +218,6 @@ impl Batch {
                     }
                 }
                 w.be32(10, id);
-                if let Some(parts) = set.parts {
-                    // NFTA_SET_DESC_CONCAT: the length of each part of the key.
-                    w.nest(9, |w| {
-                        w.nest(2, |w| {
-                            for part in parts {
-                                w.nest(1, |w| {
-                                    w.be32(1, *part);
-                                });
-                            }
-                        });
-                    });
-                }
                 // Tells nft(8) the byte order to print keys and data in: 2 is network byte order.
                 w.bytes(13, &[0, 4, 2, 0, 0, 0, 1, 4, 2, 0, 0, 0]);
             },

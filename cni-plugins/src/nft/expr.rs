@@ -54,11 +54,11 @@ impl Family {
         }
     }
 
-    /// "4" or "6", to end names.
-    pub fn digit(self) -> &'static str {
+    /// nft's word for the header.
+    pub fn keyword(self) -> &'static str {
         match self {
-            Self::V4 => "4",
-            Self::V6 => "6",
+            Self::V4 => "ip",
+            Self::V6 => "ip6",
         }
     }
 
@@ -88,7 +88,6 @@ pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
 /// What `meta` loads.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Meta {
-    Mark = 3,
     InputName = 6,
     Nfproto = 15,
     L4proto = 16,
@@ -231,26 +230,6 @@ impl Program {
             w.nest(5, |w| {
                 w.bytes(1, &zero);
             });
-        })
-    }
-
-    /// register = (register & mask) ^ xor, for setting bits of a mark.
-    pub fn set_bits(self, register: Register, bits: u32) -> Self {
-        self.push("bitwise", |w| {
-            w.be32(1, register.0).be32(2, register.0).be32(3, 4);
-            w.nest(4, |w| {
-                w.bytes(1, &(!bits).to_ne_bytes());
-            });
-            w.nest(5, |w| {
-                w.bytes(1, &bits.to_ne_bytes());
-            });
-        })
-    }
-
-    /// Stores the register as the packet's mark.
-    pub fn store_mark(self, from: Register) -> Self {
-        self.push("meta", |w| {
-            w.be32(2, Meta::Mark as u32).be32(3, from.0);
         })
     }
 

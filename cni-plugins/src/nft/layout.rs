@@ -3,17 +3,30 @@
 
 use ipnet::IpNet;
 
-use super::{Batch, Nft, expr::Program};
+use super::{
+    Batch, Nft,
+    expr::{Family, Program},
+};
 use crate::protocol::Failure;
 
 /// nft(8)'s numbers of data types (libnftables datatype.h), which it stores with a set to print it.
 pub(crate) mod datatype {
+    use super::Family;
+
     pub const IPV4: u32 = 7;
     pub const IPV6: u32 = 8;
     pub const PROTOCOL: u32 = 12;
     pub const PORT: u32 = 13;
     /// NFT_DATA_VERDICT.
     pub const VERDICT: u32 = 0xffff_ff00;
+
+    /// The type of an address.
+    pub fn address(family: Family) -> u32 {
+        match family {
+            Family::V4 => IPV4,
+            Family::V6 => IPV6,
+        }
+    }
 
     /// A concatenation of types.
     pub const fn concat(a: u32, b: u32) -> u32 {
@@ -45,8 +58,6 @@ pub(crate) struct Set {
     pub name: &'static str,
     pub key_type: u32,
     pub key_length: u32,
-    /// For a concatenated key: the length in bytes of each part.
-    pub parts: Option<&'static [u32]>,
     /// A map's data type and length in bytes (0 for verdicts).
     pub data: Option<(u32, u32)>,
 }
@@ -54,11 +65,8 @@ pub(crate) struct Set {
 impl Set {
     pub(super) fn flags(&self) -> u32 {
         const MAP: u32 = 8;
-        const CONCAT: u32 = 0x80;
-        let map = if self.data.is_some() { MAP } else { 0 };
-        // Hash sets take concatenated keys as they are; the flag is for ranges only.
-        let _ = CONCAT;
-        map
+        // Hash sets take concatenated keys as they are; NFT_SET_CONCAT is for ranges.
+        if self.data.is_some() { MAP } else { 0 }
     }
 }
 

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{
-    BaseChain, Batch, Data, Element, INET, Layout, Nft, Rule, Set, TABLE, Tag,
+    BaseChain, Data, Element, Layout, Nft, Rule, Set, Tag, elements,
     expr::{Family, Is, Program, Register, Verdict, octets},
     layout::{datatype, hook},
     subnet_chain,
@@ -36,21 +36,6 @@ fn set_name(family: Family) -> &'static str {
 /// The sets that hold masqueraded addresses.
 pub(crate) const SETS: [&str; 2] = ["masquerade4", "masquerade6"];
 
-/// The type number, by which nft prints keys.
-pub(crate) fn address_type(family: Family) -> u32 {
-    match family {
-        Family::V4 => datatype::IPV4,
-        Family::V6 => datatype::IPV6,
-    }
-}
-
-fn ip(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "ip",
-        Family::V6 => "ip6",
-    }
-}
-
 fn layout(subnets: &[IpNet]) -> Layout {
     let mut layout = Layout {
         chains: vec![BaseChain {
@@ -65,14 +50,13 @@ fn layout(subnets: &[IpNet]) -> Layout {
         let set = set_name(family);
         layout.sets.push(Set {
             name: set,
-            key_type: address_type(family),
+            key_type: datatype::address(family),
             key_length: family.width(),
-            parts: None,
             data: Some((datatype::VERDICT, 0)),
         });
         layout.rules.push(Rule {
             chain: CHAIN.to_owned(),
-            text: format!("{} saddr vmap @{set}", ip(family)),
+            text: format!("{} saddr vmap @{set}", family.keyword()),
             program: Program::default()
                 .family(family)
                 .source(family, Register::FIRST)
@@ -98,14 +82,14 @@ fn subnet_rules(subnet: &IpNet) -> [Rule; 2] {
     [
         Rule {
             chain: chain.clone(),
-            text: format!("{} daddr {subnet} return", ip(family)),
+            text: format!("{} daddr {subnet} return", family.keyword()),
             program: destination()
                 .in_network(Register::FIRST, Is::Equal, &subnet)
                 .verdict(&Verdict::Return),
         },
         Rule {
             chain,
-            text: format!("{} daddr != {multicast} masquerade", ip(family)),
+            text: format!("{} daddr != {multicast} masquerade", family.keyword()),
             program: destination()
                 .in_network(Register::FIRST, Is::NotEqual, &multicast)
                 .masquerade(),
@@ -170,59 +154,14 @@ fn refuse_other_network(net: &IpNet, tag: &Tag, holder: &str) -> Result<(), Fail
     }
 }
 
-/// Removes the elements whose tag `remove` wants gone, and the subnet chains that nothing leads to any more.
-pub(crate) fn remove(
-    nft: &mut Nft,
-    sets: &[&str],
-    remove: &dyn Fn(&Tag) -> bool,
-) -> Result<Vec<Element>, Failure> {
-    nft.change("remove the rules of an attachment", |nft, batch| {
-        let mut removed = Vec::new();
-        let mut jumps: Vec<(String, u32)> = Vec::new();
-        for set in sets {
-            for element in nft.elements(set)? {
-                if !Tag::parse(&element.comment).is_some_and(|tag| remove(&tag)) {
-                    continue;
-                }
-                batch.delete_element(set, &element);
-                if let Data::Jump(chain) = &element.data {
-                    match jumps.iter_mut().find(|(name, _)| name == chain) {
-                        Some((_, count)) => *count += 1,
-                        None => jumps.push((chain.clone(), 1)),
-                    }
-                }
-                removed.push(element);
-            }
-        }
-        delete_unused_chains(nft, batch, &jumps)?;
-        Ok(removed)
-    })
-}
-
-fn delete_unused_chains(nft: &mut Nft, batch: &mut Batch, jumps: &[(String, u32)]) -> Result<(), Failure> {
-    if jumps.is_empty() {
-        return Ok(());
-    }
-    let rules = nft.rules()?;
-    for (chain, released) in jumps {
-        // A chain's use count has its own rules and everything that leads to it.
-        let own = rules.iter().filter(|r| r.chain == *chain).count() as u32;
-        let uses = nft.chain(INET, TABLE, chain)?.map_or(u32::MAX, |c| c.uses);
-        if uses == own + released {
-            batch.delete_chain(chain);
-        }
-    }
-    Ok(())
-}
-
 /// Removes what belongs to an attachment; `true` when there was something.
 pub(crate) fn delete(nft: &mut Nft, tag: &Tag) -> Result<bool, Failure> {
-    Ok(!remove(nft, &SETS, &|t| t == tag)?.is_empty())
+    Ok(!elements::remove(nft, &SETS, &|t| t == tag)?.is_empty())
 }
 
 /// Removes what belongs to attachments of the network that are not to be kept.
 pub(crate) fn collect(nft: &mut Nft, network: &str, keep: &[Attachment]) -> Result<bool, Failure> {
-    Ok(!remove(nft, &SETS, &|tag| tag.is_stale(network, keep))?.is_empty())
+    Ok(!elements::remove(nft, &SETS, &|tag| tag.is_stale(network, keep))?.is_empty())
 }
 
 /// Fails if an address of the attachment is not masqueraded.

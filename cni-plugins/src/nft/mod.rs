@@ -6,8 +6,11 @@
 //! is still mine" has no race.
 
 mod batch;
+pub(crate) mod conntrack;
+pub(crate) mod elements;
 pub(crate) mod expr;
 mod layout;
+mod native;
 mod read;
 mod tag;
 pub(crate) mod wire;
@@ -15,7 +18,8 @@ pub(crate) mod wire;
 pub(crate) mod masquerade;
 
 pub(crate) use batch::{Batch, Data, Element};
-pub(crate) use layout::{BaseChain, Layout, Rule, Set, subnet_chain};
+pub(crate) use layout::{BaseChain, Layout, Rule, Set, datatype, hook, subnet_chain};
+pub(crate) use native::NativeTable;
 pub use tag::Tag;
 
 use std::time::{Duration, Instant};
