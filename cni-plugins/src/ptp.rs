@@ -11,7 +11,7 @@ use nix::errno::Errno;
 
 use crate::{
     attach::{FirstFailure, check_inside, enable_forwarding, mac_for, mac_from, routes},
-    bridge::{collect_links, config, taken},
+    bridge::{collect_links, config, device, taken},
     ipam::Ipam,
     netlink::{Message, NewLink, Peer, Rtnl},
     netns::NetNs,
@@ -94,7 +94,6 @@ fn attach(
     let new = NewLink {
         mac: Some(mac),
         mtu,
-        up: true,
         peer: Some(peer),
         ..NewLink::default()
     };
@@ -191,7 +190,8 @@ fn configure_host(
     gateways: &[IpAddr],
 ) -> Result<(), Failure> {
     let index = host.link(name)?.map_or(0, |l| l.index);
-    let mut batch = Vec::new();
+    device::no_detection(name)?;
+    let mut batch = vec![Message::set_up(name, true)];
     for (ip, gateway) in result.ips.iter().zip(gateways) {
         // No wait for duplicate address detection: the gateway is of use at once.
         batch.push(Message::add_address(index, name, alone(*gateway), false));

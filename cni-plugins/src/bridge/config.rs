@@ -46,6 +46,7 @@ impl Config {
             container_interface: !fields.bool("disableContainerInterface")?,
             mac: request.asked_mac()?,
         };
+        refuse_vlans(&fields)?;
         if config.port.hairpin && config.promiscuous {
             return Err(Failure::field(
                 "hairpinMode",
@@ -61,6 +62,31 @@ impl Config {
         }
         Ok(config)
     }
+}
+
+/// VLANs and the check of source hardware addresses are not there; better no container than one that is
+/// thought to be kept apart.
+fn refuse_vlans(fields: &crate::protocol::Fields<'_>) -> Result<(), Failure> {
+    if fields.number("vlan", 0, 4094)?.is_some_and(|v| v != 0) {
+        return Err(Failure::unsupported(
+            "vlan",
+            "VLANs are not supported: use a bridge a network",
+        ));
+    }
+    if !fields.list("vlanTrunk")?.is_empty() {
+        return Err(Failure::unsupported(
+            "vlanTrunk",
+            "VLANs are not supported: use a bridge a network",
+        ));
+    }
+    fields.bool("preserveDefaultVlan")?;
+    if fields.bool("macspoofchk")? {
+        return Err(Failure::unsupported(
+            "macspoofchk",
+            "is not supported: use portIsolation or leave it out",
+        ));
+    }
+    Ok(())
 }
 
 /// `mtu`; 0 means the kernel's default, as in the reference.

@@ -30,6 +30,7 @@ pub(super) fn ensure(host: &mut Rtnl, config: &Config) -> Result<Link, Failure> 
             Ok(()) => {
                 // The host is the router of this network, not a listener to one.
                 sysctl::ensure(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
+                no_detection(name)?;
             }
             // Another ADD was faster.
             Err(e) if e.errno == Errno::EEXIST => {}
@@ -63,6 +64,14 @@ pub(super) fn ensure(host: &mut Rtnl, config: &Config) -> Result<Link, Failure> 
     }
     host.run(&batch)?;
     Ok(link)
+}
+
+/// No duplicate address detection on an interface that has no carrier yet.
+///
+/// To forward an IPv6 packet the kernel asks for the neighbour from its link-local address, and does
+/// not ask at all while that is being detected: 1 to 2 s without any packet from outside.
+pub(crate) fn no_detection(name: &str) -> Result<(), Failure> {
+    sysctl::ensure(&format!("net/ipv6/conf/{name}/accept_dad"), "0")
 }
 
 /// Makes a bridge's hardware address differ between hosts.

@@ -2,7 +2,7 @@
 
 mod check;
 pub(crate) mod config;
-mod device;
+pub(crate) mod device;
 
 use ipnet::IpNet;
 use netlink_packet_route::link::InfoKind;

@@ -1,11 +1,11 @@
 //! ipMasq: packets that leave a container's subnet get the host's address.
 //!
 //! ```text
-//! chain masquerade {                       type nat hook postrouting priority srcnat
-//!     ip  saddr vmap @masquerade4          { 10.88.0.5 : jump masquerade-10.88.0.0/16, … }
+//! chain ipmasq {                           type nat hook postrouting priority srcnat
+//!     ip  saddr vmap @masquerade4          { 10.88.0.5 : jump ipmasq-10.88.0.0/16, … }
 //!     ip6 saddr vmap @masquerade6
 //! }
-//! chain masquerade-10.88.0.0/16 {          one a subnet, removed with its last container
+//! chain ipmasq-10.88.0.0/16 {          one a subnet, removed with its last container
 //!     ip daddr 10.88.0.0/16 return
 //!     ip daddr != 224.0.0.0/4 masquerade
 //! }
@@ -23,8 +23,8 @@ use super::{
 };
 use crate::protocol::{Attachment, Failure, code};
 
-const CHAIN: &str = "masquerade";
-const PREFIX: &str = "masquerade";
+const CHAIN: &str = "ipmasq";
+const PREFIX: &str = "ipmasq";
 
 fn set_name(family: Family) -> &'static str {
     match family {
