@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::path::PathBuf;
 
+use berth_cgroups::{CgroupError, PathError};
 use nix::errno::Errno;
 use thiserror::Error;
 
@@ -11,7 +12,9 @@ use crate::bundle::BundleError;
 use crate::container::ContainerError;
 use crate::hooks::HookError;
 use crate::host::HostError;
+use crate::launch::LaunchError;
 use crate::log::LogError;
+use crate::plan::PlanError;
 use crate::state::StateError;
 use crate::supervise::SuperviseError;
 use crate::validate::Invalid;
@@ -34,6 +37,29 @@ pub enum Error {
     /// The configuration asks for what cannot be.
     #[error(transparent)]
     Invalid(#[from] Invalid),
+    /// The configuration could not be planned.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The container process could not be started.
+    #[error("unable to start container process")]
+    Launch {
+        /// The reason.
+        #[from]
+        source: LaunchError,
+    },
+    /// The seccomp profile could not be compiled.
+    #[error("linux.seccomp: filters are not compiled by this build: remove the profile")]
+    Seccomp,
+    /// The container's cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The container's cgroup path.
+    #[error("linux.cgroupsPath")]
+    CgroupPath {
+        /// The reason.
+        #[from]
+        source: PathError,
+    },
     /// The state root or a container's directory.
     #[error(transparent)]
     State(#[from] StateError),

@@ -1,1 +1,13 @@
-//! Tests of runtime.
+//! Tests of the runtime: what its command line does on the real kernel. Those that compare or conform also drive runc
+//! where it is installed. `BERTH_TEST_RUNTIMES` (such as `runc` or `berth,runc`) narrows the choice.
+
+mod bad_input;
+mod differential;
+mod driver;
+mod exec;
+mod foreground;
+mod hooks;
+mod leftovers;
+mod limits;
+mod logging;
+mod verbs;

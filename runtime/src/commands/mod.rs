@@ -1,23 +1,32 @@
 //! The command line: one file a verb, runc's names, flags, texts and exit codes.
 
+mod create;
 mod delete;
+mod exec;
 mod features;
 mod kill;
 mod list;
+mod plan;
+mod run;
 mod spec;
+mod start;
 mod state;
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use nix::unistd::geteuid;
+use oci_spec::runtime::Spec;
 
 use crate::error::{ArgumentError, Error};
 use crate::host;
 use crate::log::{self, Log};
+use crate::seccomp::Program;
 use crate::spec::OCI_VERSION;
 use crate::state::{ContainerId, StateRoot};
 
@@ -79,6 +88,11 @@ struct GlobalArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Create(create::CreateArgs),
+    Exec(exec::ExecArgs),
+    Plan(plan::PlanArgs),
+    Run(run::RunArgs),
+    Start(start::StartArgs),
     Delete(delete::DeleteArgs),
     Features(features::FeaturesArgs),
     Kill(kill::KillArgs),
@@ -93,8 +107,6 @@ struct Context {
     root: StateRoot,
     /// Whether `--root` was given.
     root_given: bool,
-    /// `--rootless`: tolerate cgroups that may not be written. `None` decides by privilege.
-    rootless: Option<bool>,
 }
 
 /// Runs the command line. What it returns is the process's exit code.
@@ -127,6 +139,11 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
     Log::open(global.log.as_deref(), &global.log_format, global.debug)?.install();
     let context = context(&global)?;
     match command {
+        Command::Create(args) => create::run(&context, &args),
+        Command::Exec(args) => exec::run(&context, &args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Run(args) => run::run(&context, &args),
+        Command::Start(args) => start::run(&context, &args),
         Command::Delete(args) => delete::run(&context, &args),
         Command::Features(args) => features::run(&args),
         Command::Kill(args) => kill::run(&context, &args),
@@ -143,22 +160,19 @@ fn context(global: &GlobalArgs) -> Result<Context, Error> {
     if global.criu.is_some() {
         return Err(ArgumentError::Criu.into());
     }
-    let rootless = match global.rootless.to_ascii_lowercase().as_str() {
-        "" | "auto" => None,
-        "true" | "t" | "1" => Some(true),
-        "false" | "f" | "0" => Some(false),
-        _ => {
-            return Err(ArgumentError::Rootless {
-                value: global.rootless.clone(),
-            }
-            .into());
+    // Containers of the unprivileged are recognised by themselves ("auto"): the words are checked and change nothing.
+    if !["", "auto", "true", "t", "1", "false", "f", "0"]
+        .contains(&global.rootless.to_ascii_lowercase().as_str())
+    {
+        return Err(ArgumentError::Rootless {
+            value: global.rootless.clone(),
         }
-    };
+        .into());
+    }
     let root = state_root(global.root.as_deref())?;
     Ok(Context {
         root: StateRoot::new(root),
         root_given: global.root.is_some(),
-        rootless,
     })
 }
 
@@ -240,6 +254,50 @@ fn at_most(verb: &'static str, arguments: &[String], expected: usize) -> Result<
     }
 }
 
+/// Whether a terminal and a console socket fit together: a detached terminal must be handed to somebody.
+fn check_terminal(terminal: bool, detach: bool, socket: Option<&Path>) -> Result<(), ArgumentError> {
+    let socket = socket.is_some_and(|path| !path.as_os_str().is_empty());
+    match (detach, terminal) {
+        (true, true) if !socket => Err(ArgumentError::TerminalNeedsConsole),
+        (false, _) | (_, false) if socket => Err(ArgumentError::ConsoleNeedsTerminal),
+        _ => Ok(()),
+    }
+}
+
+/// The descriptors that follow the standard ones and those of socket activation must be open.
+fn check_preserved_fds(listen_fds: u32, count: u32) -> Result<(), ArgumentError> {
+    for index in 0..count {
+        let fd = 3 + listen_fds + index;
+        if fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_err() {
+            return Err(ArgumentError::PreservedFd { index, count, fd });
+        }
+    }
+    Ok(())
+}
+
+/// Sends a process's handle to whoever listens at `path`.
+fn send_pidfd(path: Option<&Path>, pidfd: BorrowedFd<'_>) -> Result<(), Error> {
+    let option = "--pidfd-socket";
+    if let (Some(socket), Some(path)) = (create::connect(option, path)?, path) {
+        berth_sys::socket::send_fd(socket.as_fd(), b"pidfd", pidfd).map_err(|source| {
+            ArgumentError::Socket {
+                option,
+                path: path.to_path_buf(),
+                source,
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// Compiles the container's seccomp profile, if it has one.
+fn filter(spec: &Spec) -> Result<Option<Program>, Error> {
+    match spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
+        None => Ok(None),
+        Some(_) => Err(Error::Seccomp),
+    }
+}
+
 /// Writes a verb's result to standard output. A reader that has gone away is no error.
 fn print(text: &[u8]) -> Result<ExitCode, Error> {
     let mut stdout = io::stdout().lock();
@@ -270,6 +328,28 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_may_follow_the_id_and_exec_leaves_the_commands_alone() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap().command.unwrap();
+        let Command::Create(create) = parse("berth create c1 --bundle /b --pid-file /p") else {
+            unreachable!()
+        };
+        assert_eq!(
+            (create.ids, create.shared.bundle),
+            (vec!["c1".to_owned()], Some("/b".into()))
+        );
+        let Command::Exec(exec) = parse("berth exec -e A=1 --user 1:2 c1 ls -e --user") else {
+            unreachable!()
+        };
+        assert_eq!(exec.arguments, ["c1", "ls", "-e", "--user"]);
+        assert_eq!(exec.env, ["A=1"]);
+        let Command::Kill(kill) = parse("berth kill --all c1 9") else {
+            unreachable!()
+        };
+        assert!(kill.all);
+        assert_eq!(kill.arguments, ["c1", "9"]);
     }
 
     #[test]

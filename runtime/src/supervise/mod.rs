@@ -167,6 +167,15 @@ impl Foreground {
     }
 }
 
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        // After a failed start our standard error must be the user's again, or the message is lost.
+        if !self.handed_over && self.terminal.is_none() {
+            let _ = relay::restore_terminals(&self.relays);
+        }
+    }
+}
+
 /// Reaps every child that has ended; the exit code if `pid` was among them.
 fn reap(pid: i32) -> Result<Option<i32>, SuperviseError> {
     let mut ended = None;

@@ -1,0 +1,400 @@
+//! `create`, and what `run` shares with it: from a bundle to a process that waits to be started.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::error::Error as StdError;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use berth_cgroups::{Cgroup, CgroupPath};
+use clap::Args;
+use oci_spec::runtime::{Hook, LinuxNamespaceType, LinuxResources, Spec};
+
+use super::{Context, ExitCode};
+use crate::bundle::Bundle;
+use crate::container::Container;
+use crate::error::{ArgumentError, Error};
+use crate::hooks::{self, HookState};
+use crate::host::HostFacts;
+use crate::launch::{self, HookPoint, Launched};
+use crate::log;
+use crate::plan::{self, CreateOptions, Gate};
+use crate::state::{ContainerId, LaterHooks, LockedDir, Record, Status, rfc3339};
+use crate::validate;
+
+/// Create a container
+///
+/// Makes an instance of a container for a bundle. The process of its configuration is started by `start`.
+#[derive(Debug, Args)]
+pub(super) struct CreateArgs {
+    #[command(flatten)]
+    pub(super) shared: SharedArgs,
+    /// The name of the new container, unique on this host
+    #[arg(value_name = "CONTAINER-ID")]
+    pub(super) ids: Vec<String>,
+}
+
+/// Options of `create` and `run`.
+#[derive(Debug, Args)]
+pub(super) struct SharedArgs {
+    /// Path to the root of the bundle directory, defaults to the current directory
+    #[arg(short, long, value_name = "DIR")]
+    pub(super) bundle: Option<PathBuf>,
+    /// Path to an AF_UNIX socket which will receive a file descriptor referencing the master end of the console's
+    /// pseudoterminal
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) console_socket: Option<PathBuf>,
+    /// Path to an AF_UNIX socket which will receive a file descriptor referencing the init process
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) pidfd_socket: Option<PathBuf>,
+    /// Specify the file to write the process id to
+    #[arg(long, value_name = "FILE")]
+    pub(super) pid_file: Option<PathBuf>,
+    /// Do not use pivot root to jail process inside rootfs. This should be used whenever the rootfs is on top of a
+    /// ramdisk
+    #[arg(long)]
+    pub(super) no_pivot: bool,
+    /// Do not create a new session keyring for the container. This will cause the container to inherit the calling
+    /// processes session key
+    #[arg(long)]
+    pub(super) no_new_keyring: bool,
+    /// Pass N additional file descriptors to the container (stdio + $LISTEN_FDS + N in total)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) preserve_fds: u32,
+}
+
+pub(super) fn run(context: &Context, args: &CreateArgs) -> Result<ExitCode, Error> {
+    let id = super::one_id("create", &args.ids)?;
+    let create = || -> Result<(), Error> {
+        let prepared = Prepared::new(&args.shared, true)?;
+        let console = connect("--console-socket", args.shared.console_socket.as_deref())?;
+        let created = prepared.create(context, &id, &args.shared, console, Gate::Park)?;
+        created.announce(&args.shared)
+    };
+    create().map_err(|source| Error::Failed {
+        what: "berth create",
+        source: Box::new(source),
+    })?;
+    Ok(0)
+}
+
+/// A bundle that can be had on this host, with the command line checked against it. Nothing was made yet.
+pub(super) struct Prepared {
+    bundle: Bundle,
+    host: HostFacts,
+    listen_fds: u32,
+}
+
+impl Prepared {
+    pub(super) fn new(args: &SharedArgs, detach: bool) -> Result<Self, Error> {
+        let bundle = Bundle::open(args.bundle.as_deref().unwrap_or(Path::new(".")))?;
+        let mut host = HostFacts::collect()?;
+        host.look_at(&bundle.spec);
+        validate::validate(&bundle.spec, &host)?;
+        for warning in bundle.warnings.iter().chain(&validate::warnings(&bundle.spec)) {
+            log::warn(warning);
+        }
+        let prepared = Self {
+            bundle,
+            host,
+            listen_fds: listen_fds(),
+        };
+        super::check_terminal(prepared.terminal(), detach, args.console_socket.as_deref())?;
+        super::check_preserved_fds(prepared.listen_fds, args.preserve_fds)?;
+        Ok(prepared)
+    }
+
+    /// Whether the process gets a terminal.
+    pub(super) fn terminal(&self) -> bool {
+        self.bundle
+            .spec
+            .process()
+            .as_ref()
+            .and_then(oci_spec::runtime::Process::terminal)
+            .unwrap_or(false)
+    }
+
+    /// Makes the container. On failure nothing of it is left.
+    pub(super) fn create(
+        self,
+        context: &Context,
+        id: &ContainerId,
+        args: &SharedArgs,
+        console: Option<OwnedFd>,
+        gate: Gate,
+    ) -> Result<Created, Error> {
+        let Self {
+            bundle,
+            host,
+            listen_fds,
+        } = self;
+        let linux = bundle.spec.linux().as_ref();
+        let seccomp = super::filter(&bundle.spec)?;
+        let configured = linux.and_then(|linux| linux.cgroups_path().as_deref());
+        let cgroup_path = CgroupPath::for_container(configured, id.as_str())?;
+        let lock = context.root.create(id)?;
+        let result = (|| {
+            lock.write_config(&bundle.config)?;
+            let cgroup = Cgroup::create(&host.cgroups, &cgroup_path)?;
+            let paths = cgroup.paths();
+            let launched = (|| {
+                limit(&cgroup, &bundle.spec)?;
+                let options = CreateOptions {
+                    id: id.as_str(),
+                    cgroup_paths: &paths,
+                    no_pivot: args.no_pivot,
+                    no_new_keyring: args.no_new_keyring,
+                    preserve_fds: args.preserve_fds,
+                    listen_fds,
+                    console: console.is_some(),
+                    gate,
+                    seccomp: seccomp.as_ref(),
+                };
+                let plan = plan::create(&bundle, &host, &options)?;
+                let mut parent = Parent::new(id, &bundle);
+                let launched = launch::launch(
+                    &plan,
+                    launch::Context {
+                        spec: &bundle.spec,
+                        state_dir: Some(lock.path()),
+                        cgroup: &cgroup,
+                        console_socket: console,
+                        host: &mut parent,
+                    },
+                )?;
+                Ok::<_, Error>((launched, parent.annotations))
+            })();
+            let (launched, annotations) = launched.inspect_err(|_| remove_cgroup(&cgroup))?;
+            let record = record(id, &bundle, annotations, &launched, paths);
+            match lock.write_record(&record) {
+                Ok(()) => Ok((
+                    launched,
+                    Container {
+                        record,
+                        dir: lock.path().to_path_buf(),
+                    },
+                )),
+                Err(error) => {
+                    remove_cgroup(&cgroup);
+                    Err(error.into())
+                }
+            }
+        })();
+        match result {
+            Ok((launched, container)) => Ok(Created {
+                container,
+                launched,
+                lock,
+            }),
+            Err(error) => {
+                if let Err(error) = lock.remove() {
+                    log::warn(&crate::error::chain(&error));
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Kills and removes what a failed start may have left.
+fn remove_cgroup(cgroup: &Cgroup) {
+    for result in [cgroup.kill(), cgroup.delete()] {
+        if let Err(error) = result {
+            log::warn(&crate::error::chain(&error));
+        }
+    }
+}
+
+/// Applies the limits, or at least the default device filter.
+fn limit(cgroup: &Cgroup, spec: &Spec) -> Result<(), Error> {
+    let given = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let none = LinuxResources::default();
+    for ignored in cgroup.apply(given.unwrap_or(&none))? {
+        log::warn(&format!("{}: ignored: {}", ignored.field, ignored.reason));
+    }
+    Ok(())
+}
+
+fn record(
+    id: &ContainerId,
+    bundle: &Bundle,
+    annotations: BTreeMap<String, String>,
+    launched: &Launched,
+    cgroup_paths: BTreeMap<String, PathBuf>,
+) -> Record {
+    let spec = &bundle.spec;
+    let namespaces = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.namespaces().as_deref())
+        .unwrap_or_default();
+    let private_pid_namespace = namespaces.iter().any(|entry| {
+        entry.typ() == LinuxNamespaceType::Pid
+            && entry
+                .path()
+                .as_ref()
+                .is_none_or(|path| path.as_os_str().is_empty())
+    });
+    let hooks = spec.hooks().as_ref();
+    let list = |list: Option<&Option<Vec<Hook>>>| list.and_then(Clone::clone).unwrap_or_default();
+    Record {
+        oci_version: spec.version().clone(),
+        id: id.to_string(),
+        pid: launched.pid,
+        start_time: launched.start_time,
+        bundle: bundle.path.clone(),
+        rootfs: bundle.rootfs.clone(),
+        created: rfc3339(SystemTime::now()),
+        annotations,
+        cgroup_paths,
+        private_pid_namespace,
+        hooks: LaterHooks {
+            poststart: list(hooks.map(oci_spec::runtime::Hooks::poststart)),
+            poststop: list(hooks.map(oci_spec::runtime::Hooks::poststop)),
+        },
+    }
+}
+
+/// A container whose init waits.
+pub(super) struct Created {
+    pub(super) container: Container,
+    pub(super) launched: Launched,
+    pub(super) lock: LockedDir,
+}
+
+impl Created {
+    /// Tells the caller about the container: the pid file and the pidfd. On failure the container is taken away again.
+    pub(super) fn announce(self, args: &SharedArgs) -> Result<(), Error> {
+        let result = self.tell(args);
+        if result.is_err() {
+            self.undo();
+        }
+        result
+    }
+
+    /// Writes the pid file and sends the pidfd, as asked for.
+    pub(super) fn tell(&self, args: &SharedArgs) -> Result<(), Error> {
+        if let Some(path) = &args.pid_file {
+            write_pid_file(path, self.launched.pid)?;
+        }
+        super::send_pidfd(args.pidfd_socket.as_deref(), self.launched.pidfd.as_fd())
+    }
+
+    /// Takes the container away again after a failure that is reported by the caller.
+    pub(super) fn undo(self) {
+        let Self { container, lock, .. } = self;
+        let undone = container
+            .kill_and_wait()
+            .map_err(Error::from)
+            .and_then(|()| container.destroy(lock));
+        if let Err(error) = undone {
+            log::warn(&error.chain());
+        }
+    }
+}
+
+/// Writes a process id so that a reader sees all of it or nothing.
+pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<(), Error> {
+    let fail = |source| ArgumentError::PidFile {
+        path: path.to_path_buf(),
+        source,
+    };
+    let name = path
+        .file_name()
+        .ok_or_else(|| fail(std::io::ErrorKind::InvalidInput.into()))?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    let temporary = path.with_file_name(hidden);
+    // Exclusive, as runc's: nobody can have put a link there for us to write through.
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o666)
+        .open(&temporary)
+        .and_then(|mut file| file.write_all(pid.to_string().as_bytes()))
+        .and_then(|()| std::fs::rename(&temporary, path));
+    written.map_err(|source| Error::from(fail(source)))
+}
+
+/// Number of descriptors that socket activation passes to us (sd_listen_fds(3)).
+fn listen_fds() -> u32 {
+    let number = |name: &str| env::var(name).ok().and_then(|value| value.parse::<u32>().ok());
+    match (number("LISTEN_PID"), number("LISTEN_FDS")) {
+        (Some(pid), Some(count)) if pid == std::process::id() => count,
+        _ => 0,
+    }
+}
+
+/// What the launcher asks its parent for.
+struct Parent<'a> {
+    id: &'a ContainerId,
+    bundle: &'a Bundle,
+    annotations: BTreeMap<String, String>,
+}
+
+impl<'a> Parent<'a> {
+    fn new(id: &'a ContainerId, bundle: &'a Bundle) -> Self {
+        let annotations = bundle.spec.annotations().iter().flatten();
+        Self {
+            id,
+            bundle,
+            annotations: annotations
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
+        }
+    }
+
+    fn state(&self, status: Status, pid: i32) -> HookState<'_> {
+        HookState {
+            oci_version: self.bundle.spec.version(),
+            id: self.id.as_str(),
+            status,
+            pid,
+            bundle: &self.bundle.path,
+            annotations: &self.annotations,
+        }
+    }
+}
+
+impl launch::Host for Parent<'_> {
+    fn hooks(&mut self, point: HookPoint, pid: i32) -> Result<(), Box<dyn StdError + Send + Sync>> {
+        let Some(all) = self.bundle.spec.hooks() else {
+            return Ok(());
+        };
+        let (name, list) = match point {
+            HookPoint::Prestart => ("prestart", all.prestart()),
+            HookPoint::CreateRuntime => ("createRuntime", all.create_runtime()),
+        };
+        let list = list.as_deref().unwrap_or_default();
+        Ok(hooks::run(name, list, &self.state(Status::Creating, pid))?)
+    }
+
+    fn state_document(&mut self, status: &str, pid: i32) -> Vec<u8> {
+        let status = match status {
+            "creating" => Status::Creating,
+            "running" => Status::Running,
+            "stopped" => Status::Stopped,
+            _ => Status::Created,
+        };
+        // A document of strings and numbers always serialises.
+        serde_json::to_vec(&self.state(status, pid)).unwrap_or_default()
+    }
+}
+
+/// Connects to a socket that is to receive a descriptor.
+pub(super) fn connect(option: &'static str, path: Option<&Path>) -> Result<Option<OwnedFd>, Error> {
+    let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) else {
+        return Ok(None);
+    };
+    let stream = UnixStream::connect(path).map_err(|source| ArgumentError::Socket {
+        option,
+        path: path.to_path_buf(),
+        source,
+    })?;
+    Ok(Some(stream.into()))
+}
