@@ -1,6 +1,10 @@
 //! The node daemon: Kubernetes API, controllers, node agent.
 
+pub mod config;
 pub mod controllers;
 pub mod events;
 pub mod node;
+pub mod pki;
+pub mod server;
+pub mod service;
 pub mod store;

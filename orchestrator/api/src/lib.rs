@@ -4,11 +4,15 @@
 //! the rules of the API (kinds, defaults, validation, patches, tables, selectors, errors) can be
 //! read and tested without a server. `berthd` supplies time, identity and storage.
 
+pub mod apply;
 pub mod base64;
 pub mod defaults;
+pub mod discovery;
 pub mod kinds;
+pub mod openapi;
 pub mod parse;
 pub mod patch;
+pub mod protobuf;
 pub mod qos;
 pub mod quantity;
 pub mod schema;

@@ -4,6 +4,7 @@
 //! to the kernel, which survives the death of the process, not of the machine, and are rebuilt
 //! from the node after that.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use berth_api::kinds;
@@ -51,6 +52,16 @@ impl Database {
             let path = path.to_owned();
             move |source| OpenError::Sqlite { action, path, source }
         };
+        // Secrets are in it; SQLite gives its log the same permissions.
+        std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|source| OpenError::File {
+                path: path.to_owned(),
+                source,
+            })?;
         let connection = Connection::open(path).map_err(fail("open"))?;
         configure(&connection).map_err(fail("configure"))?;
         let found: i64 = connection

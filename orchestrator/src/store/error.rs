@@ -18,6 +18,15 @@ pub enum OpenError {
         #[source]
         source: rusqlite::Error,
     },
+    /// The file cannot be made or opened.
+    #[error("cannot open the object database {path}")]
+    File {
+        /// Database file.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
     /// The file was written by a later version.
     #[error(
         "the object database {path} has format {found}, this berthd knows up to {known}: use the berthd that wrote it"

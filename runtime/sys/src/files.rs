@@ -53,6 +53,16 @@ pub fn cloexec_from(first: u32) -> io::Result<()> {
     raw::cloexec_range(first, u32::MAX).map_err(error)
 }
 
+/// A descriptor that the process was started with, such as one of sd_listen_fds(3), duplicated so
+/// that it has an owner; both it and the original close on execve(2).
+pub fn inherited(number: i32) -> io::Result<OwnedFd> {
+    let first = u32::try_from(number).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: the descriptor is only borrowed for the duplication; if it is not open, that fails.
+    let owned = unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()?;
+    raw::cloexec_range(first, first).map_err(error)?;
+    Ok(owned)
+}
+
 /// A memory file for a program, that can be sealed with [`seal`].
 pub fn memory_program(name: &CStr) -> io::Result<OwnedFd> {
     // Kernels before 6.3 do not know MFD_EXEC and make every memory file executable.

@@ -1,0 +1,200 @@
+//! What berthd is told on its command line.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+
+/// The Berth node daemon: Kubernetes API, controllers and node agent in one process.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "berthd", version)]
+pub struct Config {
+    /// Folder for what must survive a reboot: objects, images, keys, volumes
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/berth")]
+    pub data_dir: PathBuf,
+
+    /// Folder for what must not: sockets, container state
+    #[arg(long, value_name = "DIR", default_value = "/run/berth")]
+    pub run_dir: PathBuf,
+
+    /// Container runtime: berth, runc, crun or another with their command line
+    #[arg(long, value_name = "PROGRAM", default_value = "berth")]
+    pub runtime: PathBuf,
+
+    /// The program that holds a pod's containers
+    #[arg(long, value_name = "PROGRAM", default_value = "berth-monitor")]
+    pub monitor: PathBuf,
+
+    /// Folder of the CNI plugins
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub cni_bin_dir: PathBuf,
+
+    /// Folder of the CNI configuration; an empty or missing one means the built-in bridge
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub cni_conf_dir: PathBuf,
+
+    /// Cgroup under which the pods' cgroups are made
+    #[arg(long, value_name = "NAME", default_value = "berth")]
+    pub cgroup_parent: String,
+
+    /// Address of the API; a socket handed over by LISTEN_FDS comes first
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:6443")]
+    pub listen: SocketAddr,
+
+    /// Name of the node; the host's name if left out
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+}
+
+/// Why the configuration cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The host has no usable name.
+    #[error("the host's name {name:?} is no valid node name ({why}): give one with --node-name")]
+    NodeName {
+        /// The name tried.
+        name: String,
+        /// The rule it breaks.
+        why: String,
+    },
+    /// The host's name cannot be read.
+    #[error("cannot read the host's name: give one with --node-name")]
+    HostName(#[source] nix::Error),
+    /// A folder is not absolute.
+    #[error("{flag} {path}: must be an absolute path")]
+    Relative {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        path: PathBuf,
+    },
+}
+
+impl Config {
+    /// Checks what clap cannot.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        for (flag, path) in [("--data-dir", &self.data_dir), ("--run-dir", &self.run_dir)] {
+            if !path.is_absolute() {
+                return Err(ConfigError::Relative {
+                    flag,
+                    path: path.clone(),
+                });
+            }
+        }
+        self.node_name().map(|_| ())
+    }
+
+    /// The node's name: as given, or the host's in lower case.
+    pub fn node_name(&self) -> Result<String, ConfigError> {
+        let name = match &self.node_name {
+            Some(name) => name.clone(),
+            None => nix::unistd::gethostname()
+                .map_err(ConfigError::HostName)?
+                .to_string_lossy()
+                .to_lowercase(),
+        };
+        match berth_api::validate::names::dns_subdomain(&name)
+            .into_iter()
+            .next()
+        {
+            None => Ok(name),
+            Some(why) => Err(ConfigError::NodeName { name, why }),
+        }
+    }
+
+    /// Where the administrator's kubeconfig is written.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data_dir.join("admin.kubeconfig")
+    }
+
+    /// Where keys and certificates are kept.
+    pub fn pki_dir(&self) -> PathBuf {
+        self.data_dir.join("pki")
+    }
+
+    /// Where images are kept.
+    pub fn image_dir(&self) -> PathBuf {
+        self.data_dir.join("images")
+    }
+
+    /// The file whose lock says that a berthd uses the data folder.
+    pub fn lock_file(&self) -> PathBuf {
+        self.data_dir.join("lock")
+    }
+}
+
+/// Labels that every node has, and that a nodeSelector may name.
+pub fn node_labels(name: &str) -> Vec<(String, String)> {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    [
+        ("kubernetes.io/hostname", name),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", arch),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", arch),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .collect()
+}
+
+/// Writes a file so that readers see the old or the new one, never a part: beside it, synced, then
+/// renamed. `mode` is its permission bits from the beginning.
+pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let beside = path.with_file_name(name);
+    // One left by a crash may have other permissions.
+    match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&beside)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn node_names_are_checked() {
+        let config = |name: &str| Config::parse_from(["berthd", "--node-name", name]);
+        assert_eq!(config("here").node_name().unwrap(), "here");
+        assert!(
+            config("No Such")
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("--node-name")
+        );
+        let relative = Config::parse_from(["berthd", "--data-dir", "x"]);
+        assert!(relative.check().unwrap_err().to_string().contains("--data-dir x"));
+    }
+
+    #[test]
+    fn files_are_replaced_whole_and_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(dir.path().join("f.new"), "left by a crash").unwrap();
+        for content in ["a", "bb"] {
+            write_atomically(&path, content.as_bytes(), 0o600).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,186 @@
+//! DELETE of an object or of a collection, and eviction.
+
+use axum::response::Response;
+use berth_api::kinds;
+use berth_api::status::{self, ApiError};
+use http::{HeaderMap, StatusCode};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::body::{self, FieldValidation};
+use super::list::Filter;
+use super::request::{Query, Target};
+use super::respond;
+use super::{Api, store_error};
+use crate::store::{Deleted, Deletion, Preconditions, Propagation};
+
+/// Namespaces that berthd needs.
+const KEPT: [&str; 2] = ["default", "kube-system"];
+
+/// Reads `DeleteOptions` from the body and the query; the query comes first.
+fn options(query: &Query, headers: &HeaderMap, bytes: &[u8]) -> Result<(Deletion, bool), ApiError> {
+    let mut value = json!({});
+    if !bytes.is_empty() {
+        let sent = body::parse(&body::media_type(headers), bytes)?;
+        (value, _) = body::conform_to("DeleteOptions", "v1", sent, FieldValidation::Ignore)?;
+    }
+    options_of(query, &value)
+}
+
+fn options_of(query: &Query, value: &Value) -> Result<(Deletion, bool), ApiError> {
+    let grace = query
+        .number("gracePeriodSeconds")?
+        .or(value["gracePeriodSeconds"].as_i64());
+    let orphan = query.flag("orphanDependents")? || value["orphanDependents"] == true;
+    let policy = query
+        .text("propagationPolicy")
+        .or(value["propagationPolicy"].as_str());
+    let propagation = match policy {
+        None if orphan => Propagation::Orphan,
+        None | Some("Background") => Propagation::Background,
+        Some("Foreground") => Propagation::Foreground,
+        Some("Orphan") => Propagation::Orphan,
+        Some(other) => {
+            return Err(ApiError::bad_request(format!(
+                "propagationPolicy: Unsupported value: {other:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
+            )));
+        }
+    };
+    let precondition = |field: &str| {
+        value
+            .pointer(&format!("/preconditions/{field}"))
+            .and_then(Value::as_str)
+    };
+    let preconditions = Preconditions {
+        uid: precondition("uid").map(str::to_owned),
+        resource_version: precondition("resourceVersion")
+            .map(|v| {
+                v.parse()
+                    .map_err(|_| ApiError::bad_request("preconditions.resourceVersion: must be a number"))
+            })
+            .transpose()?,
+    };
+    let dry_run = query.dry_run()?
+        || value["dryRun"]
+            .as_array()
+            .is_some_and(|d| d.iter().any(|v| v == "All"));
+    Ok((
+        Deletion {
+            preconditions,
+            grace,
+            propagation,
+        },
+        dry_run,
+    ))
+}
+
+impl Api {
+    /// DELETE of an object.
+    pub(super) async fn delete(
+        &self,
+        target: &Target,
+        query: &Query,
+        headers: &HeaderMap,
+        bytes: &[u8],
+    ) -> Result<Response, ApiError> {
+        let (deletion, dry_run) = options(query, headers, bytes)?;
+        let form = respond::form(headers, query)?;
+        let answer = self.delete_one(target, deletion, dry_run).await?;
+        Ok(respond::json(
+            StatusCode::OK,
+            &respond::object(target.kind, answer, form, Timestamp::now()),
+        ))
+    }
+
+    async fn delete_one(
+        &self,
+        target: &Target,
+        deletion: Deletion,
+        dry_run: bool,
+    ) -> Result<Value, ApiError> {
+        let (kind, key) = (target.kind, target.key()?);
+        if !kind.writable {
+            return Err(ApiError::method_not_allowed(format!(
+                "{} are kept by berthd itself and cannot be deleted",
+                kind.plural
+            )));
+        }
+        if kind == kinds::NAMESPACE && KEPT.contains(&key.name.as_str()) {
+            return Err(ApiError::forbidden(
+                kind,
+                &key.name,
+                "this namespace may not be deleted",
+            ));
+        }
+        if dry_run {
+            let object = self.store.require(&key).map_err(store_error)?;
+            return Ok(status::deleted(kind, &key.name, object.uid()));
+        }
+        match self
+            .store
+            .begin_delete(&key, deletion)
+            .await
+            .map_err(store_error)?
+        {
+            Deleted::Removed(object) if kind != kinds::POD => {
+                Ok(status::deleted(kind, &key.name, object.uid()))
+            }
+            Deleted::Removed(object) | Deleted::Marked(object) => Ok(object.value()),
+        }
+    }
+
+    /// DELETE of a collection: each object as if it were asked for alone.
+    pub(super) async fn delete_collection(
+        &self,
+        target: &Target,
+        query: &Query,
+        headers: &HeaderMap,
+        bytes: &[u8],
+    ) -> Result<Response, ApiError> {
+        let (deletion, dry_run) = options(query, headers, bytes)?;
+        let filter = Filter::of(target.kind, query)?;
+        let list = self.store.list(target.kind, target.namespace.as_deref());
+        let mut items = Vec::new();
+        for object in list.items {
+            let value = object.value();
+            if !filter.matches(&value) {
+                continue;
+            }
+            let one = Target {
+                namespace: target.kind.namespaced.then(|| object.namespace().to_owned()),
+                name: Some(object.name().to_owned()),
+                ..target.clone()
+            };
+            match self.delete_one(&one, deletion.clone(), dry_run).await {
+                Ok(_) => items.push(value),
+                // Gone in the meantime, or one that is never deleted.
+                Err(error) if matches!(error.code, 403 | 404) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let answer = json!({
+            "kind": format!("{}List", target.kind.kind),
+            "apiVersion": target.kind.api_version(),
+            "metadata": {"resourceVersion": self.store.resource_version().to_string()},
+            "items": items,
+        });
+        Ok(respond::json(StatusCode::OK, &answer))
+    }
+
+    /// POST to pods/eviction: a graceful deletion.
+    pub(super) async fn evict(
+        &self,
+        target: &Target,
+        query: &Query,
+        headers: &HeaderMap,
+        bytes: &[u8],
+    ) -> Result<Response, ApiError> {
+        let sent = body::parse(&body::media_type(headers), bytes)?;
+        let (value, _) = body::conform_to("Eviction", "v1", sent, FieldValidation::Ignore)?;
+        let (deletion, dry_run) = options_of(query, value.get("deleteOptions").unwrap_or(&json!({})))?;
+        self.delete_one(target, deletion, dry_run).await?;
+        let success =
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+        Ok(respond::json(StatusCode::CREATED, &success))
+    }
+}

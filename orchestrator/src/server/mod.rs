@@ -1,0 +1,151 @@
+//! The API server: HTTPS in, store out.
+//!
+//! ```text
+//! tls.rs      connection, client certificate -> Caller
+//! auth.rs     may the caller do this?
+//! request.rs  path and query -> Target, Query
+//! body.rs     JSON, YAML, protobuf -> object that follows its schema
+//! list.rs watch.rs write.rs patch.rs apply.rs delete.rs scale.rs    a verb each
+//! admission.rs  defaults, validation, what depends on other objects
+//! respond.rs  object, table or metadata; Status for errors
+//! ```
+
+mod admission;
+mod apply;
+mod auth;
+mod body;
+mod bootstrap;
+mod delete;
+mod documents;
+mod list;
+mod patch;
+mod request;
+mod respond;
+mod scale;
+mod tls;
+mod watch;
+mod write;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
+use berth_api::status::ApiError;
+use http::{HeaderMap, Method, Uri};
+
+use crate::store::{Store, StoreError};
+use auth::Caller;
+use request::{Query, Target};
+use respond::Failure;
+
+pub use bootstrap::{BootstrapError, bootstrap};
+pub use tls::{ListenError, acceptor, listen, serve};
+
+/// Turns true when berthd is to stop.
+pub type Shutdown = tokio::sync::watch::Receiver<bool>;
+
+/// Everything a request needs.
+pub struct Api {
+    /// The objects.
+    pub store: Store,
+    /// The one node's name.
+    pub node_name: String,
+    /// Address clients are told to come to.
+    pub address: String,
+    /// Turns true when berthd is to stop.
+    pub shutdown: Shutdown,
+}
+
+/// The API as a service: authorization around the object paths, and around `extra`.
+pub fn router(api: Arc<Api>, extra: Router) -> Router {
+    Router::new()
+        .fallback(handle)
+        .with_state(api)
+        .merge(extra)
+        .layer(middleware::from_fn(authorize))
+}
+
+async fn authorize(Extension(caller): Extension<Caller>, request: Request, next: Next) -> Response {
+    match auth::authorize(&caller, request.method(), request.uri().path()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => Failure(error).into_response(),
+    }
+}
+
+async fn handle(
+    State(api): State<Arc<Api>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Failure> {
+    if let Some(document) = documents::serve(&api, &method, &uri, &headers)? {
+        return Ok(document);
+    }
+    let target = Target::parse(uri.path()).ok_or_else(ApiError::no_such_resource)?;
+    let query = Query::of(&uri)?;
+    let answer = api.verb(&target, &method, &query, &headers, body).await?;
+    Ok(answer)
+}
+
+impl Api {
+    async fn verb(
+        &self,
+        target: &Target,
+        method: &Method,
+        query: &Query,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Response, ApiError> {
+        let named = target.name.is_some();
+        match (method.as_str(), named, target.subresource.as_deref()) {
+            ("GET" | "HEAD", true, None | Some("status" | "scale")) => self.get(target, query, headers),
+            ("GET" | "HEAD", false, None) if query.flag("watch")? => self.watch(target, query, headers),
+            ("GET" | "HEAD", false, None) => self.list(target, query, headers),
+            ("POST", false, None) => {
+                if target.kind.namespaced && target.namespace.is_none() {
+                    return Err(ApiError::method_not_allowed(
+                        "create needs a namespace in the path",
+                    ));
+                }
+                self.create(target, query, headers, body::read(body).await?).await
+            }
+            ("POST", true, Some("eviction")) => {
+                self.evict(target, query, headers, &body::read(body).await?).await
+            }
+            ("PUT", true, None | Some("status" | "scale" | "finalize")) => {
+                self.replace(target, query, headers, body::read(body).await?)
+                    .await
+            }
+            ("PATCH", true, None | Some("status" | "scale")) => {
+                self.patch(target, query, headers, body::read(body).await?).await
+            }
+            ("DELETE", true, None) => {
+                self.delete(target, query, headers, &body::read(body).await?)
+                    .await
+            }
+            ("DELETE", false, None) => {
+                self.delete_collection(target, query, headers, &body::read(body).await?)
+                    .await
+            }
+            _ => Err(ApiError::method_not_allowed(
+                "the server does not allow this method on the requested resource",
+            )),
+        }
+    }
+}
+
+/// A store's refusal as clients see it.
+fn store_error(error: StoreError) -> ApiError {
+    match error {
+        StoreError::NotFound { kind, name } => ApiError::not_found(kind, &name),
+        StoreError::AlreadyExists { kind, name } => ApiError::already_exists(kind, &name),
+        StoreError::Conflict { kind, name, why } => ApiError::conflict(kind, &name, &why),
+        StoreError::Malformed(why) => ApiError::bad_request(why),
+        StoreError::Closed => ApiError::unavailable("the server is shutting down"),
+        StoreError::Database(_) => ApiError::internal(error.to_string()),
+    }
+}

@@ -1,0 +1,245 @@
+//! Watches: one JSON document a line, for as long as the client listens.
+//!
+//! Source: Kubernetes API concepts, "Efficient detection of changes", "Streaming lists".
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use berth_api::kinds::Kind;
+use berth_api::status::ApiError;
+use berth_api::table;
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderMap, StatusCode};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::list::Filter;
+use super::request::{Query, Target};
+use super::respond::{self, Form};
+use super::{Api, Shutdown};
+use crate::store::{Event, EventKind, Object, Watch, WatchError};
+
+/// Time between two bookmarks.
+const BOOKMARK: Duration = Duration::from_secs(60);
+/// Shortest time a watch is held if the client does not say; up to twice this, so that many watches
+/// do not end at once.
+const HELD: Duration = Duration::from_secs(1800);
+
+struct Stream {
+    kind: &'static Kind,
+    form: Form,
+    filter: Filter,
+    watch: Watch,
+    /// Lines that are ready.
+    ready: VecDeque<Bytes>,
+    bookmarks: bool,
+    next_bookmark: Instant,
+    end: Instant,
+    ended: bool,
+    shutdown: Shutdown,
+}
+
+/// What a waiting stream woke up for.
+enum Step {
+    Event(Result<Event, WatchError>),
+    Bookmark,
+    End,
+}
+
+impl Api {
+    /// GET with `watch=true`.
+    pub(super) fn watch(
+        &self,
+        target: &Target,
+        query: &Query,
+        headers: &HeaderMap,
+    ) -> Result<Response, ApiError> {
+        let kind = target.kind;
+        let namespace = target.namespace.as_deref();
+        let form = respond::form(headers, query)?;
+        let filter = Filter::of(kind, query)?;
+        let bookmarks = query.flag("allowWatchBookmarks")?;
+        let initial = query.flag("sendInitialEvents")?;
+        check_initial(query, initial)?;
+        let version = match query.text("resourceVersion") {
+            None | Some("0") => None,
+            Some(text) => Some(text.parse::<u64>().map_err(|_| {
+                ApiError::bad_request(format!(
+                    "resourceVersion: Invalid value: {text:?}: must be a number"
+                ))
+            })?),
+        };
+        let seconds = query
+            .number("timeoutSeconds")?
+            .and_then(|n| u64::try_from(n).ok())
+            .filter(|n| *n > 0);
+        let held = seconds.map_or_else(
+            || HELD + Duration::from_secs(rand::random_range(0..HELD.as_secs())),
+            Duration::from_secs,
+        );
+        // The state and the watch begin at the same version, so that nothing is missed or told twice.
+        let (state, from) = match version {
+            Some(version) if !initial => (Vec::new(), version),
+            _ => {
+                let list = self.store.list(kind, namespace);
+                (list.items, list.resource_version)
+            }
+        };
+        // An empty store has no version yet; 0 would mean "now".
+        let watch = self
+            .store
+            .watch(kind, namespace, from)
+            .map_err(|e| watch_error(e, from))?;
+        let mut stream = Stream {
+            kind,
+            form,
+            filter,
+            watch,
+            ready: VecDeque::new(),
+            bookmarks,
+            next_bookmark: Instant::now() + BOOKMARK,
+            end: Instant::now() + held,
+            ended: false,
+            shutdown: self.shutdown.clone(),
+        };
+        stream.begin(state, initial && bookmarks);
+        let lines = stream::unfold(stream, |mut stream| async move {
+            let line = stream.next().await?;
+            Some((Ok::<_, Infallible>(line), stream))
+        });
+        let mut response = respond::text(StatusCode::OK, "application/json", Body::from_stream(lines));
+        response.headers_mut().insert(
+            http::header::CACHE_CONTROL,
+            http::HeaderValue::from_static("no-cache, private"),
+        );
+        Ok(response)
+    }
+}
+
+fn check_initial(query: &Query, initial: bool) -> Result<(), ApiError> {
+    if !initial {
+        return Ok(());
+    }
+    if query.text("resourceVersionMatch") != Some("NotOlderThan") {
+        return Err(ApiError {
+            code: 422,
+            reason: "Invalid",
+            ..ApiError::bad_request(
+                "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            )
+        });
+    }
+    Ok(())
+}
+
+fn watch_error(error: WatchError, from: u64) -> ApiError {
+    match error {
+        WatchError::Expired => ApiError::expired(format!("too old resource version: {from}")),
+        WatchError::Closed => ApiError::unavailable("the server is shutting down"),
+    }
+}
+
+impl Stream {
+    fn begin(&mut self, state: Vec<Object>, mark_end: bool) {
+        for object in state {
+            let value = object.value();
+            if self.filter.matches(&value) {
+                self.push("ADDED", value);
+            }
+        }
+        if mark_end {
+            self.bookmark(true);
+        }
+    }
+
+    fn push(&mut self, kind: &str, value: Value) {
+        let shown = match self.form {
+            Form::Object => value,
+            form => respond::object(self.kind, value, form, Timestamp::now()),
+        };
+        self.line(kind, &shown);
+    }
+
+    fn line(&mut self, kind: &str, object: &Value) {
+        self.ready.push_back(Bytes::from(format!(
+            "{{\"type\":\"{kind}\",\"object\":{object}}}\n"
+        )));
+    }
+
+    /// The next line; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(line) = self.ready.pop_front() {
+                return Some(line);
+            }
+            if self.ended {
+                return None;
+            }
+            let step = tokio::select! {
+                event = self.watch.recv() => Step::Event(event),
+                () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => Step::Bookmark,
+                () = tokio::time::sleep_until(self.end) => Step::End,
+                _ = self.shutdown.wait_for(|stop| *stop) => Step::End,
+            };
+            match step {
+                Step::Event(Ok(event)) => self.event(&event),
+                Step::Event(Err(error)) => self.fail(error),
+                Step::Bookmark => {
+                    self.next_bookmark = Instant::now() + BOOKMARK;
+                    self.bookmark(false);
+                }
+                Step::End => return None,
+            }
+        }
+    }
+
+    /// An event as this watcher sees it: what enters its view was added, what leaves it is deleted.
+    fn event(&mut self, event: &Event) {
+        let value = event.object.value();
+        let now = event.kind != EventKind::Deleted && self.filter.matches(&value);
+        let before = event
+            .previous
+            .as_ref()
+            .is_some_and(|o| self.filter.matches_object(o));
+        match (before, now) {
+            (false, false) => {}
+            (false, true) => self.push("ADDED", value),
+            (true, true) => self.push("MODIFIED", value),
+            (true, false) => self.push("DELETED", value),
+        }
+    }
+
+    fn fail(&mut self, error: WatchError) {
+        let status = watch_error(error, self.watch.resource_version()).to_value();
+        self.line("ERROR", &status);
+        self.ended = true;
+    }
+
+    fn bookmark(&mut self, end_of_state: bool) {
+        let mut metadata = json!({
+            "resourceVersion": self.watch.resource_version().to_string(),
+            "creationTimestamp": null,
+        });
+        if end_of_state {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object =
+            json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": metadata});
+        let shown = match self.form {
+            Form::Table(include) => {
+                let mut out =
+                    table::header(self.kind, json!({"resourceVersion": metadata["resourceVersion"]}));
+                out["rows"] = json!([table::row(self.kind, &object, include, Timestamp::now())]);
+                out
+            }
+            Form::Partial => table::partial(&object),
+            Form::Object => object,
+        };
+        self.line("BOOKMARK", &shown);
+    }
+}

@@ -1,0 +1,183 @@
+//! The process around the parts: one instance a data folder, readiness, signals.
+//!
+//! Sources: sd_notify(3), flock(2), signal(7).
+
+use std::fs::File;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::Router;
+use nix::fcntl::{Flock, FlockArg};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::config::{Config, ConfigError, write_atomically};
+use crate::pki::{self, Pki, PkiError};
+use crate::server::{self, Api, BootstrapError, ListenError};
+use crate::store::{self, OpenError, Store, StoreError};
+
+/// Why berthd could not start, or not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The command line.
+    #[error("the configuration cannot work")]
+    Config(#[from] ConfigError),
+    /// A folder or file of berthd's own.
+    #[error("cannot {action} {path}")]
+    File {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another berthd is at work.
+    #[error("another berthd uses {path}: stop it, or choose another folder with --data-dir")]
+    Taken {
+        /// The data folder.
+        path: PathBuf,
+    },
+    /// The objects.
+    #[error("cannot open the object store")]
+    Open(#[from] OpenError),
+    /// The first objects.
+    #[error("cannot prepare the object store")]
+    Bootstrap(#[from] BootstrapError),
+    /// The keys.
+    #[error("cannot prepare keys and certificates")]
+    Pki(#[from] PkiError),
+    /// The socket.
+    #[error("cannot serve the API")]
+    Listen(#[from] ListenError),
+    /// The runtime or the signal handlers.
+    #[error("cannot set up the process")]
+    Process(#[source] std::io::Error),
+    /// The store did not close cleanly.
+    #[error("cannot close the object store")]
+    Close(#[from] StoreError),
+}
+
+fn folder(path: &Path, mode: u32) -> Result<(), ServiceError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(|source| ServiceError::File {
+            action: "make the folder",
+            path: path.to_owned(),
+            source,
+        })
+}
+
+/// The lock that makes this berthd the only one on its data folder; held as long as the value.
+fn lock(config: &Config) -> Result<Flock<File>, ServiceError> {
+    let path = config.lock_file();
+    let fail = |source| ServiceError::File {
+        action: "open",
+        path: path.clone(),
+        source,
+    };
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .map_err(fail)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::errno::Errno::EWOULDBLOCK => ServiceError::Taken {
+            path: config.data_dir.clone(),
+        },
+        other => ServiceError::File {
+            action: "lock",
+            path: path.clone(),
+            source: other.into(),
+        },
+    })
+}
+
+/// Tells the service manager how we are; without one this does nothing.
+fn notify(state: &str) {
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let send = || -> std::io::Result<()> {
+        let bytes = std::os::unix::ffi::OsStrExt::as_bytes(name.as_os_str());
+        let address = match bytes.strip_prefix(b"@") {
+            Some(rest) => SocketAddr::from_abstract_name(rest)?,
+            None => SocketAddr::from_pathname(&name)?,
+        };
+        UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address)?;
+        Ok(())
+    };
+    if let Err(error) = send() {
+        tracing::warn!(%error, socket = ?name, "cannot tell the service manager {state:?}");
+    }
+}
+
+/// Runs berthd until SIGTERM or SIGINT. Containers go on without it.
+pub fn run(config: Config) -> Result<(), ServiceError> {
+    config.check()?;
+    folder(&config.data_dir, 0o700)?;
+    folder(&config.run_dir, 0o711)?;
+    let _lock = lock(&config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_stack_size(512 << 10)
+        .build()
+        .map_err(ServiceError::Process)?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> Result<(), ServiceError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServiceError::Process)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServiceError::Process)?;
+    let node_name = config.node_name()?;
+    let store = Store::open(&store::file_in(&config.data_dir))?;
+    server::bootstrap(&store).await?;
+    let listener = server::listen(config.listen)?;
+    let address = listener.local_addr().map_err(ListenError::Inherited)?;
+    let keys = Pki::open(&config.pki_dir(), &pki::addresses(address), &node_name)?;
+    let acceptor = server::acceptor(&keys)?;
+    let kubeconfig = config.kubeconfig();
+    write_atomically(&kubeconfig, pki::kubeconfig(&keys, address).as_bytes(), 0o600).map_err(|source| {
+        ServiceError::File {
+            action: "write",
+            path: kubeconfig.clone(),
+            source,
+        }
+    })?;
+
+    let (stop, stopped) = watch::channel(false);
+    let api = Arc::new(Api {
+        store: store.clone(),
+        node_name,
+        address: address.to_string(),
+        shutdown: stopped.clone(),
+    });
+    let serving = tokio::spawn(server::serve(
+        listener,
+        acceptor,
+        server::router(api, Router::new()),
+        stopped,
+    ));
+    tracing::info!(%address, kubeconfig = %kubeconfig.display(), "berthd is ready");
+    notify("READY=1");
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping; containers go on");
+    notify("STOPPING=1");
+    // Nobody is left to hear it if all parts have ended already.
+    let _ = stop.send(true);
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "the API server ended badly");
+    }
+    store.close().await?;
+    Ok(())
+}
