@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::{Config, ConfigError, write_atomically};
+use crate::controllers;
 use crate::pki::{self, Pki, PkiError};
 use crate::server::{self, Api, BootstrapError, ListenError};
 use crate::store::{self, OpenError, Store, StoreError};
@@ -158,12 +159,9 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
         address: address.to_string(),
         shutdown: stopped.clone(),
     });
-    let serving = tokio::spawn(server::serve(
-        listener,
-        acceptor,
-        server::router(api, Router::new()),
-        stopped,
-    ));
+    let router = server::router(api, Router::new());
+    let serving = tokio::spawn(server::serve(listener, acceptor, router, stopped.clone()));
+    let controlling = tokio::spawn(controllers::run(store.clone(), stopped));
     tracing::info!(%address, kubeconfig = %kubeconfig.display(), "berthd is ready");
     notify("READY=1");
 
@@ -177,6 +175,9 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
     let _ = stop.send(true);
     if let Err(error) = serving.await {
         tracing::error!(%error, "the API server ended badly");
+    }
+    if let Err(error) = controlling.await {
+        tracing::error!(%error, "the controllers ended badly");
     }
     store.close().await?;
     Ok(())
