@@ -37,6 +37,14 @@ pub struct Config {
     #[arg(long, value_name = "NAME", default_value = "berth")]
     pub cgroup_parent: String,
 
+    /// Size in bytes from which a container's log is rotated
+    #[arg(long, value_name = "BYTES", default_value_t = 10 << 20)]
+    pub log_max_bytes: u64,
+
+    /// Files kept of a container's log
+    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    pub log_max_files: u32,
+
     /// Address of the API; a socket handed over by LISTEN_FDS comes first
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:6443")]
     pub listen: SocketAddr,

@@ -10,12 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::Router;
+use berth_image::ImageStore;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::{Config, ConfigError, write_atomically};
 use crate::controllers;
+use crate::node::{self, NodeConfig, NodeContext, NodeError};
 use crate::pki::{self, Pki, PkiError};
 use crate::server::{self, Api, BootstrapError, ListenError};
 use crate::store::{self, OpenError, Store, StoreError};
@@ -58,6 +60,12 @@ pub enum ServiceError {
     /// The runtime or the signal handlers.
     #[error("cannot set up the process")]
     Process(#[source] std::io::Error),
+    /// The images.
+    #[error("cannot open the image store")]
+    Images(#[from] berth_image::StoreError),
+    /// The node agent.
+    #[error("the node cannot work")]
+    Node(#[from] NodeError),
     /// The store did not close cleanly.
     #[error("cannot close the object store")]
     Close(#[from] StoreError),
@@ -155,30 +163,62 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
     let (stop, stopped) = watch::channel(false);
     let api = Arc::new(Api {
         store: store.clone(),
-        node_name,
+        node_name: node_name.clone(),
+        run_dir: config.run_dir.clone(),
+        data_dir: config.data_dir.clone(),
         address: address.to_string(),
         shutdown: stopped.clone(),
     });
     let router = server::router(api, Router::new());
     let serving = tokio::spawn(server::serve(listener, acceptor, router, stopped.clone()));
-    let controlling = tokio::spawn(controllers::run(store.clone(), stopped));
+    let controlling = tokio::spawn(controllers::run(store.clone(), stopped.clone()));
+    let images = ImageStore::open(&config.image_dir())?;
+    let context = NodeContext {
+        store: store.clone(),
+        images,
+        config: node_config(&config, node_name),
+        shutdown: stopped,
+    };
+    let mut working = tokio::spawn(node::run(context));
     tracing::info!(%address, kubeconfig = %kubeconfig.display(), "berthd is ready");
     notify("READY=1");
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let failed = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        ended = &mut working => Some(ended),
+    };
     tracing::info!("stopping; containers go on");
     notify("STOPPING=1");
     // Nobody is left to hear it if all parts have ended already.
     let _ = stop.send(true);
-    if let Err(error) = serving.await {
-        tracing::error!(%error, "the API server ended badly");
-    }
-    if let Err(error) = controlling.await {
-        tracing::error!(%error, "the controllers ended badly");
+    let ended = match failed {
+        Some(ended) => ended,
+        None => working.await,
+    };
+    for (part, result) in [("API server", serving.await), ("controllers", controlling.await)] {
+        if let Err(error) = result {
+            tracing::error!(%error, part, "a part ended badly");
+        }
     }
     store.close().await?;
-    Ok(())
+    match ended {
+        Ok(result) => Ok(result?),
+        Err(error) => Err(ServiceError::Process(std::io::Error::other(error))),
+    }
+}
+
+fn node_config(config: &Config, name: String) -> NodeConfig {
+    NodeConfig {
+        name,
+        data_dir: config.data_dir.clone(),
+        run_dir: config.run_dir.clone(),
+        runtime: config.runtime.clone(),
+        monitor: config.monitor.clone(),
+        cni_bin_dir: config.cni_bin_dir.clone(),
+        cni_conf_dir: config.cni_conf_dir.clone(),
+        cgroup_parent: config.cgroup_parent.clone(),
+        log_max_bytes: config.log_max_bytes,
+        log_max_files: config.log_max_files,
+    }
 }

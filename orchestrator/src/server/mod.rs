@@ -18,6 +18,7 @@ mod bootstrap;
 mod delete;
 mod documents;
 mod list;
+mod logs;
 mod patch;
 mod request;
 mod respond;
@@ -26,6 +27,7 @@ mod tls;
 mod watch;
 mod write;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -53,6 +55,10 @@ pub struct Api {
     pub store: Store,
     /// The one node's name.
     pub node_name: String,
+    /// The node's folder for what must not survive a reboot.
+    pub run_dir: PathBuf,
+    /// The node's folder for what must.
+    pub data_dir: PathBuf,
     /// Address clients are told to come to.
     pub address: String,
     /// Turns true when berthd is to stop.
@@ -105,6 +111,7 @@ impl Api {
             ("GET" | "HEAD", true, None | Some("status" | "scale")) => self.get(target, query, headers),
             ("GET" | "HEAD", false, None) if query.flag("watch")? => self.watch(target, query, headers),
             ("GET" | "HEAD", false, None) => self.list(target, query, headers),
+            ("GET", true, Some("log")) => self.log(target, query),
             ("POST", false, None) => {
                 if target.kind.namespaced && target.namespace.is_none() {
                     return Err(ApiError::method_not_allowed(

@@ -58,7 +58,21 @@ pub(super) fn validate(at: &Path, one: &Value, init: bool, volumes: &HashSet<&st
             probe::validate(&at.child(field), value, one, field, errors);
         }
     }
+    let policy = text(one, "restartPolicy");
+    let sidecar = init && policy == "Always";
+    if !policy.is_empty() && !init {
+        errors.forbidden(
+            &at.child("restartPolicy"),
+            "may not be set for non-init containers",
+        );
+    } else if !policy.is_empty() && !sidecar {
+        errors.unsupported(&at.child("restartPolicy"), policy, &["Always"]);
+    }
     if let Some(lifecycle) = one.get("lifecycle") {
+        if init && !sidecar {
+            let detail = "may not be set for init containers without restartPolicy=Always";
+            errors.forbidden(&at.child("lifecycle"), detail);
+        }
         for hook in ["postStart", "preStop"] {
             if let Some(handler) = lifecycle.get(hook) {
                 probe::handler(
