@@ -52,7 +52,7 @@ impl Link {
 
     fn read(&mut self) -> Message {
         loop {
-            if let Some(message) = self.decoder.next().expect("a frame") {
+            if let Some(message) = self.decoder.next_frame().expect("a frame") {
                 return message;
             }
             let mut buffer = [0; 4096];

@@ -11,6 +11,7 @@
 //! Stage 1 hands the listening socket over as stdin and the lock as stdout, so that no moment exists in
 //! which the socket is there and nobody will answer it.
 
+mod children;
 mod clock;
 mod container;
 mod daemon;

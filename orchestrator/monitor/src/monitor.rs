@@ -3,9 +3,7 @@
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::ExitStatus;
 use std::time::Instant;
 
 use berth_client::protocol::{Answer, Call, Create, Message, Record, Refusal, RefusalKind, Request, VERSION};
@@ -13,50 +11,34 @@ use berth_client::{CreateOptions, Pending, Runtime};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::children::Ended;
 use crate::clock;
 use crate::container::Container;
-use crate::exec::{Asker, Run, read_pid};
+use crate::exec::{Asker, Run};
 use crate::peer::Peer;
 
 /// One buffer for everything that is read; as large as the pieces in which pipes are read.
 const BUFFER: usize = 16 << 10;
 /// Connections that are served at once; the oldest gives way.
 const MAX_PEERS: usize = 8;
-/// Exits of processes that nobody has claimed yet.
-const MAX_STRAYS: usize = 32;
 
 /// A run of the runtime that is under way.
 #[derive(Debug)]
-struct Job {
-    pending: Pending,
-    verb: Verb,
-    container: String,
-    asker: Asker,
+pub struct Job {
+    pub pending: Pending,
+    pub verb: Verb,
+    pub container: String,
+    pub asker: Asker,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verb {
+pub enum Verb {
     Create,
     Start,
     Kill,
     Delete,
-}
-
-/// How a child ended.
-#[derive(Debug, Clone, Copy)]
-struct Ended {
-    pid: i32,
-    code: i32,
-    signal: Option<i32>,
-}
-
-impl Ended {
-    fn status(self) -> ExitStatus {
-        ExitStatus::from_raw(self.signal.unwrap_or((self.code & 0xff) << 8))
-    }
 }
 
 /// Where a descriptor of the poll set belongs.
@@ -77,13 +59,13 @@ pub struct Monitor {
     signals: SignalFd,
     listener: UnixListener,
     peers: Vec<Peer>,
-    containers: Vec<Container>,
-    jobs: Vec<Job>,
-    execs: Vec<Run>,
-    strays: VecDeque<Ended>,
+    pub(crate) containers: Vec<Container>,
+    pub(crate) jobs: Vec<Job>,
+    pub(crate) execs: Vec<Run>,
+    pub(crate) strays: VecDeque<Ended>,
     serial: u64,
     finished: bool,
-    buffer: Vec<u8>,
+    pub(crate) buffer: Vec<u8>,
 }
 
 impl Monitor {
@@ -411,189 +393,11 @@ impl Monitor {
         Ok(())
     }
 
-    /// Collects every child that has ended. Runtimes come before containers: a container's process becomes
-    /// ours when its runtime ends, and both may be found in one round.
-    fn reap(&mut self) {
-        let mut ended = Vec::new();
-        loop {
-            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => {
-                    ended.push(Ended {
-                        pid: pid.as_raw(),
-                        code,
-                        signal: None,
-                    });
-                }
-                Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                    let signal = signal as i32;
-                    ended.push(Ended {
-                        pid: pid.as_raw(),
-                        code: 128 + signal,
-                        signal: Some(signal),
-                    });
-                }
-                Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => break,
-                Ok(_) | Err(nix::Error::EINTR) => {}
-                Err(error) => {
-                    eprintln!("wait for children: {error}");
-                    break;
-                }
-            }
-        }
-        ended.sort_by_key(|e| !self.is_runtime(e.pid));
-        for one in ended {
-            self.ended(one);
-        }
-    }
-
-    fn is_runtime(&self, pid: i32) -> bool {
-        self.jobs.iter().any(|job| job.pending.pid() == pid)
-            || self
-                .execs
-                .iter()
-                .any(|e| e.launcher.as_ref().is_some_and(|l| l.pid() == pid))
-    }
-
-    fn ended(&mut self, one: Ended) {
-        if let Some(n) = self.jobs.iter().position(|job| job.pending.pid() == one.pid) {
-            let job = self.jobs.swap_remove(n);
-            self.job_ended(job, one);
-        } else if let Some(n) = self.execs.iter().position(|e| {
-            e.launcher
-                .as_ref()
-                .is_some_and(|launcher| launcher.pid() == one.pid)
-        }) {
-            self.exec_launched(n, one);
-        } else if let Some(n) = self.execs.iter().position(|e| e.pid == Some(one.pid)) {
-            let mut exec = self.execs.swap_remove(n);
-            let result = exec.result(one.code, &mut self.buffer);
-            self.reply(exec.asker, Ok(Answer::Exec(result)));
-        } else if let Some(n) = self
-            .containers
-            .iter()
-            .position(|c| c.record.pid == one.pid && c.record.exit.is_none())
-        {
-            let Some(container) = self.containers.get_mut(n) else {
-                return;
-            };
-            container.exited(one.code, one.signal, &mut self.buffer);
-            let record = container.record.clone();
-            self.announce(record);
-        } else {
-            // A grandchild, or a process whose runtime is not known to have ended.
-            if self.strays.len() == MAX_STRAYS {
-                self.strays.pop_front();
-            }
-            self.strays.push_back(one);
-        }
-    }
-
-    fn job_ended(&mut self, job: Job, one: Ended) {
-        let Job {
-            pending,
-            verb,
-            container: id,
-            asker,
-        } = job;
-        let result = pending.finish(one.status(), &[]).map_err(|error| failed(&error));
-        match (verb, result) {
-            (Verb::Create, Ok(())) => self.created(&id, asker),
-            (Verb::Create, Err(refusal)) => {
-                self.containers.retain(|c| c.record.container != id);
-                self.reply(asker, Err(refusal));
-            }
-            (Verb::Start, result) => {
-                let Some(container) = self.find(&id) else {
-                    return self.reply(asker, Err(unknown(&id)));
-                };
-                if result.is_err() {
-                    container.record.started_at = None;
-                }
-                container.save();
-                let record = container.record.clone();
-                self.reply(asker, result.map(|()| Answer::Container(record)));
-            }
-            (Verb::Delete, result) => {
-                if result.is_ok() {
-                    self.containers.retain(|c| c.record.container != id);
-                }
-                self.reply(asker, result.map(|()| Answer::Done));
-            }
-            (Verb::Kill, result) => self.reply(asker, result.map(|()| Answer::Done)),
-        }
-    }
-
-    fn created(&mut self, id: &str, asker: Asker) {
-        let Some(container) = self.find(id) else {
-            return self.reply(asker, Err(unknown(id)));
-        };
-        let pid_file = container.create.bundle.join("pid");
-        let Some(pid) = read_pid(&pid_file) else {
-            let message = format!("read the pid of container {id} from {}", pid_file.display());
-            return self.reply(
-                asker,
-                Err(Refusal {
-                    kind: RefusalKind::Failed,
-                    message,
-                }),
-            );
-        };
-        container.record.pid = pid;
-        container.save();
-        let record = container.record.clone();
-        self.reply(asker, Ok(Answer::Container(record)));
-        self.claim(pid);
-    }
-
-    fn exec_launched(&mut self, n: usize, one: Ended) {
-        let Some(exec) = self.execs.get_mut(n) else { return };
-        let Some(launcher) = exec.launcher.take() else {
-            return;
-        };
-        let expired = exec.deadline.is_none();
-        let program = exec.launched();
-        match launcher.finish(one.status(), &[]) {
-            Ok(()) => match program {
-                Some(pid) => self.claim(pid),
-                None => {
-                    let exec = self.execs.swap_remove(n);
-                    let message = "the runtime did not write the pid of the program".to_owned();
-                    self.reply(
-                        exec.asker,
-                        Err(Refusal {
-                            kind: RefusalKind::Failed,
-                            message,
-                        }),
-                    );
-                }
-            },
-            // Killed by the deadline before the program began.
-            Err(_) if expired => {
-                let mut exec = self.execs.swap_remove(n);
-                let result = exec.result(one.code, &mut self.buffer);
-                self.reply(exec.asker, Ok(Answer::Exec(result)));
-            }
-            Err(error) => {
-                let exec = self.execs.swap_remove(n);
-                self.reply(exec.asker, Err(failed(&error)));
-            }
-        }
-    }
-
-    /// Treats the exit of a process that was reaped before its pid was known.
-    fn claim(&mut self, pid: i32) {
-        if let Some(n) = self.strays.iter().position(|stray| stray.pid == pid)
-            && let Some(stray) = self.strays.remove(n)
-        {
-            self.ended(stray);
-        }
-    }
-
-    fn find(&mut self, id: &str) -> Option<&mut Container> {
+    pub(crate) fn find(&mut self, id: &str) -> Option<&mut Container> {
         self.containers.iter_mut().find(|c| c.record.container == id)
     }
 
-    fn reply(&mut self, asker: Asker, result: Result<Answer, Refusal>) {
+    pub(crate) fn reply(&mut self, asker: Asker, result: Result<Answer, Refusal>) {
         if let Some(peer) = self.peers.iter_mut().find(|p| p.serial == asker.peer) {
             peer.send(&Message::Reply {
                 id: asker.request,
@@ -602,7 +406,7 @@ impl Monitor {
         }
     }
 
-    fn announce(&mut self, record: Record) {
+    pub(crate) fn announce(&mut self, record: Record) {
         let message = Message::Exited(record);
         for peer in self.peers.iter_mut().filter(|p| p.greeted) {
             peer.send(&message);
@@ -611,7 +415,7 @@ impl Monitor {
 }
 
 /// A failure as an answer: the whole chain of causes in one line.
-fn failed(error: &(dyn std::error::Error + 'static)) -> Refusal {
+pub fn failed(error: &(dyn std::error::Error + 'static)) -> Refusal {
     let kind = error
         .downcast_ref::<berth_client::Error>()
         .and_then(berth_client::Error::failure)
@@ -625,7 +429,7 @@ fn failed(error: &(dyn std::error::Error + 'static)) -> Refusal {
     Refusal { kind, message }
 }
 
-fn unknown(id: &str) -> Refusal {
+pub fn unknown(id: &str) -> Refusal {
     Refusal {
         kind: RefusalKind::NotFound,
         message: format!("no container {id} in this pod"),

@@ -71,7 +71,7 @@ impl Peer {
 
     /// The next whole request; a frame that is none ends the connection.
     pub fn next(&mut self) -> Option<Request> {
-        match self.input.next() {
+        match self.input.next_frame() {
             Ok(request) => request,
             Err(error) => {
                 eprintln!("a connection is dropped: {error}");

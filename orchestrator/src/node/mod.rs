@@ -9,6 +9,7 @@
 pub mod backoff;
 pub mod env;
 mod execute;
+mod health;
 mod image;
 pub mod logs;
 mod monitor;
@@ -17,6 +18,7 @@ pub mod observed;
 pub mod paths;
 pub mod plan;
 pub mod pod;
+mod prepare;
 mod probes;
 mod queue;
 mod recover;
@@ -133,7 +135,7 @@ impl Node {
     }
 
     /// Address of the node in its own network namespace.
-    fn host_ip(&self) -> String {
+    fn host_ip() -> String {
         registration::host_ip()
     }
 

@@ -249,7 +249,7 @@ async fn serve(
 }
 
 fn deliver(decoder: &mut Decoder, waiting: &Waiting, notices: &impl Fn(Notice)) -> Result<(), FrameError> {
-    while let Some(message) = decoder.next::<Message>()? {
+    while let Some(message) = decoder.next_frame::<Message>()? {
         match message {
             Message::Exited(record) => notices(Notice::Exited(record)),
             Message::Reply { id, result } => {

@@ -283,7 +283,8 @@ fn additions(pod: &Pod, seen: &Observed, now: Timestamp, plan: &mut Plan) {
             }
             Role::Sidecar => {
                 create(definition, &one, now, plan);
-                if !mains_begun && !(one.running() && one.started) {
+                let up = one.running() && one.started;
+                if !up && !mains_begun {
                     return;
                 }
             }

@@ -2,6 +2,7 @@
 //!
 //! One task a probe; it reports verdicts only when they change. The thresholds are in [`Tally`], PURE.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -279,7 +280,7 @@ async fn http(action: &api::HTTPGetAction, target: &Target) -> Outcome {
         if header.name.eq_ignore_ascii_case("host") {
             own_host = Some(header.value.clone());
         } else {
-            headers.push_str(&format!("{}: {}\r\n", header.name, header.value));
+            let _ = write!(headers, "{}: {}\r\n", header.name, header.value);
         }
     }
     let host_header = own_host.unwrap_or_else(|| format!("{bracketed}:{port}"));
@@ -289,7 +290,7 @@ async fn http(action: &api::HTTPGetAction, target: &Target) -> Outcome {
             .to_ascii_lowercase()
             .contains(&format!("{}:", name.to_ascii_lowercase()))
         {
-            request.push_str(&format!("{name}: {value}\r\n"));
+            let _ = write!(request, "{name}: {value}\r\n");
         }
     }
     request.push_str("\r\n");

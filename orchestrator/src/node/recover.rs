@@ -22,7 +22,7 @@ use super::{Node, blocking, monitor, sandbox};
 /// How long to wait for a monitor that lives but does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a container's creation may go on after `berthd` was killed during it.
-const CREATION: Duration = Duration::from_secs(120);
+const CREATION: Duration = Duration::from_mins(2);
 
 /// Replaces the state file atomically. Blocks.
 ///
@@ -207,18 +207,17 @@ async fn begin(worker: &mut Worker, name: &str, record: &Record) {
             .and_then(|r| r.started_at),
         (None, None) => None,
     };
-    match since.and_then(|text| text.parse().ok()) {
-        Some(since) => worker.running(name, &record.container, since),
-        None => {
-            if let Some(link) = worker.link.clone() {
-                let _ = link
-                    .call(Call::Delete {
-                        container: record.container.clone(),
-                    })
-                    .await;
-            }
-            worker.seen.seen_mut(name).state = State::Absent;
+    if let Some(since) = since.and_then(|text| text.parse().ok()) {
+        worker.running(name, &record.container, since);
+    } else {
+        if let Some(link) = worker.link.clone() {
+            let _ = link
+                .call(Call::Delete {
+                    container: record.container.clone(),
+                })
+                .await;
         }
+        worker.seen.seen_mut(name).state = State::Absent;
     }
 }
 

@@ -16,7 +16,7 @@ use crate::store::{Key, StoreError};
 /// Pods that the node takes.
 const MAX_PODS: u32 = 250;
 /// Time between heartbeats: each is a write, and on one node nobody waits for them.
-const HEARTBEAT: Duration = Duration::from_secs(300);
+const HEARTBEAT: Duration = Duration::from_mins(5);
 /// Pause before a failed registration is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -101,7 +101,7 @@ fn status(node: &Node, stored: &Value, now: Timestamp) -> Value {
         .find_map(|line| line.strip_prefix("PRETTY_NAME="))
         .map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned());
     let disk = nix::sys::statvfs::statvfs(&node.config.data_dir).map_or(0, |s| {
-        u64::from(s.blocks() as u32).max(s.blocks() as u64) * s.fragment_size() as u64
+        u64::from(s.blocks() as u32).max(s.blocks()) * s.fragment_size()
     });
     let resources = json!({
         "cpu": (node.cpu / 1000).to_string(),

@@ -381,15 +381,12 @@ fn unescape(text: &str) -> PathBuf {
     let mut n = 0;
     while n < bytes.len() {
         let code = (bytes[n] == b'\\').then(|| text.get(n + 1..n + 4)).flatten();
-        match code.and_then(|code| u8::from_str_radix(code, 8).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                n += 4;
-            }
-            None => {
-                out.push(bytes[n]);
-                n += 1;
-            }
+        if let Some(byte) = code.and_then(|code| u8::from_str_radix(code, 8).ok()) {
+            out.push(byte);
+            n += 4;
+        } else {
+            out.push(bytes[n]);
+            n += 1;
         }
     }
     PathBuf::from(std::ffi::OsString::from_vec(out))

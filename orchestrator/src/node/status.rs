@@ -252,7 +252,7 @@ fn incomplete<'a>(pod: &'a Pod, seen: &Observed) -> Vec<&'a str> {
         .filter(|c| {
             let one = seen.seen(&c.spec.name);
             match c.role {
-                Role::Init => !one.ended().is_some_and(|e| e.code == 0),
+                Role::Init => one.ended().is_none_or(|e| e.code != 0),
                 Role::Sidecar => !(one.running() && one.started),
                 Role::Main => false,
             }

@@ -11,11 +11,11 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use super::monitor::{Link, Notice};
-use super::observed::{Ended, Observed, Seen, State, StopPhase, Unhealthy};
+use super::observed::{Ended, Observed, Seen, State};
 use super::paths::PodPaths;
 use super::plan::{self, Plan};
 use super::pod::{Pod, Role};
-use super::probes::{self, Kind, Report, Target};
+use super::probes::{Kind, Report};
 use super::{Node, blocking, recover, status};
 use crate::store::{Key, Object, StoreError};
 
@@ -58,7 +58,8 @@ pub struct Worker {
     pub(super) link: Option<Link>,
     inputs: mpsc::UnboundedReceiver<Input>,
     sender: mpsc::UnboundedSender<Input>,
-    probes: HashMap<(String, u32, Kind), tokio::task::JoinHandle<()>>,
+    /// The probes that run, by container, run and kind.
+    pub(super) tasks: HashMap<(String, u32, Kind), tokio::task::JoinHandle<()>>,
     /// A ConfigMap or Secret has changed: volumes may have to follow.
     stale_sources: bool,
     /// The status as last written.
@@ -100,7 +101,7 @@ impl Worker {
             link: None,
             inputs,
             sender,
-            probes: HashMap::new(),
+            tasks: HashMap::new(),
             stale_sources: false,
             written: None,
             saved: String::new(),
@@ -134,7 +135,7 @@ impl Worker {
                 self.sync_probes();
                 self.save().await;
                 self.publish().await;
-                let wake = self.pause(plan.wake);
+                let wake = Self::pause(plan.wake);
                 tokio::select! {
                     input = self.inputs.recv() => if let Some(input) = input { self.take(input) },
                     () = tokio::time::sleep(wake) => {}
@@ -153,7 +154,7 @@ impl Worker {
                 break;
             }
         }
-        for probe in self.probes.values() {
+        for probe in self.tasks.values() {
             probe.abort();
         }
     }
@@ -167,9 +168,9 @@ impl Worker {
     }
 
     /// How long to wait for the time of the plan.
-    fn pause(&self, wake: Option<Timestamp>) -> Duration {
+    fn pause(wake: Option<Timestamp>) -> Duration {
         let Some(wake) = wake else {
-            return Duration::from_secs(24 * 3600);
+            return Duration::from_hours(24);
         };
         // A little later, so that the time has come for sure when the plan is asked again.
         Duration::try_from(wake.duration_since(Timestamp::now())).unwrap_or_default()
@@ -293,184 +294,6 @@ impl Worker {
         String::new()
     }
 
-    fn probed(&mut self, container: &str, attempt: u32, kind: Kind, report: Report) {
-        let Some(seen) = self.seen.containers.get_mut(container) else {
-            return;
-        };
-        if seen.attempt != attempt || !seen.running() {
-            return;
-        }
-        match report {
-            Report::Failed(text) => {
-                let message = format!("{} probe failed: {text}", kind.title());
-                self.event(Some(container), true, "Unhealthy", &message);
-            }
-            Report::Verdict(ok, text) => match kind {
-                Kind::Startup if ok => {
-                    seen.started = true;
-                    let readiness = self.pod.as_ref().and_then(|p| p.container(container));
-                    seen.ready = readiness.is_some_and(|c| c.spec.readiness_probe.is_none());
-                }
-                Kind::Readiness => seen.ready = ok && seen.stop.is_none(),
-                Kind::Liveness if ok => {}
-                Kind::Liveness | Kind::Startup => {
-                    let definition = self.pod.as_ref().and_then(|p| p.container(container));
-                    let grace = definition
-                        .and_then(|c| kind.of(&c.spec))
-                        .and_then(|probe| probe.termination_grace_period_seconds);
-                    let which = kind.title().to_lowercase();
-                    let cause =
-                        format!("Container {container} failed {which} probe, will be restarted: {text}");
-                    seen.unhealthy = Some(Unhealthy { cause, grace });
-                }
-            },
-        }
-    }
-
-    fn hooked(&mut self, container: &str, attempt: u32, pre_stop: bool, outcome: Result<(), String>) {
-        let Some(seen) = self.seen.containers.get_mut(container) else {
-            return;
-        };
-        if seen.attempt != attempt {
-            return;
-        }
-        let (reason, hook) = if pre_stop {
-            ("FailedPreStopHook", "PreStop")
-        } else {
-            ("FailedPostStartHook", "PostStart")
-        };
-        if pre_stop {
-            if let Some(stop) = &mut seen.stop
-                && stop.phase == StopPhase::Hook
-            {
-                stop.phase = StopPhase::Due;
-            }
-        } else if let Err(text) = &outcome {
-            let cause = format!("Container {container} failed its postStart hook: {text}");
-            seen.unhealthy = Some(Unhealthy { cause, grace: None });
-        }
-        if let Err(text) = outcome {
-            self.event(
-                Some(container),
-                true,
-                reason,
-                &format!("{hook} hook failed: {text}"),
-            );
-        }
-    }
-
-    /// Starts and ends probes so that they fit the containers that run.
-    fn sync_probes(&mut self) {
-        let mut wanted = Vec::new();
-        if let (Some(pod), Some(_)) = (&self.pod, &self.link) {
-            for definition in &pod.containers {
-                let name = &definition.spec.name;
-                let seen = self.seen.seen(name);
-                if definition.role == Role::Init || !seen.running() || seen.stop.is_some() {
-                    continue;
-                }
-                let kinds: &[Kind] = if seen.started {
-                    &[Kind::Liveness, Kind::Readiness]
-                } else {
-                    &[Kind::Startup]
-                };
-                for kind in kinds.iter().filter(|kind| kind.of(&definition.spec).is_some()) {
-                    wanted.push((name.clone(), seen.attempt, *kind));
-                }
-            }
-        }
-        self.probes.retain(|key, task| {
-            let keep = wanted.contains(key);
-            if !keep {
-                task.abort();
-            }
-            keep
-        });
-        for key in wanted {
-            if !self.probes.contains_key(&key)
-                && let Some(task) = self.start_probe(&key)
-            {
-                self.probes.insert(key, task);
-            }
-        }
-    }
-
-    fn start_probe(&self, key: &(String, u32, Kind)) -> Option<tokio::task::JoinHandle<()>> {
-        let (container, attempt, kind) = key.clone();
-        let seen = self.seen.seen(&container);
-        let State::Running { since, .. } = seen.state else {
-            return None;
-        };
-        let target = self.target(&container)?;
-        let probe = kind.of(&target.spec)?.clone();
-        let verdict = match kind {
-            Kind::Readiness => Some(seen.ready),
-            Kind::Liveness => Some(true),
-            Kind::Startup => None,
-        };
-        let sender = self.sender.clone();
-        Some(tokio::spawn(probes::run(
-            kind,
-            probe,
-            target,
-            since,
-            verdict,
-            move |report| {
-                let _ = sender.send(Input::Probe {
-                    container: container.clone(),
-                    attempt,
-                    kind,
-                    report,
-                });
-            },
-        )))
-    }
-
-    /// How to reach a running container.
-    pub(super) fn target(&self, container: &str) -> Option<Target> {
-        let pod = self.pod.as_ref()?;
-        let seen = self.seen.seen(container);
-        let ip = match self.seen.sandbox.ips.first() {
-            Some(ip) if !pod.host_network() => ip.to_string(),
-            _ => self.node.host_ip(),
-        };
-        Some(Target {
-            link: self.link.clone()?,
-            container: seen.id()?.to_owned(),
-            bundle: self.paths.bundle(container, seen.attempt),
-            ip,
-            spec: Arc::new(pod.container(container)?.spec.clone()),
-        })
-    }
-
-    /// Runs a lifecycle hook beside the worker and reports its end.
-    pub(super) fn start_hook(&self, container: &str, pre_stop: bool, timeout: Duration) -> bool {
-        let Some(target) = self.target(container) else {
-            return false;
-        };
-        let lifecycle = target.spec.lifecycle.as_ref();
-        let handler = lifecycle.and_then(|l| {
-            if pre_stop {
-                l.pre_stop.clone()
-            } else {
-                l.post_start.clone()
-            }
-        });
-        let Some(handler) = handler else { return false };
-        let (sender, container) = (self.sender.clone(), container.to_owned());
-        let attempt = self.seen.seen(&container).attempt;
-        tokio::spawn(async move {
-            let outcome = probes::hook(&handler, &target, timeout).await;
-            let _ = sender.send(Input::Hook {
-                container,
-                attempt,
-                pre_stop,
-                outcome,
-            });
-        });
-        true
-    }
-
     /// Connects to the pod's monitor.
     pub(super) async fn connect(&mut self) -> Result<(), super::monitor::MonitorError> {
         let sender = self.sender.clone();
@@ -518,7 +341,7 @@ impl Worker {
         let Some(pod) = self.pod.as_ref().filter(|_| !self.gone) else {
             return;
         };
-        let status = status::status(pod, &self.seen, &self.node.host_ip(), Timestamp::now());
+        let status = status::status(pod, &self.seen, &Node::host_ip(), Timestamp::now());
         if self.written.as_ref() == Some(&status) {
             return;
         }

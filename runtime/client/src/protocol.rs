@@ -279,7 +279,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`FrameError`]; the stream is of no use afterwards.
-    pub fn next<T: serde::de::DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+    pub fn next_frame<T: serde::de::DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let Some(head) = self.bytes.first_chunk::<4>() else {
             return Ok(None);
         };
@@ -325,7 +325,7 @@ mod tests {
             let mut ids = Vec::new();
             for part in stream.chunks(step) {
                 decoder.push(part);
-                while let Some(request) = decoder.next::<Request>().unwrap() {
+                while let Some(request) = decoder.next_frame::<Request>().unwrap() {
                     ids.push(request.id);
                 }
             }
@@ -338,11 +338,14 @@ mod tests {
         let mut decoder = Decoder::default();
         decoder.push(b"GET / HTTP/1.1\r\n");
         assert!(matches!(
-            decoder.next::<Request>(),
+            decoder.next_frame::<Request>(),
             Err(FrameError::TooLong { .. })
         ));
         let mut decoder = Decoder::default();
         decoder.push(&[2, 0, 0, 0, b'{', b'}']);
-        assert!(matches!(decoder.next::<Request>(), Err(FrameError::Decode(_))));
+        assert!(matches!(
+            decoder.next_frame::<Request>(),
+            Err(FrameError::Decode(_))
+        ));
     }
 }

@@ -212,7 +212,8 @@ fn host_path(volume: &api::Volume, host: &api::HostPathVolumeSource) -> Result<P
     let path = PathBuf::from(&host.path);
     let kind = host.type_.as_deref().unwrap_or_default();
     match kind {
-        "DirectoryOrCreate" if !path.exists() => {
+        // Without a type a missing path is made, as the runtimes under kubelet do.
+        "" | "DirectoryOrCreate" if !path.exists() => {
             std::fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o755)
@@ -221,14 +222,6 @@ fn host_path(volume: &api::Volume, host: &api::HostPathVolumeSource) -> Result<P
         }
         "FileOrCreate" if !path.exists() => {
             std::fs::File::create_new(&path).map_err(file(&path))?;
-        }
-        // Without a type a missing path is made, as the runtimes under kubelet do.
-        "" if !path.exists() => {
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(&path)
-                .map_err(file(&path))?;
         }
         _ => {}
     }

@@ -28,7 +28,7 @@ pub fn bind(volume: &str, root: &Path, sub: &str, target: &Path) -> Result<(), V
         }
     };
     let handle = open_root(root).map_err(fail(root.to_owned()))?;
-    let found = descend(handle, &checked).map_err(fail(root.join(&checked)))?;
+    let found = descend(&handle, &checked).map_err(fail(root.join(&checked)))?;
     let kind = fstat(&found).map_err(fail(root.join(&checked)))?.st_mode;
     let is_dir = SFlag::from_bits_truncate(kind) & SFlag::S_IFMT == SFlag::S_IFDIR;
     let io = |source| VolumeError::File {
@@ -77,17 +77,17 @@ fn open_root(root: &Path) -> nix::Result<OwnedFd> {
 }
 
 /// Opens the path below the root, making missing folders on the way.
-fn descend(root: OwnedFd, path: &Path) -> nix::Result<OwnedFd> {
-    match openat2(&root, path, how(OFlag::O_PATH)) {
+fn descend(root: &OwnedFd, path: &Path) -> nix::Result<OwnedFd> {
+    match openat2(root, path, how(OFlag::O_PATH)) {
         Err(nix::Error::ENOENT) => {}
         found => return found,
     }
     let mut walked = PathBuf::new();
     for part in path.components() {
         let parent = if walked.as_os_str().is_empty() {
-            openat2(&root, ".", how(OFlag::O_PATH | OFlag::O_DIRECTORY))?
+            openat2(root, ".", how(OFlag::O_PATH | OFlag::O_DIRECTORY))?
         } else {
-            openat2(&root, &walked, how(OFlag::O_PATH | OFlag::O_DIRECTORY))?
+            openat2(root, &walked, how(OFlag::O_PATH | OFlag::O_DIRECTORY))?
         };
         walked.push(part);
         match mkdirat(
@@ -99,7 +99,7 @@ fn descend(root: OwnedFd, path: &Path) -> nix::Result<OwnedFd> {
             Err(error) => return Err(error),
         }
     }
-    openat2(&root, path, how(OFlag::O_PATH))
+    openat2(root, path, how(OFlag::O_PATH))
 }
 
 #[cfg(test)]
@@ -114,7 +114,7 @@ mod tests {
         symlink("in", dir.path().join("fine")).unwrap();
         symlink("/etc", dir.path().join("absolute")).unwrap();
         symlink("../..", dir.path().join("up")).unwrap();
-        let open = |path: &str| descend(open_root(dir.path()).unwrap(), Path::new(path)).map(drop);
+        let open = |path: &str| descend(&open_root(dir.path()).unwrap(), Path::new(path)).map(drop);
         assert_eq!(open("in"), Ok(()));
         assert_eq!(open("fine"), Ok(()));
         assert_eq!(open("absolute"), Err(nix::Error::EXDEV));
