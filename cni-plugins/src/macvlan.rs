@@ -67,24 +67,18 @@ impl Config {
 
     /// The parent: by name, or the interface of the default route.
     fn parent(&self, rtnl: &mut Rtnl) -> Result<Link, Failure> {
-        let found = match &self.master {
-            Some(name) => rtnl.link(name)?,
-            None => {
-                let default = rtnl
-                    .routes()?
-                    .into_iter()
-                    .filter(|r| r.dst.prefix_len() == 0 && r.table == MAIN_TABLE)
-                    .min_by_key(|r| r.priority);
-                match default.and_then(|r| r.interface) {
-                    Some(index) => rtnl.link_by_index(index)?,
-                    None => {
-                        return Err(Failure::field(
-                            "master",
-                            "missing, and there is no default route to take it from",
-                        ));
-                    }
-                }
-            }
+        let found = if let Some(name) = &self.master {
+            rtnl.link(name)?
+        } else {
+            let default = rtnl
+                .routes()?
+                .into_iter()
+                .filter(|r| r.dst.prefix_len() == 0 && r.table == MAIN_TABLE)
+                .min_by_key(|r| r.priority);
+            let index = default.and_then(|r| r.interface).ok_or_else(|| {
+                Failure::field("master", "missing, and there is no default route to take it from")
+            })?;
+            rtnl.link_by_index(index)?
         };
         let name = self.master.as_deref().unwrap_or("of the default route");
         let place = if self.in_container {

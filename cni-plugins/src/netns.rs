@@ -10,7 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::statfs::FsType,
+};
 
 use crate::protocol::{Failure, code};
 
@@ -18,7 +21,7 @@ use crate::protocol::{Failure, code};
 const OWN: &str = "/proc/thread-self/ns/net";
 
 /// NSFS_MAGIC of include/uapi/linux/magic.h: the file system of namespace files.
-const NSFS_MAGIC: i64 = 0x6e73_6673;
+const NSFS: FsType = FsType(0x6e73_6673);
 
 /// An open network namespace.
 #[derive(Debug)]
@@ -33,8 +36,8 @@ impl NetNs {
     pub fn find(path: &Path) -> Result<Option<Self>, Failure> {
         match File::open(path) {
             Ok(file) => {
-                let is_namespace = nix::sys::statfs::fstatfs(&file)
-                    .is_ok_and(|s| s.filesystem_type().0 as i64 == NSFS_MAGIC);
+                let is_namespace =
+                    nix::sys::statfs::fstatfs(&file).is_ok_and(|s| s.filesystem_type() == NSFS);
                 Ok(is_namespace.then(|| Self {
                     file,
                     path: path.to_owned(),

@@ -11,9 +11,9 @@ use crate::protocol::{
 pub const PLUGIN: Plugin = Plugin {
     name: "static",
     add,
-    del,
+    del: Plugin::nothing,
     check,
-    gc,
+    gc: Plugin::nothing,
     status,
 };
 
@@ -97,10 +97,6 @@ fn add(request: &Request) -> Result<Reply, Failure> {
     Ok(Reply::Result(result.to_json(request.version)))
 }
 
-fn del(_: &Request) -> Result<(), Failure> {
-    Ok(())
-}
-
 fn check(request: &Request) -> Result<(), Failure> {
     let result = request.required_prev("static")?;
     for wanted in checked(request)? {
@@ -115,10 +111,6 @@ fn check(request: &Request) -> Result<(), Failure> {
             ));
         }
     }
-    Ok(())
-}
-
-fn gc(_: &Request) -> Result<(), Failure> {
     Ok(())
 }
 

@@ -58,7 +58,7 @@ impl TokenBucket {
         });
     }
 
-    fn parse(options: Attributes<'_>) -> Option<(u64, u32)> {
+    fn parse(options: &Attributes<'_>) -> Option<(u64, u32)> {
         let parms = options.value(1)?;
         let word = |at: usize| {
             parms
@@ -169,7 +169,7 @@ impl Rtnl {
         let mut found = None;
         self.queues(index, |parent, kind, options| {
             if parent == ROOT && kind == "tbf" {
-                found = options.and_then(TokenBucket::parse);
+                found = options.and_then(|o| TokenBucket::parse(&o));
             }
         })?;
         Ok(found)

@@ -45,7 +45,7 @@ pub(crate) fn forget(ports: &[UdpPort]) -> Result<(), NetlinkError> {
         match channel.dump(&list, |answer| {
             let tuple = Attributes::new(answer.body.get(4..).unwrap_or_default()).value(TUPLE_ORIGINAL);
             if let Some(tuple) = tuple
-                && wanted.iter().any(|port| leads_to(Attributes::new(tuple), port))
+                && wanted.iter().any(|port| leads_to(&Attributes::new(tuple), port))
             {
                 tuples.push(tuple.to_vec());
             }
@@ -82,7 +82,7 @@ fn message(what: &str, kind: u16, family: Family, tuple: &[u8]) -> Message {
     }
 }
 
-fn leads_to(tuple: Attributes<'_>, port: &UdpPort) -> bool {
+fn leads_to(tuple: &Attributes<'_>, port: &UdpPort) -> bool {
     let (Some(ip), Some(protocol)) = (tuple.inner(1), tuple.inner(2)) else {
         return false;
     };

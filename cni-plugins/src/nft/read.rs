@@ -12,7 +12,7 @@ use crate::netlink::{Message, NetlinkError};
 const SUBSYSTEM: u16 = 10 << 8;
 const GETCHAIN: u16 = SUBSYSTEM | 4;
 const GETRULE: u16 = SUBSYSTEM | 7;
-const GETSETELEM: u16 = SUBSYSTEM | 13;
+const GETSETELEM: u16 = SUBSYSTEM + 13;
 const GETGEN: u16 = SUBSYSTEM | 16;
 /// After nfgenmsg.
 const ATTRIBUTES: usize = 4;
@@ -180,7 +180,7 @@ impl Nft {
         let mut elements = Vec::new();
         self.list(&message, |a| {
             for (_, item) in a.inner(3).into_iter().flatten() {
-                elements.extend(parse_element(Attributes::new(item)));
+                elements.extend(parse_element(&Attributes::new(item)));
             }
         })?;
         Ok(elements)
@@ -205,12 +205,12 @@ impl Nft {
             attributes(&body)
                 .inner(3)?
                 .next()
-                .and_then(|(_, i)| parse_element(Attributes::new(i)))
+                .and_then(|(_, i)| parse_element(&Attributes::new(i)))
         }))
     }
 }
 
-fn parse_element(a: Attributes<'_>) -> Option<Element> {
+fn parse_element(a: &Attributes<'_>) -> Option<Element> {
     let key = a.inner(1)?.value(1)?.to_vec();
     let data = match a.inner(2) {
         None => Data::Nothing,

@@ -39,7 +39,7 @@ impl Writer {
 }
 
 /// Attributes being read: kind (without flags) and value.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Attributes<'a>(&'a [u8]);
 
 impl<'a> Attributes<'a> {
@@ -48,24 +48,24 @@ impl<'a> Attributes<'a> {
     }
 
     /// The value of the first attribute of that kind.
-    pub fn value(self, wanted: u16) -> Option<&'a [u8]> {
-        let mut all = self;
+    pub fn value(&self, wanted: u16) -> Option<&'a [u8]> {
+        let mut all = self.clone();
         all.find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
     }
 
     /// The attributes inside the first attribute of that kind.
-    pub fn inner(self, wanted: u16) -> Option<Self> {
-        self.value(wanted).map(Self)
+    pub fn inner(&self, wanted: u16) -> Option<Self> {
+        self.value(wanted).map(Attributes)
     }
 
     /// A text without its terminating zero.
-    pub fn text(self, wanted: u16) -> Option<String> {
+    pub fn text(&self, wanted: u16) -> Option<String> {
         let bytes = self.value(wanted)?;
         Some(String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned())
     }
 
     /// A number in network byte order.
-    pub fn be32(self, wanted: u16) -> Option<u32> {
+    pub fn be32(&self, wanted: u16) -> Option<u32> {
         self.value(wanted)?
             .first_chunk::<4>()
             .map(|b| u32::from_be_bytes(*b))

@@ -37,6 +37,11 @@ pub struct Plugin {
 }
 
 impl Plugin {
+    /// For verbs that have nothing to do in a plugin.
+    pub fn nothing(_: &Request) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Runs the verb that `request` names.
     pub fn call(&self, request: &Request) -> Result<Reply, Failure> {
         let done = |r: Result<(), Failure>| r.map(|()| Reply::Nothing);

@@ -182,6 +182,7 @@ mod optional_ip {
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
+    #[allow(clippy::ref_option)] // serde's signature
     pub(super) fn serialize<S: Serializer>(ip: &Option<IpAddr>, s: S) -> Result<S::Ok, S::Error> {
         ip.serialize(s)
     }
