@@ -27,7 +27,7 @@ const OUTPUT_SHOWN: usize = 4096;
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HookState<'a> {
-    /// `ociVersion` of the configuration.
+    /// The version of the specification that this document complies with.
     pub oci_version: &'a str,
     /// The container's id.
     pub id: &'a str,

@@ -121,7 +121,7 @@ impl fmt::Display for ContainerId {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
-    /// `ociVersion` of the configuration.
+    /// The version of the specification that the state documents comply with.
     pub oci_version: String,
     /// The container's id.
     pub id: String,

@@ -204,13 +204,13 @@ const CASES: &[Case] = &[
     (
         "missing bind source",
         |c| c["mounts"][0] = json!({"destination": "/a", "source": "/nosuch", "options": ["bind"]}),
-        "mounts[0]",
+        "error mounting \"/nosuch\"",
         "no such file or directory",
     ),
     (
         "unknown file system",
         |c| c["mounts"][0] = json!({"destination": "/a", "type": "nosuchfs", "source": "x"}),
-        "mounts[0]",
+        "mount nosuchfs:/a",
         "no such device",
     ),
     (
@@ -331,7 +331,7 @@ const CASES: &[Case] = &[
         "program is a directory",
         |c| c["process"]["args"] = json!(["/bin"]),
         "exec: \"/bin\"",
-        "is a directory",
+        "/bin",
     ),
     (
         "program is data",
@@ -401,7 +401,7 @@ fn malformed_json_has_file_line_column_and_field() {
         ),
         (
             "{\"ociVersion\": \"1.0.0\", \"mounts\": [\n{\"destination\": []}]}",
-            "config.json:2:17: mounts[0].destination: ",
+            "config.json:2:16: mounts[0].destination: ",
             "expected",
         ),
     ] {

@@ -40,7 +40,8 @@ fn sections(text: &str) -> BTreeMap<String, Vec<String>> {
     found
 }
 
-/// What differs from run to run: ids of mounts, devices and sizes of memory.
+/// Leaves out what differs from run to run or says nothing: ids of mounts, sizes of memory, process ids (runc's
+/// threads use some up), ignored signals (runc 1.1 leaves one of those that Go's runtime uses ignored).
 fn normalise(section: &str, line: &str, id: &str, bundle: &Bundle) -> Option<String> {
     let line = line
         .replace(id, "ID")
@@ -52,23 +53,15 @@ fn normalise(section: &str, line: &str, id: &str, bundle: &Bundle) -> Option<Str
                 "Name",
                 "Umask",
                 "State",
-                "Tgid",
-                "Ngid",
-                "PPid",
                 "TracerPid",
                 "Uid",
                 "Gid",
                 "Groups",
-                "NStgid",
-                "NSpid",
-                "NSpgid",
-                "NSsid",
                 "Kthread",
                 "Threads",
                 "SigPnd",
                 "ShdPnd",
                 "SigBlk",
-                "SigIgn",
                 "SigCgt",
                 "CapInh",
                 "CapPrm",
@@ -115,13 +108,21 @@ fn view(runtime: &Runtime, bundle: &mut Bundle) -> (Outcome, BTreeMap<String, Ve
             .iter()
             .filter_map(|line| normalise(name, line, &container.id, bundle));
         *lines = kept.collect();
+        // In a user namespace devices are bound from the host's, in an order without meaning.
+        let (mut devices, mut others): (Vec<_>, Vec<_>) = lines
+            .drain(..)
+            .partition(|line: &String| name == "mountinfo" && line.contains(" - devtmpfs "));
+        devices.sort();
+        others.append(&mut devices);
+        *lines = others;
     }
     (outcome, all)
 }
 
-/// Drives both runtimes and lists every line that only one of them shows.
+/// Drives both runtimes and lists every line that only one of them shows, but for those with a known difference (see
+/// runtime/DESIGN.md).
 #[track_caller]
-fn compare(name: &str, make: impl Fn() -> Bundle) {
+fn compare(name: &str, known: &[&str], make: impl Fn() -> Bundle) {
     let Some(runc) = Runtime::runc() else {
         harness::skip!("needs runc")
     };
@@ -145,6 +146,7 @@ fn compare(name: &str, make: impl Fn() -> Bundle) {
             }
         }
     }
+    differences.retain(|line| !known.iter().any(|known| line.contains(known)));
     assert!(differences.is_empty(), "{name}:\n{}", differences.join("\n"));
 }
 
@@ -170,7 +172,7 @@ fn a_bundle_of_runc_spec_looks_the_same() {
     if Runtime::runc().is_none() {
         harness::skip!("needs runc");
     }
-    compare("runc spec", reference_bundle);
+    compare("runc spec", &[], reference_bundle);
 }
 
 /// System calls that engines allow: enough for a shell, in the shape of their profiles.
@@ -395,13 +397,15 @@ fn engine_bundle() -> Bundle {
 #[test]
 fn a_bundle_in_the_style_of_engines_looks_the_same() {
     need_root!();
-    compare("engine", engine_bundle);
+    compare("engine", &[], engine_bundle);
 }
 
 #[test]
 fn a_user_namespace_looks_the_same() {
     need_root!();
-    compare("user namespace", || {
+    // The ipc namespace is made together with the user namespace, before anybody in it has an id.
+    let known = ["mqueue"];
+    compare("user namespace", &known, || {
         let mut bundle = Bundle::new(&["sh", "-c", VIEW]);
         bundle.edit(|config| {
             config["linux"]["namespaces"]
@@ -444,7 +448,7 @@ fn joined_namespaces_look_the_same() {
     .unwrap();
     let pid = holder.id();
     let result = std::panic::catch_unwind(|| {
-        compare("joined", || {
+        compare("joined", &[], || {
             let mut bundle = Bundle::new(&["sh", "-c", VIEW]);
             bundle.edit(|config| {
                 config.as_object_mut().unwrap().remove("hostname");
@@ -468,7 +472,7 @@ fn joined_namespaces_look_the_same() {
 #[test]
 fn an_unprivileged_user_looks_the_same() {
     need_root!();
-    compare("user", || {
+    compare("user", &[], || {
         let mut bundle = Bundle::new(&["sh", "-c", VIEW]);
         bundle.edit(|config| {
             config["process"]["user"] =

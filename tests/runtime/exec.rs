@@ -76,7 +76,7 @@ fn options_change_the_process() {
         let outcome = exec(&[], &[]);
         assert_eq!(outcome.code(), 255);
         assert!(
-            outcome.stderr.contains("exec args cannot be empty"),
+            outcome.stderr.contains("args cannot be empty"),
             "{}",
             outcome.stderr
         );

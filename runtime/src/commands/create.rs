@@ -24,6 +24,8 @@ use crate::host::HostFacts;
 use crate::launch::{self, HookPoint, Launched};
 use crate::log;
 use crate::plan::{self, CreateOptions, Gate};
+use crate::seccomp::Program;
+use crate::spec::OCI_VERSION;
 use crate::state::{ContainerId, LaterHooks, LockedDir, Record, Status, rfc3339};
 use crate::validate;
 
@@ -128,69 +130,29 @@ impl Prepared {
         console: Option<OwnedFd>,
         gate: Gate,
     ) -> Result<Created, Error> {
-        let Self {
-            bundle,
-            host,
-            listen_fds,
-        } = self;
-        let linux = bundle.spec.linux().as_ref();
-        let seccomp = super::filter(&bundle.spec)?;
+        let linux = self.bundle.spec.linux().as_ref();
         let configured = linux.and_then(|linux| linux.cgroups_path().as_deref());
-        let cgroup_path = CgroupPath::for_container(configured, id.as_str())?;
+        let request = Request {
+            id,
+            args,
+            console,
+            gate,
+            cgroup: CgroupPath::for_container(configured, id.as_str())?,
+            seccomp: super::filter(&self.bundle.spec)?,
+        };
         let lock = context.root.create(id)?;
-        let result = (|| {
-            lock.write_config(&bundle.config)?;
-            let cgroup = Cgroup::create(&host.cgroups, &cgroup_path)?;
-            let paths = cgroup.paths();
-            let launched = (|| {
-                limit(&cgroup, &bundle.spec)?;
-                let options = CreateOptions {
-                    id: id.as_str(),
-                    cgroup_paths: &paths,
-                    no_pivot: args.no_pivot,
-                    no_new_keyring: args.no_new_keyring,
-                    preserve_fds: args.preserve_fds,
-                    listen_fds,
-                    console: console.is_some(),
-                    gate,
-                    seccomp: seccomp.as_ref(),
+        match self.with_cgroup(request, &lock) {
+            Ok((launched, record)) => {
+                let container = Container {
+                    record,
+                    dir: lock.path().to_path_buf(),
                 };
-                let plan = plan::create(&bundle, &host, &options)?;
-                let mut parent = Parent::new(id, &bundle);
-                let launched = launch::launch(
-                    &plan,
-                    launch::Context {
-                        spec: &bundle.spec,
-                        state_dir: Some(lock.path()),
-                        cgroup: &cgroup,
-                        console_socket: console,
-                        host: &mut parent,
-                    },
-                )?;
-                Ok::<_, Error>((launched, parent.annotations))
-            })();
-            let (launched, annotations) = launched.inspect_err(|_| remove_cgroup(&cgroup))?;
-            let record = record(id, &bundle, annotations, &launched, paths);
-            match lock.write_record(&record) {
-                Ok(()) => Ok((
+                Ok(Created {
+                    container,
                     launched,
-                    Container {
-                        record,
-                        dir: lock.path().to_path_buf(),
-                    },
-                )),
-                Err(error) => {
-                    remove_cgroup(&cgroup);
-                    Err(error.into())
-                }
+                    lock,
+                })
             }
-        })();
-        match result {
-            Ok((launched, container)) => Ok(Created {
-                container,
-                launched,
-                lock,
-            }),
             Err(error) => {
                 if let Err(error) = lock.remove() {
                     log::warn(&crate::error::chain(&error));
@@ -199,6 +161,72 @@ impl Prepared {
             }
         }
     }
+
+    /// Makes the cgroup and what goes into it.
+    fn with_cgroup(&self, request: Request<'_>, lock: &LockedDir) -> Result<(Launched, Record), Error> {
+        let cgroup = Cgroup::create(&self.host.cgroups, &request.cgroup)?;
+        // Only now: whoever finds a configuration without a record takes its cgroup for this container's.
+        let launched = lock
+            .write_config(&self.bundle.config)
+            .map_err(Error::from)
+            .and_then(|()| self.launch(request, lock, &cgroup));
+        launched.inspect_err(|_| remove_cgroup(&cgroup))
+    }
+
+    /// Limits the cgroup, starts the init in it, and writes the record.
+    fn launch(
+        &self,
+        request: Request<'_>,
+        lock: &LockedDir,
+        cgroup: &Cgroup,
+    ) -> Result<(Launched, Record), Error> {
+        let Request {
+            id,
+            args,
+            console,
+            gate,
+            seccomp,
+            ..
+        } = request;
+        limit(cgroup, &self.bundle.spec)?;
+        let paths = cgroup.paths();
+        let options = CreateOptions {
+            id: id.as_str(),
+            cgroup_paths: &paths,
+            no_pivot: args.no_pivot,
+            no_new_keyring: args.no_new_keyring,
+            preserve_fds: args.preserve_fds,
+            listen_fds: self.listen_fds,
+            console: console.is_some(),
+            gate,
+            seccomp: seccomp.as_ref(),
+        };
+        let plan = plan::create(&self.bundle, &self.host, &options)?;
+        let mut parent = Parent::new(id, &self.bundle);
+        let launched = launch::launch(
+            &plan,
+            launch::Context {
+                spec: &self.bundle.spec,
+                state_dir: Some(lock.path()),
+                cgroup,
+                console_socket: console,
+                host: &mut parent,
+            },
+        )?;
+        let record = record(id, &self.bundle, parent.annotations, &launched, paths);
+        lock.write_record(&record)?;
+        Ok((launched, record))
+    }
+}
+
+/// What is asked for beside the bundle.
+struct Request<'a> {
+    id: &'a ContainerId,
+    args: &'a SharedArgs,
+    console: Option<OwnedFd>,
+    gate: Gate,
+    cgroup: CgroupPath,
+    seccomp: Option<Program>,
 }
 
 /// Kills and removes what a failed start may have left.
@@ -243,7 +271,7 @@ fn record(
     let hooks = spec.hooks().as_ref();
     let list = |list: Option<&Option<Vec<Hook>>>| list.and_then(Clone::clone).unwrap_or_default();
     Record {
-        oci_version: spec.version().clone(),
+        oci_version: OCI_VERSION.to_owned(),
         id: id.to_string(),
         pid: launched.pid,
         start_time: launched.start_time,
@@ -351,7 +379,7 @@ impl<'a> Parent<'a> {
 
     fn state(&self, status: Status, pid: i32) -> HookState<'_> {
         HookState {
-            oci_version: self.bundle.spec.version(),
+            oci_version: OCI_VERSION,
             id: self.id.as_str(),
             status,
             pid,

@@ -1,11 +1,16 @@
 //! `delete`: removes what a stopped container holds; with `--force` of any container.
 
+use std::fs;
+
+use berth_cgroups::{Cgroup, CgroupPath};
 use clap::Args;
 
 use super::{Context, ExitCode};
+use crate::bundle;
 use crate::container::{Container, ContainerError};
 use crate::error::Error;
-use crate::state::{StateError, Status};
+use crate::host::HostFacts;
+use crate::state::{CONFIG_FILE, ContainerId, LockedDir, StateError, Status};
 
 /// Delete any resources held by the container, often used with a detached container
 #[derive(Debug, Args)]
@@ -26,11 +31,10 @@ pub(super) fn run(context: &Context, args: &DeleteArgs) -> Result<ExitCode, Erro
     };
     let container = match Container::load(&context.root, &id) {
         Ok(container) => container,
-        // An aborted create, or a record that cannot be read: with nothing known about the container, its directory
-        // is all there is to remove.
+        // An aborted create, or a record that cannot be read.
         Err(Error::State(error @ (StateError::NotExist | StateError::Corrupt { .. }))) => {
             if args.force || matches!(error, StateError::NotExist) {
-                lock.remove()?;
+                remove_unfinished(lock, &id)?;
             }
             return if args.force { Ok(0) } else { Err(error.into()) };
         }
@@ -50,4 +54,26 @@ pub(super) fn run(context: &Context, args: &DeleteArgs) -> Result<ExitCode, Erro
     }
     container.destroy(lock)?;
     Ok(0)
+}
+
+/// Removes what an aborted create left: its directory, and the cgroup that its configuration names with whatever is
+/// in it.
+fn remove_unfinished(lock: LockedDir, id: &ContainerId) -> Result<(), Error> {
+    let file = lock.path().join(CONFIG_FILE);
+    if let Ok(text) = fs::read(&file)
+        && let Ok((spec, _)) = bundle::parse_spec(&file, &text)
+    {
+        let configured = spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.cgroups_path().as_deref());
+        let host = HostFacts::collect()?;
+        let cgroup = Cgroup::open(
+            &host.cgroups,
+            &CgroupPath::for_container(configured, id.as_str())?,
+        )?;
+        cgroup.kill()?;
+        cgroup.delete()?;
+    }
+    Ok(lock.remove()?)
 }

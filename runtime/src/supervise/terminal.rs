@@ -81,6 +81,8 @@ impl Terminal {
         let saved = tcgetattr(&self.host).map_err(system("get the terminal's settings"))?;
         let mut raw = saved.clone();
         cfmakeraw(&mut raw);
+        // Line feeds become line ends here, since the container's side no longer does that.
+        raw.output_flags.insert(OutputFlags::OPOST);
         tcsetattr(&self.host, SetArg::TCSANOW, &raw).map_err(system("make the terminal raw"))?;
         self.saved = Some(saved);
         let input = Relay::new(
