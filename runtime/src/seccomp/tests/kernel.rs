@@ -1,0 +1,98 @@
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use serde_json::json;
+
+use super::profiles::{engine_like, parse};
+use super::*;
+
+/// Loads `filter` for the calling thread alone.
+fn load(filter: &[[u8; 8]], flags: u32) {
+    nix::sys::prctl::set_no_new_privs().unwrap();
+    assert!(
+        berth_sys::raw::seccomp(filter.as_flattened(), flags).is_ok(),
+        "the kernel takes the filter"
+    );
+}
+
+/// Runs `work` in a thread of its own, which takes its filter with it.
+fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    std::thread::spawn(work).join().unwrap()
+}
+
+#[test]
+fn the_kernel_does_what_the_profile_says() {
+    let seccomp = parse(json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+        "syscalls": [
+            {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 71},
+            {"names": ["lseek"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 1, "value": 700, "op": "SCMP_CMP_GT"}]}
+        ]
+    }));
+    let program = compile(&seccomp).unwrap();
+    let found = in_thread(move || {
+        load(&program.filter, program.flags);
+        let made = nix::unistd::mkdir("/proc/nothing", nix::sys::stat::Mode::empty());
+        let file = std::fs::File::open("/proc/self/stat").unwrap();
+        (
+            made,
+            nix::unistd::lseek(&file, 700, nix::unistd::Whence::SeekSet).map(drop),
+            nix::unistd::lseek(&file, 701, nix::unistd::Whence::SeekSet).map(drop),
+        )
+    });
+    assert_eq!(found, (Err(Errno::EPROTO), Ok(()), Err(Errno::EPERM)));
+}
+
+#[test]
+fn an_engines_profile_loads() {
+    let program = compile(&engine_like()).unwrap();
+    let found = in_thread(move || {
+        load(&program.filter, program.flags);
+        let set = nix::sys::personality::set(nix::sys::personality::Persona::ADDR_NO_RANDOMIZE);
+        let name = nix::unistd::sethostname("never");
+        (set.map(drop), name, std::fs::read("/proc/self/stat").is_ok())
+    });
+    assert_eq!(found, (Err(Errno::EPERM), Err(Errno::EPERM), true));
+}
+
+/// What DESIGN.md says about sizes and times; run with `--ignored --nocapture`, in release mode.
+#[test]
+#[ignore = "a measurement"]
+fn measure() {
+    let seccomp = engine_like();
+    let best = |work: &mut dyn FnMut() -> Duration| (0..40).map(|_| work()).min().unwrap();
+    let timed = |work: &mut dyn FnMut()| {
+        let start = Instant::now();
+        work();
+        start.elapsed()
+    };
+    let load_time = |filter: Vec<[u8; 8]>| {
+        best(&mut || {
+            let filter = filter.clone();
+            in_thread(move || {
+                nix::sys::prctl::set_no_new_privs().unwrap();
+                let start = Instant::now();
+                let _ = berth_sys::raw::seccomp(filter.as_flattened(), 4);
+                start.elapsed()
+            })
+        })
+    };
+    let mut program = None;
+    let compiled = best(&mut || timed(&mut || program = Some(compile(&seccomp).unwrap())));
+    let filter = program.unwrap().filter;
+    println!(
+        "berth: {} instructions, compiled in {compiled:?}, loaded in {:?}",
+        filter.len(),
+        load_time(filter)
+    );
+    for optimize in [1, 2] {
+        let mut bytes = Vec::new();
+        let compiled = best(&mut || timed(&mut || bytes = Reference::bytes(&seccomp, optimize)));
+        println!(
+            "libseccomp {optimize}: {} instructions, compiled in {compiled:?}, loaded in {:?}",
+            bytes.len(),
+            load_time(bytes)
+        );
+    }
+}
