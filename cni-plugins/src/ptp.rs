@@ -45,7 +45,8 @@ fn add(request: &Request) -> Result<Reply, Failure> {
     let mut host = Rtnl::open()?;
     let mut result = ipam.add()?;
     let tag = Tag::of(request);
-    let attached = attach(request, &netns, &mut host, &mut result, mtu).and_then(|()| {
+    let mut created = false;
+    let attached = attach(request, &netns, &mut host, &mut result, mtu, &mut created).and_then(|()| {
         if masq {
             let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
             return masquerade::add(&mut Nft::open()?, &tag, &addresses);
@@ -54,7 +55,7 @@ fn add(request: &Request) -> Result<Reply, Failure> {
     });
     if let Err(failure) = attached {
         // The failure that is being reported matters more than one of these.
-        if !matches!(failure.code, crate::protocol::code::CONFLICT) {
+        if created {
             let _ = host.run(&[Message::delete_link(&tag.host_interface())]);
         }
         let _ = ipam.del();
@@ -76,6 +77,7 @@ fn attach(
     host: &mut Rtnl,
     result: &mut AddResult,
     mtu: Option<u32>,
+    created: &mut bool,
 ) -> Result<(), Failure> {
     let tag = Tag::of(request);
     let name = tag.host_interface();
@@ -112,6 +114,7 @@ fn attach(
         }
         other => other?,
     }
+    *created = true;
     netns.within(|| configure_inside(request, result, &gateways))?;
     configure_host(host, &name, result, &gateways)?;
     let interface = |name: &str, mac: &[u8], sandbox: String| Interface {

@@ -39,6 +39,18 @@ fn ptp_connects_masquerades_and_goes() {
         assert_eq!(tcp_ask(Some(&a.netns), at(world, 80)).unwrap(), seen);
     }
     lab.check(&a, &config, &ra).success();
+    // A later step fails: the address is masqueraded for another network already.
+    let before = traces();
+    let other = with(&config, json!({"name": "other"}));
+    let c = lab.container();
+    let asked = json!({"runtimeConfig": {"ips": [ip_of(&ra, true)]}});
+    let (code, msg) = lab.call("ADD", Some(&c), &with(&other, asked)).failure();
+    assert!(
+        code == 102 && msg.contains("network net (container c1 eth0)"),
+        "{msg}"
+    );
+    assert_eq!(traces(), before);
+    assert_eq!(lab.leased("other").len(), 0);
     let veth = ra["interfaces"][0]["name"].as_str().unwrap();
     sh(&format!("ip route del {} dev {veth}", ip_of(&ra, true)));
     let (code, msg) = lab.check(&a, &config, &ra).failure();
