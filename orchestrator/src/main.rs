@@ -22,7 +22,8 @@ fn main() -> ExitCode {
             let mut message = error.to_string();
             let mut source = error.source();
             while let Some(cause) = source {
-                message.push_str(&format!(": {cause}"));
+                message.push_str(": ");
+                message.push_str(&cause.to_string());
                 source = cause.source();
             }
             tracing::error!("{message}");

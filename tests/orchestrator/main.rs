@@ -1,4 +1,5 @@
 //! Tests of the orchestrator: the monitor of a pod, and pods under the real `berthd`.
 
+mod api;
 mod demo;
 mod monitor;

@@ -143,7 +143,7 @@ fn embedded(
     while let Some((tag, value)) = reader.field()? {
         let path = format!("{prefix}{tag}");
         if let Some(field) = of.fields().find(|f| f.tag == path) {
-            put(field, value, depth, out)?;
+            put(field, &value, depth, out)?;
         } else if let Wire::Bytes(inner) = value {
             let deeper = format!("{path}.");
             if of.fields().any(|f| f.tag.starts_with(&deeper)) {
@@ -156,7 +156,7 @@ fn embedded(
 
 fn put(
     field: Field,
-    value: Wire<'_>,
+    value: &Wire<'_>,
     depth: usize,
     out: &mut Map<String, Value>,
 ) -> Result<(), ProtobufError> {
@@ -203,7 +203,7 @@ fn map_entry(
         match (tag, wire) {
             (1, Wire::Bytes(b)) => key = text(b, field.name)?,
             (2, wire) => {
-                if let Some(found) = one(field, leaf, wire, depth)? {
+                if let Some(found) = one(field, leaf, &wire, depth)? {
                     value = found;
                 }
             }
@@ -226,9 +226,9 @@ fn zero(leaf: Leaf) -> Value {
 }
 
 /// One value; `None` for what JSON leaves out.
-fn one(field: Field, leaf: Leaf, wire: Wire<'_>, depth: usize) -> Result<Option<Value>, ProtobufError> {
+fn one(field: Field, leaf: Leaf, wire: &Wire<'_>, depth: usize) -> Result<Option<Value>, ProtobufError> {
     let malformed = || ProtobufError::Malformed(field.name.to_owned());
-    match wire {
+    match *wire {
         Wire::Number(number) => Ok(Some(match leaf {
             Leaf::Bool => json!(number != 0),
             Leaf::Int32 | Leaf::Int64 => json!(number.cast_signed()),

@@ -49,13 +49,13 @@ pub struct Cause {
     pub field: String,
 }
 
-fn details(kind: &Kind, name: &str) -> Option<Box<Details>> {
-    Some(Box::new(Details {
+fn details(kind: &Kind, name: &str) -> Details {
+    Details {
         name: name.to_owned(),
         group: kind.group.to_owned(),
         kind: kind.plural.to_owned(),
         ..Details::default()
-    }))
+    }
 }
 
 impl ApiError {
@@ -71,7 +71,7 @@ impl ApiError {
     /// 404: no such object.
     pub fn not_found(kind: &Kind, name: &str) -> Self {
         Self {
-            details: details(kind, name),
+            details: Some(Box::new(details(kind, name))),
             ..Self::plain(
                 404,
                 "NotFound",
@@ -92,7 +92,7 @@ impl ApiError {
     /// 409: the name is taken.
     pub fn already_exists(kind: &Kind, name: &str) -> Self {
         Self {
-            details: details(kind, name),
+            details: Some(Box::new(details(kind, name))),
             ..Self::plain(
                 409,
                 "AlreadyExists",
@@ -104,7 +104,7 @@ impl ApiError {
     /// 409: the object changed since it was read, or a precondition failed.
     pub fn conflict(kind: &Kind, name: &str, why: &str) -> Self {
         Self {
-            details: details(kind, name),
+            details: Some(Box::new(details(kind, name))),
             ..Self::plain(
                 409,
                 "Conflict",
@@ -152,7 +152,7 @@ impl ApiError {
     /// 403: not allowed on this object.
     pub fn forbidden(kind: &Kind, name: &str, why: &str) -> Self {
         Self {
-            details: details(kind, name),
+            details: Some(Box::new(details(kind, name))),
             ..Self::plain(
                 403,
                 "Forbidden",

@@ -112,9 +112,11 @@ fn is_empty(value: &Value) -> bool {
 }
 
 fn is_text(value: &Value, text: &str) -> bool {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string() == text, |v| v == text)
+    match value {
+        Value::String(found) => found == text,
+        Value::Bool(found) => text == if *found { "true" } else { "false" },
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! A reader for the few fields of DER (ITU-T X.690) that matter, of certificates that TLS has
 //! verified already or that berthd made itself.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -187,17 +188,17 @@ fn alt_names(mut rest: Reader<'_>) -> Vec<String> {
         while let Some((tag, content)) = entries.next() {
             match (tag, content.len()) {
                 (0x82, _) => names.extend(std::str::from_utf8(content).map(str::to_owned)),
-                (0x87, 4) => {
-                    names.extend(<[u8; 4]>::try_from(content).map(|a| std::net::IpAddr::from(a).to_string()))
-                }
-                (0x87, 16) => {
-                    names.extend(<[u8; 16]>::try_from(content).map(|a| std::net::IpAddr::from(a).to_string()))
-                }
+                (0x87, 4) => names.extend(address(<[u8; 4]>::try_from(content).ok())),
+                (0x87, 16) => names.extend(address(<[u8; 16]>::try_from(content).ok())),
                 _ => {}
             }
         }
     }
     names
+}
+
+fn address(bytes: Option<impl Into<IpAddr>>) -> Option<String> {
+    bytes.map(|bytes| bytes.into().to_string())
 }
 
 /// Whether TLS would trust a certificate of this authority now, as a client's or a server's.

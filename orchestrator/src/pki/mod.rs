@@ -207,25 +207,18 @@ fn lifetime(params: &mut CertificateParams, now: Timestamp, days: i64) {
 
 fn authority(dir: &Path, now: Timestamp) -> Result<Pair, PkiError> {
     let (certificate_file, key_file) = (dir.join("ca.crt"), dir.join("ca.key"));
-    match (read(&certificate_file)?, read(&key_file)?) {
-        (Some(certificate), Some(key)) => {
-            check_usable(&certificate_file, &certificate, &key_file, &key)?;
-            Ok(Pair { certificate, key })
-        }
-        // The key is written last: a certificate alone was left by a crash and signed nothing.
-        _ => {
-            let key = made("the authority's key", KeyPair::generate())?;
-            let certificate = made(
-                "the authority's certificate",
-                authority_params(now).self_signed(&key),
-            )?
-            .pem();
-            let key = key.serialize_pem();
-            write(&certificate_file, &certificate)?;
-            write(&key_file, &key)?;
-            Ok(Pair { certificate, key })
-        }
+    if let (Some(certificate), Some(key)) = (read(&certificate_file)?, read(&key_file)?) {
+        check_usable(&certificate_file, &certificate, &key_file, &key)?;
+        return Ok(Pair { certificate, key });
     }
+    // The key is written last: a certificate alone was left by a crash and signed nothing.
+    let key = made("the authority's key", KeyPair::generate())?;
+    let params = authority_params(now);
+    let certificate = made("the authority's certificate", params.self_signed(&key))?.pem();
+    let key = key.serialize_pem();
+    write(&certificate_file, &certificate)?;
+    write(&key_file, &key)?;
+    Ok(Pair { certificate, key })
 }
 
 fn check_usable(

@@ -20,32 +20,30 @@ fn root(kind: &Kind) -> Result<Type, ApiError> {
     Type::named(kind.kind).ok_or_else(|| ApiError::internal(format!("no schema of {}", kind.kind)))
 }
 
-impl Api {
-    /// Records an ordinary write in `metadata.managedFields`.
-    pub(super) fn own(
-        &self,
-        kind: &Kind,
-        value: &mut Value,
-        old: Option<&Value>,
-        options: &Options,
-        subresource: &str,
-    ) -> Result<(), ApiError> {
-        // Events are many and short-lived, and nobody applies them.
-        if kind == kinds::EVENT {
-            return Ok(());
-        }
-        let (api_version, time) = (kind.api_version(), rfc3339(Timestamp::now()));
-        let manager = options.manager.as_str();
-        let writer = Writer {
-            manager,
-            api_version: &api_version,
-            subresource,
-            time: &time,
-        };
-        apply::update(root(kind)?, old, value, &writer);
-        Ok(())
+/// Records an ordinary write in `metadata.managedFields`.
+pub(super) fn own(
+    kind: &Kind,
+    value: &mut Value,
+    old: Option<&Value>,
+    options: &Options,
+) -> Result<(), ApiError> {
+    // Events are many and short-lived, and nobody applies them.
+    if kind == kinds::EVENT {
+        return Ok(());
     }
+    let (api_version, time) = (kind.api_version(), rfc3339(Timestamp::now()));
+    let manager = options.manager.as_str();
+    let writer = Writer {
+        manager,
+        api_version: &api_version,
+        subresource: "",
+        time: &time,
+    };
+    apply::update(root(kind)?, old, value, &writer);
+    Ok(())
+}
 
+impl Api {
     /// PATCH with `application/apply-patch+yaml`.
     pub(super) async fn apply(
         &self,

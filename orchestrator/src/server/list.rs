@@ -192,13 +192,13 @@ impl Api {
         Ok(respond::text(
             StatusCode::OK,
             "application/json",
-            encode(kind, form, metadata, items),
+            encode(kind, form, &metadata, items),
         ))
     }
 }
 
 /// The body of a list, made while it is sent.
-fn encode(kind: &'static Kind, form: Form, metadata: Value, items: Vec<Object>) -> Body {
+fn encode(kind: &'static Kind, form: Form, metadata: &Value, items: Vec<Object>) -> Body {
     let (head, tail) = match form {
         Form::Table(_) => open_list(table::header(kind, metadata), "rows"),
         Form::Partial => open_list(

@@ -66,7 +66,7 @@ pub(super) fn object(kind: &Kind, value: Value, form: Form, now: Timestamp) -> V
                 .pointer("/metadata/resourceVersion")
                 .cloned()
                 .unwrap_or_default();
-            let mut out = table::header(kind, serde_json::json!({"resourceVersion": version}));
+            let mut out = table::header(kind, &serde_json::json!({"resourceVersion": version}));
             out["rows"] = Value::Array(vec![table::row(kind, &value, include, now)]);
             out
         }

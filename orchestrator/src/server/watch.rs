@@ -25,10 +25,10 @@ use super::{Api, Shutdown};
 use crate::store::{Event, EventKind, Object, Watch, WatchError};
 
 /// Time between two bookmarks.
-const BOOKMARK: Duration = Duration::from_secs(60);
+const BOOKMARK: Duration = Duration::from_mins(1);
 /// Shortest time a watch is held if the client does not say; up to twice this, so that many watches
 /// do not end at once.
-const HELD: Duration = Duration::from_secs(1800);
+const HELD: Duration = Duration::from_mins(30);
 
 struct Stream {
     kind: &'static Kind,
@@ -232,8 +232,10 @@ impl Stream {
             json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": metadata});
         let shown = match self.form {
             Form::Table(include) => {
-                let mut out =
-                    table::header(self.kind, json!({"resourceVersion": metadata["resourceVersion"]}));
+                let mut out = table::header(
+                    self.kind,
+                    &json!({"resourceVersion": metadata["resourceVersion"]}),
+                );
                 out["rows"] = json!([table::row(self.kind, &object, include, Timestamp::now())]);
                 out
             }

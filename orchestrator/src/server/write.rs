@@ -12,7 +12,7 @@ use super::admission::generated;
 use super::body::{self, FieldValidation};
 use super::request::{Query, Target};
 use super::respond::{self, Form};
-use super::{Api, scale, store_error};
+use super::{Api, apply, scale, store_error};
 use crate::store::{Object, StoreError, prepare};
 
 /// Tries of a generated name before giving up.
@@ -78,7 +78,7 @@ impl Api {
             .and_then(Value::as_str)
             .is_none_or(str::is_empty);
         self.admit_new(target, &mut value)?;
-        self.own(target.kind, &mut value, None, &options, "")?;
+        apply::own(target.kind, &mut value, None, &options)?;
         let mut stored = self.store_new(target, value.clone(), &options).await;
         for _ in 0..NAME_TRIES {
             let taken = matches!(stored, Err(ref e) if e.reason == "AlreadyExists");
@@ -174,7 +174,7 @@ impl Api {
             }
             _ => self.admit_changed(target, &mut value, &before)?,
         }
-        self.own(target.kind, &mut value, Some(&before), options, "")?;
+        apply::own(target.kind, &mut value, Some(&before), options)?;
         if target.kind == kinds::NAMESPACE {
             value["status"] = before["status"].clone();
         }

@@ -7,6 +7,8 @@
 mod merge;
 mod set;
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 
 use crate::schema::Type;
@@ -240,13 +242,15 @@ pub fn conflict_message(conflicts: &[Conflict]) -> String {
     let mut last = None;
     for conflict in conflicts {
         if last != Some((&conflict.manager, &conflict.api_version)) {
-            text.push_str(&format!(
+            // Writing into a String cannot fail.
+            let _ = write!(
+                text,
                 " conflicts with {:?} using {}:",
                 conflict.manager, conflict.api_version
-            ));
+            );
             last = Some((&conflict.manager, &conflict.api_version));
         }
-        text.push_str(&format!("\n- {}", conflict.field));
+        let _ = write!(text, "\n- {}", conflict.field);
     }
     text
 }

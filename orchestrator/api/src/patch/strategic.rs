@@ -84,7 +84,9 @@ fn merge_map(
         let key = of
             .and_then(|t| t.field(name))
             .map_or(MergeList::Set, Field::merge);
-        set_order(object.get_mut(name), wanted, key)?;
+        if let Some(Value::Array(list)) = object.get_mut(name) {
+            set_order(list, wanted, &key)?;
+        }
     }
     Ok(())
 }
@@ -221,15 +223,12 @@ fn merge_keyed(of: Option<Type>, list: &mut Vec<Value>, patch: &[Value], by: &st
 }
 
 /// Orders a list as the client's is; elements it does not know stay behind the one they followed.
-fn set_order(list: Option<&mut Value>, wanted: &Value, merge: MergeList) -> Result<(), PatchError> {
-    let Some(Value::Array(list)) = list else {
-        return Ok(());
-    };
+fn set_order(list: &mut Vec<Value>, wanted: &Value, merge: &MergeList) -> Result<(), PatchError> {
     let Value::Array(wanted) = wanted else {
         return Err(PatchError::Malformed("$setElementOrder must be a list".into()));
     };
     let id = |item: &Value| match merge {
-        MergeList::ByKey(by) => item.get(by).cloned().unwrap_or_default(),
+        MergeList::ByKey(by) => item.get(*by).cloned().unwrap_or_default(),
         _ => item.clone(),
     };
     let rank: Vec<Value> = wanted.iter().map(id).collect();

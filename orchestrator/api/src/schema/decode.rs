@@ -3,6 +3,8 @@
 //!
 //! What a real API server does by decoding into Go structs; the messages are worded as its are.
 
+use std::fmt::Write as _;
+
 use serde_json::Value;
 
 use super::{Field, Leaf, Shape, Type, shape};
@@ -101,7 +103,8 @@ impl Walk {
                 };
                 for (at, item) in items.iter_mut().enumerate() {
                     let length = self.path.len();
-                    self.path.push_str(&format!("[{at}]"));
+                    // Writing into a String cannot fail.
+                    let _ = write!(self.path, "[{at}]");
                     self.shaped(owner, shape(inner), item)?;
                     self.path.truncate(length);
                 }

@@ -88,7 +88,7 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 /// A table without rows; `metadata` is the list's.
-pub fn header(kind: &Kind, metadata: Value) -> Value {
+pub fn header(kind: &Kind, metadata: &Value) -> Value {
     let definitions: Vec<Value> = columns(kind)
         .iter()
         .map(|c| {

@@ -1,3 +1,5 @@
+#![allow(clippy::needless_pass_by_value)] // so that cases are written with json!(..)
+
 use serde_json::json;
 
 use super::*;

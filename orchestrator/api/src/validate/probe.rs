@@ -36,7 +36,7 @@ pub(super) fn validate(at: &Path, probe: &Value, container: &Value, which: &str,
                 grace,
                 "must not be set for readinessProbes",
             );
-        } else if !grace.as_i64().is_some_and(|n| n > 0) {
+        } else if grace.as_i64().is_none_or(|n| n <= 0) {
             errors.invalid(
                 &at.child("terminationGracePeriodSeconds"),
                 grace,
@@ -64,11 +64,7 @@ pub(super) fn handler(at: &Path, value: &Value, container: &Value, known: &[&str
     let at = at.child(one);
     let handler = &value[*one];
     match *one {
-        "exec" => {
-            if each(handler, "command").next().is_none() {
-                errors.required(&at.child("command"), "");
-            }
-        }
+        "exec" if each(handler, "command").next().is_none() => errors.required(&at.child("command"), ""),
         "httpGet" => {
             if text(handler, "path").is_empty() {
                 errors.required(&at.child("path"), "");
