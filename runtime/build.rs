@@ -59,8 +59,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(
         out.join("init.rs"),
         format!(
-            "/// The tiny init, an ELF program.\nconst PROGRAM: &[u8] = include_bytes!({program:?});\n\
-             /// Where the program header of the plan's segment stands in it.\nconst PLAN_HEADER: usize = {header};\n"
+            "/// The tiny init, an ELF program.\nconst PROGRAM: &[u8] = include_bytes!(\"{}\");\n\
+             /// Where the program header of the plan's segment stands in it.\nconst PLAN_HEADER: usize = {header};\n",
+            program.display()
         ),
     )?;
     Ok(())

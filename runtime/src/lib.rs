@@ -19,3 +19,10 @@ pub mod state;
 pub mod supervise;
 pub mod validate;
 pub mod wire;
+
+// The tiny init is a program of its own (build.rs); as modules of this crate its parts can be tested and linted.
+#[cfg(any(test, clippy))]
+use berth_sys::raw as sys;
+#[cfg(any(test, clippy))]
+#[allow(dead_code)]
+mod init;

@@ -286,8 +286,8 @@ pub mod mount_flags {
     pub const SOURCE_NOFOLLOW: u32 = 32;
     /// Do not follow a symbolic link at the target.
     pub const TARGET_NOFOLLOW: u32 = 64;
-    /// The mount is wanted, but the container can do without it (`/dev/mqueue` without its file system).
-    pub const OPTIONAL: u32 = 128;
+    /// The new file system's root gets the permissions of the folder it covers.
+    pub const INHERIT_MODE: u32 = 128;
 }
 
 /// Places where the init waits for its parent.
@@ -316,8 +316,12 @@ steps! {
         /// The keyring's name.
         name: Text
     }
-    /// Make the cgroup namespace, now that the process is in its cgroups.
-    CgroupNamespace = 5 {}
+    /// Make namespaces that clone3(2) could not make: of cgroups, once the process is in its own; of messages,
+    /// once it is the user that its file system shall belong to.
+    Unshare = 5 {
+        /// CLONE_NEW* kinds.
+        kinds: U64
+    }
     /// Bring the loopback device up.
     Loopback = 6 {}
     /// Set the host name.
@@ -365,7 +369,9 @@ steps! {
         /// Host path to bind if the kernel refuses a new file system (user namespaces), or empty.
         fallback: Text,
         /// Bits of `mount_flags`.
-        flags: U32
+        flags: U32,
+        /// Index in the configuration's `mounts`.
+        number: U32
     }
     /// Bind a file or folder.
     Bind = 13 {
@@ -388,7 +394,9 @@ steps! {
         /// Whether the propagation is for all of the subtree.
         propagation_all: Flag,
         /// Bits of `mount_flags`.
-        flags: U32
+        flags: U32,
+        /// Index in the configuration's `mounts`.
+        number: U32
     }
     /// Change attributes of the mount at a place.
     Attributes = 14 {
@@ -575,7 +583,9 @@ steps! {
         /// The state document, as standard input.
         document: Descriptor,
         /// Name of the field in `hooks`.
-        kind: Text
+        kind: Text,
+        /// Index in that list.
+        number: U32
     }
     /// Report that everything is done and wait on the gate for the start.
     Park = 40 {
@@ -714,6 +724,8 @@ pub enum Report<'a> {
         errno: i32,
         /// What exactly, for steps that can fail in several ways: see `reason`.
         reason: u32,
+        /// Index of a hook in its list.
+        number: u32,
         /// A path or message; no NUL.
         detail: &'a [u8],
     },
@@ -770,10 +782,11 @@ impl<'a> Report<'a> {
                 tag,
                 errno,
                 reason,
+                number,
                 detail,
             } => {
-                for number in [4, step, tag, errno as u32, reason] {
-                    put(&number.to_le_bytes());
+                for word in [4, step, tag, errno as u32, reason, number] {
+                    put(&word.to_le_bytes());
                 }
                 put(detail);
             }
@@ -793,6 +806,7 @@ impl<'a> Report<'a> {
                 tag: reader.u32()?,
                 errno: reader.u32()? as i32,
                 reason: reader.u32()?,
+                number: reader.u32()?,
                 detail: core::mem::take(&mut reader.bytes),
             },
             _ => return Err(Malformed),

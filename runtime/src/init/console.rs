@@ -11,15 +11,16 @@ const PTMX: (u32, u32) = (5, 2);
 /// Major numbers of pseudoterminal slaves (Documentation/admin-guide/devices.txt).
 const SLAVE_MAJORS: core::ops::RangeInclusive<u32> = 136..=143;
 
-impl Init {
-    pub(super) fn session<'a>(&mut self) -> Done<'a> {
-        match sys::setsid() {
-            // Already the leader of one.
-            Ok(()) | Err(Errno::EPERM) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
+/// Starts a session, which a terminal can control.
+pub(super) fn session<'a>() -> Done<'a> {
+    match sys::setsid() {
+        // Already the leader of one.
+        Ok(()) | Err(Errno::EPERM) => Ok(()),
+        Err(errno) => Err(errno.into()),
     }
+}
 
+impl Init {
     /// Makes the terminal, sends its master to the socket, and uses its slave.
     pub(super) fn console<'a>(&mut self, socket: Fd, size: (u16, u16), uid: u32, device: bool) -> Done<'a> {
         let ptmx = path::open(self.root, c"/dev/pts/ptmx", O_RDWR | O_NOCTTY)
@@ -65,26 +66,28 @@ impl Init {
         sys::close(place);
         Ok(())
     }
-
-    /// A user must be able to open /dev/stdout and its kin again. /dev/null belongs to everybody and stays.
-    pub(super) fn stdio_owner<'a>(&mut self, uid: u32) -> Done<'a> {
-        for number in 0..3 {
-            let Ok(stat) = sys::fstat(Fd(number)) else { continue };
-            let null = stat.kind() == S_IFCHR && stat.rdev == (1, 3);
-            if null || stat.uid == uid {
-                continue;
-            }
-            match sys::fchownat(Fd(number), c"", uid, stat.gid, AT_EMPTY_PATH) {
-                // Ids that this user namespace does not map, read-only file systems, descriptors of other kinds.
-                Ok(()) | Err(Errno::EINVAL | Errno::EPERM | Errno::EROFS) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(())
-    }
 }
 
 fn chown_terminal<'a>(slave: Fd, uid: u32) -> Done<'a> {
     let gid = sys::fstat(slave)?.gid;
     Ok(sys::fchownat(slave, c"", uid, gid, AT_EMPTY_PATH)?)
+}
+
+/// A user must be able to open /dev/stdout and its kin again. /dev/null belongs to everybody and stays.
+pub(super) fn stdio_owner<'a>(uid: u32) -> Done<'a> {
+    for number in 0..3 {
+        let Ok(stat) = sys::fstat(Fd(number)) else {
+            continue;
+        };
+        let null = stat.kind() == S_IFCHR && stat.rdev == (1, 3);
+        if null || stat.uid == uid {
+            continue;
+        }
+        match sys::fchownat(Fd(number), c"", uid, stat.gid, AT_EMPTY_PATH) {
+            // Ids that this user namespace does not map, read-only file systems, descriptors of other kinds.
+            Ok(()) | Err(Errno::EINVAL | Errno::EPERM | Errno::EROFS) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
 }

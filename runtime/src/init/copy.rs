@@ -64,7 +64,12 @@ fn entry_copy(from: Fd, into: Fd, name: &CStr, depth: u32) -> Result<(), Errno> 
         }
         S_IFREG => {
             let source = sys::openat(from, name, O_RDONLY | O_NOFOLLOW, 0)?;
-            let made = sys::openat(into, name, sys::O_WRONLY | sys::O_CREAT | sys::O_EXCL | O_NOFOLLOW, 0o600)?;
+            let made = sys::openat(
+                into,
+                name,
+                sys::O_WRONLY | sys::O_CREAT | sys::O_EXCL | O_NOFOLLOW,
+                0o600,
+            )?;
             let result = bytes(source, made).and_then(|()| properties(source, made, &stat));
             sys::close(source);
             sys::close(made);

@@ -12,7 +12,7 @@ const NULL_DEVICE: (u32, u32) = (1, 3);
 
 impl Init {
     /// Makes a device file, or binds the host's where mknod(2) is not allowed.
-    pub(super) fn device<'a>(&mut self, step: Step<'a>) -> Done<'a> {
+    pub(super) fn device<'a>(&mut self, step: &Step<'a>) -> Done<'a> {
         let Step::Device {
             path,
             mode,
@@ -21,7 +21,7 @@ impl Init {
             uid,
             gid,
             bind,
-        } = step
+        } = step.clone()
         else {
             return Err(Failure::new(reason::PLAN, Errno::EBADMSG, b""));
         };

@@ -8,15 +8,16 @@ use super::{Done, Failure, Init};
 
 impl Init {
     /// Runs one hook and waits for it (runtime-spec, config.md, "POSIX-platform Hooks").
-    pub(super) fn hook<'a>(&mut self, step: Step<'a>) -> Done<'a> {
+    pub(super) fn hook<'a>(&mut self, step: &Step<'a>) -> Done<'a> {
         let Step::Hook {
             path,
             arguments,
             environment,
             timeout,
             document,
+            number,
             ..
-        } = step
+        } = step.clone()
         else {
             return Err(Failure::new(reason::PLAN, Errno::EBADMSG, b""));
         };
@@ -34,7 +35,7 @@ impl Init {
             Err(errno) => Err(Failure::new(reason::CALL, errno, path.to_bytes())),
         };
         sys::close(output);
-        result
+        result.map_err(|failure| Failure { number, ..failure })
     }
 
     fn wait_for_hook<'a>(&mut self, path: &'a CStr, pid: i32, output: Fd, timeout: u64) -> Done<'a> {

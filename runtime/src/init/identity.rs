@@ -4,7 +4,7 @@ use core::ffi::CStr;
 
 use super::sys::{self, CapabilitySets, Errno};
 use super::wire::reason;
-use super::{Done, Failure, Init};
+use super::{Done, Failure};
 
 /// Drops from the bounding set what is not in `keep`.
 pub(super) fn bounding<'a>(keep: u64) -> Done<'a> {
@@ -22,7 +22,7 @@ pub(super) fn bounding<'a>(keep: u64) -> Done<'a> {
 }
 
 /// Becomes the user. Capabilities stay permitted until [`capabilities`] decides about them.
-pub(super) fn user<'a>(uid: u32, gid: u32, groups: Option<&'a [u8]>) -> Done<'a> {
+pub(super) fn user(uid: u32, gid: u32, groups: Option<&[u8]>) -> Done<'_> {
     sys::keep_capabilities(true)?;
     if let Some(groups) = groups {
         match sys::setgroups(groups) {
@@ -57,24 +57,22 @@ pub(super) fn capabilities<'a>(effective: u64, permitted: u64, inheritable: u64,
     Ok(())
 }
 
-impl Init {
-    /// A session keyring of the container's own, whose owner may also search it.
-    pub(super) fn keyring<'a>(&mut self, name: &'a CStr) -> Done<'a> {
-        const OWNER_SEARCH: u32 = 0x0008_0000;
-        let key = match sys::join_session_keyring(name) {
-            Ok(key) => key,
-            // A kernel without keyrings.
-            Err(Errno::ENOSYS) => return Ok(()),
-            Err(errno) => return Err(errno.into()),
-        };
-        let mut text = [0u8; 256];
-        let length = sys::describe_key(key, &mut text)?.min(text.len());
-        let permissions = text[..length].split(|b| *b == b';').nth(3).and_then(hexadecimal);
-        if let Some(permissions) = permissions {
-            sys::set_key_permissions(key, permissions | OWNER_SEARCH)?;
-        }
-        Ok(())
+/// A session keyring of the container's own, whose owner may also search it.
+pub(super) fn keyring(name: &CStr) -> Done<'_> {
+    const OWNER_SEARCH: u32 = 0x0008_0000;
+    let key = match sys::join_session_keyring(name) {
+        Ok(key) => key,
+        // A kernel without keyrings.
+        Err(Errno::ENOSYS) => return Ok(()),
+        Err(errno) => return Err(errno.into()),
+    };
+    let mut text = [0u8; 256];
+    let length = sys::describe_key(key, &mut text)?.min(text.len());
+    let permissions = text[..length].split(|b| *b == b';').nth(3).and_then(hexadecimal);
+    if let Some(permissions) = permissions {
+        sys::set_key_permissions(key, permissions | OWNER_SEARCH)?;
     }
+    Ok(())
 }
 
 fn hexadecimal(digits: &[u8]) -> Option<u32> {

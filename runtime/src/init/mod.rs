@@ -34,6 +34,7 @@ pub struct Start {
 struct Failure<'a> {
     errno: i32,
     reason: u32,
+    number: u32,
     detail: &'a [u8],
 }
 
@@ -42,6 +43,7 @@ impl From<Errno> for Failure<'_> {
         Self {
             errno: errno.0,
             reason: reason::CALL,
+            number: 0,
             detail: b"",
         }
     }
@@ -52,6 +54,7 @@ impl<'a> Failure<'a> {
         Self {
             errno: errno.0,
             reason,
+            number: 0,
             detail,
         }
     }
@@ -134,7 +137,8 @@ struct Init {
 pub fn run(start: Start) -> i32 {
     // Nobody may look into this process or take its descriptors (CVE-2016-9962), not even with the same user id.
     let _ = sys::set_dumpable(false);
-    let Ok((header, steps)) = wire::decode(start.plan) else {
+    let Start { plan, scratch } = start;
+    let Ok((header, steps)) = wire::decode(plan) else {
         return 125;
     };
     let mut init = Init {
@@ -148,7 +152,7 @@ pub fn run(start: Start) -> i32 {
         program: Buffer::new(),
         home: Buffer::new(),
         text: Buffer::new(),
-        scratch: start.scratch,
+        scratch,
     };
     // The descriptors inherited for this program must not reach the next one.
     let _ = sys::cloexec_range(header.first_private, u32::MAX);
@@ -174,21 +178,17 @@ impl Init {
                 Ok(())
             }
             Step::Sync { point } => self.sync(point),
-            Step::Session {} => self.session(),
-            Step::Keyring { name } => self.keyring(name),
-            Step::CgroupNamespace {} => Ok(sys::unshare(0x0200_0000)?),
+            Step::Session {} => console::session(),
+            Step::Keyring { name } => identity::keyring(name),
+            Step::Unshare { kinds } => Ok(sys::unshare(kinds)?),
             Step::Loopback {} => Ok(sys::loopback_up()?),
             Step::Hostname { name } => Ok(sys::sethostname(name)?),
             Step::Domainname { name } => Ok(sys::setdomainname(name)?),
             Step::Propagation { flags, recursive } => root::propagation(flags, recursive),
-            Step::Root {
-                path,
-                source,
-                mount,
-            } => self.make_root(path, source, mount),
+            Step::Root { path, source, mount } => self.make_root(path, source, mount),
             Step::CurrentRoot {} => self.current_root(),
-            Step::FsMount { .. } => self.fs_mount(step),
-            Step::Bind { .. } => self.bind(step),
+            Step::FsMount { .. } => self.fs_mount(&step),
+            Step::Bind { .. } => self.bind(&step),
             Step::Attributes {
                 target,
                 set,
@@ -202,7 +202,7 @@ impl Init {
                 path,
                 existing,
             } => self.link(target, path, existing),
-            Step::Device { .. } => self.device(step),
+            Step::Device { .. } => self.device(&step),
             Step::PivotRoot {} => self.pivot_root(),
             Step::MoveRoot { cover } => self.move_root(cover),
             Step::ChangeRoot {} => self.change_root(),
@@ -217,18 +217,14 @@ impl Init {
                 uid,
                 device,
             } => self.console(Fd(socket), (rows as u16, columns as u16), uid, device),
-            Step::StdioOwner { uid } => self.stdio_owner(uid),
+            Step::StdioOwner { uid } => console::stdio_owner(uid),
             step => self.process_step(step),
         }
     }
 
     fn process_step<'a>(&mut self, step: Step<'a>) -> Done<'a> {
         match step {
-            Step::Limit {
-                resource,
-                soft,
-                hard,
-            } => Ok(sys::prlimit(0, resource, soft, hard)?),
+            Step::Limit { resource, soft, hard } => Ok(sys::prlimit(0, resource, soft, hard)?),
             Step::NoNewPrivileges {} => Ok(sys::no_new_privileges()?),
             Step::Seccomp {
                 program,
@@ -255,7 +251,7 @@ impl Init {
             Step::WorkingDirectory { path, lenient } => self.working_directory(path, lenient),
             Step::Home { uid } => self.find_home(uid),
             Step::Program { name, search } => self.find_program(name, search),
-            Step::Hook { .. } => self.hook(step),
+            Step::Hook { .. } => self.hook(&step),
             Step::Park { gate } => self.park(Fd(gate)),
             Step::Execute {
                 arguments,
@@ -290,6 +286,7 @@ impl Init {
             tag,
             errno: failure.errno,
             reason: failure.reason,
+            number: failure.number,
             detail,
         });
     }

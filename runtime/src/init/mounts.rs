@@ -4,13 +4,16 @@
 use core::ffi::CStr;
 
 use super::path::{self, Make};
-use super::sys::{self, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW, Errno, Fd, MountAttr, O_PATH, OPEN_TREE_CLONE, S_IFDIR};
+use super::sys::{
+    self, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW, Errno, Fd, MOUNT_ATTR_RDONLY, MountAttr, O_DIRECTORY, O_PATH,
+    O_RDONLY, OPEN_TREE_CLONE, S_IFDIR,
+};
 use super::wire::{Step, mount_flags, reason};
 use super::{Buffer, Done, Failure, Init, copy};
 
 impl Init {
     /// A new file system.
-    pub(super) fn fs_mount<'a>(&mut self, step: Step<'a>) -> Done<'a> {
+    pub(super) fn fs_mount<'a>(&mut self, step: &Step<'a>) -> Done<'a> {
         let Step::FsMount {
             fstype,
             source,
@@ -20,20 +23,10 @@ impl Init {
             propagation,
             fallback,
             flags,
-        } = step
+            ..
+        } = step.clone()
         else {
             return Err(Failure::new(reason::PLAN, Errno::EBADMSG, b""));
-        };
-        let made = self.new_filesystem(fstype, source, options, attributes);
-        let mount = match made {
-            Ok(mount) => mount,
-            Err(failure)
-                if !fallback.is_empty() && [Errno::EPERM, Errno::EBUSY].contains(&Errno(failure.errno)) =>
-            {
-                bound(fallback, attributes)?
-            }
-            Err(_) if flags & mount_flags::OPTIONAL != 0 => return Ok(()),
-            Err(failure) => return Err(failure),
         };
         let nofollow = flags & mount_flags::TARGET_NOFOLLOW != 0;
         let place = path::ensure(self.root, target, Make::Folder(0o755), nofollow).map_err(|errno| {
@@ -43,8 +36,36 @@ impl Init {
             };
             Failure::new(why, errno, target.to_bytes())
         })?;
-        if flags & mount_flags::COPY_UP != 0 {
-            copy::folder(place, mount).map_err(|errno| Failure::new(reason::TARGET, errno, target.to_bytes()))?;
+        let copy_up = flags & mount_flags::COPY_UP != 0;
+        let inherit = flags & mount_flags::INHERIT_MODE != 0;
+        // What is still to be changed inside must be writable first.
+        let first = if copy_up || inherit {
+            attributes & !MOUNT_ATTR_RDONLY
+        } else {
+            attributes
+        };
+        let made = self.new_filesystem(fstype, source, options, first);
+        let mount = match made {
+            Ok(mount) => mount,
+            Err(failure)
+                if !fallback.is_empty() && [Errno::EPERM, Errno::EBUSY].contains(&Errno(failure.errno)) =>
+            {
+                bound(fallback, attributes)?
+            }
+            Err(failure) => return Err(failure),
+        };
+        if copy_up {
+            copy::folder(place, mount)
+                .map_err(|errno| Failure::new(reason::TARGET, errno, target.to_bytes()))?;
+        } else if inherit {
+            inherit_mode(place, mount)?;
+        }
+        if first != attributes {
+            let attr = MountAttr {
+                set: MOUNT_ATTR_RDONLY,
+                ..MountAttr::default()
+            };
+            sys::mount_setattr(mount, false, &attr)?;
         }
         sys::move_mount(mount, place)?;
         sys::close(place);
@@ -89,7 +110,7 @@ impl Init {
     }
 
     /// A bind mount.
-    pub(super) fn bind<'a>(&mut self, step: Step<'a>) -> Done<'a> {
+    pub(super) fn bind<'a>(&mut self, step: &Step<'a>) -> Done<'a> {
         let Step::Bind {
             source,
             descriptor,
@@ -101,7 +122,8 @@ impl Init {
             propagation,
             propagation_all,
             flags,
-        } = step
+            ..
+        } = step.clone()
         else {
             return Err(Failure::new(reason::PLAN, Errno::EBADMSG, b""));
         };
@@ -249,6 +271,15 @@ fn set_bind_attributes<'a>(mount: Fd, set: u64, clear: u64, strict: bool) -> Don
         }
         result => Ok(result?),
     }
+}
+
+/// The permissions of the folder that a file system covers.
+fn inherit_mode<'a>(place: Fd, mount: Fd) -> Done<'a> {
+    let mode = sys::fstat(place)?.mode & 0o7777;
+    let top = sys::openat(mount, c".", O_RDONLY | O_DIRECTORY, 0)?;
+    let done = sys::fchmod(top, mode);
+    sys::close(top);
+    Ok(done?)
 }
 
 fn set_propagation<'a>(mount: Fd, propagation: u64, recursive: bool) -> Done<'a> {

@@ -40,11 +40,47 @@ pub(super) fn ensure(root: Fd, path: &CStr, make: Make, nofollow: bool) -> Resul
             Err(Errno::ENOENT) => {}
             result => return result,
         }
+        // Nearly always only the last name is missing.
+        if make_last(root, &way, make) {
+            match open(root, way.text(), flags) {
+                Err(Errno::ENOENT) => {}
+                result => return result,
+            }
+        }
         if let Some(changed) = make_missing(root, &way, make)? {
             way = changed;
         }
     }
     Err(Errno::ELOOP)
+}
+
+/// Makes the last name of `way` in the folder above it, if that exists.
+fn make_last(root: Fd, way: &Buffer, make: Make) -> bool {
+    let Some((folder, name)) = split(way.bytes()) else {
+        return false;
+    };
+    let (mut above, mut last) = (Buffer::new(), Buffer::new());
+    if above.push(b"/").and_then(|()| above.push(folder)).is_err() || last.push(name).is_err() {
+        return false;
+    }
+    let Ok(parent) = open(root, above.text(), O_PATH | O_DIRECTORY) else {
+        return false;
+    };
+    let made = make_one(parent, last.text(), make, true);
+    sys::close(parent);
+    made.is_ok()
+}
+
+/// The folder's part of a path, and the name in it; `None` for a path that ends in no name.
+fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut bytes = path;
+    while let Some((b'/', rest)) = bytes.split_last() {
+        bytes = rest;
+    }
+    let at = bytes.iter().rposition(|b| *b == b'/').map_or(0, |n| n + 1);
+    let (folder, name) = bytes.split_at(at);
+    let named = !name.is_empty() && name != b"." && name != b"..";
+    named.then_some((folder, name))
 }
 
 /// Makes what is missing of `way`. A symbolic link to nowhere is an answer: the way with the link's text in its
@@ -57,7 +93,10 @@ fn make_missing(root: Fd, way: &Buffer, make: Make) -> Result<Option<Buffer>, Er
         while bytes.get(at) == Some(&b'/') {
             at += 1;
         }
-        let end = bytes[at..].iter().position(|b| *b == b'/').map_or(bytes.len(), |n| at + n);
+        let end = bytes[at..]
+            .iter()
+            .position(|b| *b == b'/')
+            .map_or(bytes.len(), |n| at + n);
         if at == end {
             break Ok(None);
         }
@@ -70,16 +109,15 @@ fn make_missing(root: Fd, way: &Buffer, make: Make) -> Result<Option<Buffer>, Er
         let here = match here {
             Err(Errno::ENOENT) => match make_one(parent, name.text(), make, last) {
                 Ok(()) => open(root, prefix.text(), O_PATH),
-                Err(Errno::EEXIST) => break through_link(parent, &bytes[..at], name.text(), &bytes[end..]).map(Some),
+                Err(Errno::EEXIST) => {
+                    break through_link(parent, &bytes[..at], name.text(), &bytes[end..]).map(Some);
+                }
                 Err(errno) => Err(errno),
             },
             result => result,
         };
         sys::close(parent);
-        parent = match here {
-            Ok(fd) => fd,
-            Err(errno) => return Err(errno),
-        };
+        parent = here?;
         at = end;
     };
     sys::close(parent);
@@ -124,15 +162,7 @@ fn through_link(parent: Fd, before: &[u8], name: &CStr, after: &[u8]) -> Result<
 
 /// Splits a path into the folder and the name in it; the folder is made if it is missing.
 pub(super) fn parent_of(root: Fd, path: &CStr) -> Result<(Fd, Buffer), Errno> {
-    let mut bytes = path.to_bytes();
-    while let Some((b'/', rest)) = bytes.split_last() {
-        bytes = rest;
-    }
-    let at = bytes.iter().rposition(|b| *b == b'/').map_or(0, |n| n + 1);
-    let (folder, name) = bytes.split_at(at);
-    if name.is_empty() || name == b"." || name == b".." {
-        return Err(Errno::EINVAL);
-    }
+    let (folder, name) = split(path.to_bytes()).ok_or(Errno::EINVAL)?;
     let mut above = Buffer::new();
     above.push(b"/")?;
     above.push(folder)?;

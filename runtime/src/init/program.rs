@@ -80,7 +80,10 @@ impl Init {
 
     /// Becomes the user's program.
     pub(super) fn execute<'a>(&mut self, arguments: TextList<'a>, environment: TextList<'a>) -> Done<'a> {
-        let _ = sys::default_signal(13);
+        // Ignored by the runtime (SIGPIPE), and by libc's users for its own two: ignoring outlives execve(2).
+        for signal in [13, 32, 33] {
+            sys::default_signal(signal)?;
+        }
         sys::set_signal_mask(0)?;
         let small = || Failure::new(reason::PLAN, Errno::ENOMEM, b"");
         let has_home = environment

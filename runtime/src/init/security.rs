@@ -4,8 +4,8 @@ use core::ffi::CStr;
 
 use super::path;
 use super::sys::{
-    self, Errno, Fd, MOUNT_ATTR_RDONLY, MountAttr, O_PATH,
-    O_WRONLY, RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_XDEV, S_IFDIR,
+    self, Errno, Fd, MOUNT_ATTR_RDONLY, MountAttr, O_PATH, O_WRONLY, RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_XDEV, S_IFDIR,
 };
 use super::wire::{Report, reason};
 use super::{Done, Failure, Init};

@@ -19,10 +19,12 @@ pub enum LaunchError {
     #[error("error during container init: {0}")]
     Init(String),
     /// A hook inside the container failed.
-    #[error("error during container init: error running {kind} hook: {reason}")]
+    #[error("error during container init: error running {kind} hook #{number}: {reason}")]
     Hook {
         /// createContainer or startContainer.
         kind: String,
+        /// Index in its list.
+        number: u32,
         /// How.
         reason: String,
     },
@@ -134,6 +136,8 @@ pub enum LaunchError {
 pub(super) struct Failed<'a> {
     pub(super) errno: i32,
     pub(super) reason: u32,
+    /// Index of a hook in its list.
+    pub(super) number: u32,
     pub(super) detail: &'a [u8],
 }
 
@@ -145,6 +149,7 @@ impl<'a> Failed<'a> {
                 tag,
                 errno,
                 reason,
+                number,
                 detail,
             } => Some((
                 step,
@@ -152,6 +157,7 @@ impl<'a> Failed<'a> {
                 Self {
                     errno,
                     reason,
+                    number,
                     detail,
                 },
             )),
@@ -182,8 +188,11 @@ impl<'a> Failed<'a> {
         let errno = self.errno();
         match step {
             Some(InitStep::Program { .. }) => LaunchError::Program(self.program()),
-            Some(InitStep::Hook { kind, path, .. }) => LaunchError::Hook {
+            Some(InitStep::Hook {
+                kind, path, number, ..
+            }) => LaunchError::Hook {
                 kind: kind.to_string_lossy().into_owned(),
+                number: *number,
                 reason: self.hook(&path.to_string_lossy()),
             },
             Some(InitStep::Execute { .. }) => {
@@ -200,6 +209,7 @@ impl<'a> Failed<'a> {
         match tag {
             39 => LaunchError::Hook {
                 kind: "startContainer".to_owned(),
+                number: self.number,
                 reason: self.hook(&detail),
             },
             41 => LaunchError::Program(format!("exec {detail}: {}", self.errno())),
@@ -213,7 +223,7 @@ impl<'a> Failed<'a> {
             reason::NOT_IN_PATH if self.errno == 13 => format!("exec: {name:?}: permission denied"),
             reason::NOT_IN_PATH => format!("exec: {name:?}: executable file not found in $PATH"),
             reason::STAT => format!("exec: {name:?}: stat {name}: {}", self.errno()),
-            reason::IS_FOLDER => format!("exec: {name:?}: permission denied"),
+            reason::IS_FOLDER => format!("exec: {name:?}: is a directory"),
             _ => format!("exec: {name:?}: {}", self.errno()),
         }
     }
@@ -221,10 +231,11 @@ impl<'a> Failed<'a> {
     fn hook(&self, path: &str) -> String {
         match self.reason {
             reason::STATUS => {
-                let output = self.detail();
-                let output = output.trim_end();
-                let separator = if output.is_empty() { "" } else { ": " };
-                format!("exit status {}{separator}{output}", self.errno)
+                format!(
+                    "exit status {}, stdout: , stderr: {}",
+                    self.errno,
+                    self.detail().trim_end()
+                )
             }
             reason::SIGNAL => format!("{path}: killed by signal {}", self.errno),
             reason::TIMEOUT => format!("{path}: took longer than its timeout"),
@@ -241,6 +252,7 @@ impl<'a> Failed<'a> {
                 fstype,
                 target,
                 source,
+                number,
                 ..
             } => {
                 let (fstype, target) = (fstype.to_string_lossy(), target.to_string_lossy());
@@ -250,20 +262,25 @@ impl<'a> Failed<'a> {
                         format!("filesystem {fstype:?} must be mounted on ordinary directory: {target}: {errno}")
                     }
                     reason::TARGET => format!("create mountpoint {target}: {errno}"),
-                    reason::OPTION => format!("mount {fstype}: {detail}: {errno}"),
+                    reason::OPTION => format!("mount {fstype}:{target}: {detail}: {errno}"),
                     _ if detail.is_empty() => format!("mount {fstype}:{target}: {errno}"),
                     _ => format!("mount {fstype}:{target}, data: {detail}: {errno}"),
                 };
-                format!("error mounting {source:?} to rootfs at {target:?}: {why}")
+                format!("mounts[{number}]: error mounting {source:?} to rootfs at {target:?}: {why}")
             }
-            InitStep::Bind { source, target, .. } => {
+            InitStep::Bind {
+                source,
+                target,
+                number,
+                ..
+            } => {
                 let (source, target) = (source.to_string_lossy(), target.to_string_lossy());
                 let why = match self.reason {
                     reason::SOURCE => format!("stat {source}: {errno}"),
                     reason::TARGET => format!("create mountpoint {target}: {errno}"),
                     _ => errno.to_owned(),
                 };
-                format!("error mounting {source:?} to rootfs at {target:?}: {why}")
+                format!("mounts[{number}]: error mounting {source:?} to rootfs at {target:?}: {why}")
             }
             InitStep::Attributes { target, .. } => {
                 format!("error changing mount {:?}: {errno}", target.to_string_lossy())
@@ -293,9 +310,8 @@ impl<'a> Failed<'a> {
             InitStep::ReadOnly { path } => {
                 format!("can't make {:?} read-only: {errno}", path.to_string_lossy())
             }
-            InitStep::Mask { .. } if self.reason == reason::UNSAFE => unsafe_place(),
+            InitStep::Mask { .. } | InitStep::Console { .. } if self.reason == reason::UNSAFE => unsafe_place(),
             InitStep::Mask { path, .. } => format!("can't mask path {:?}: {errno}", path.to_string_lossy()),
-            InitStep::Console { .. } if self.reason == reason::UNSAFE => unsafe_place(),
             InitStep::Console { .. } if detail.is_empty() => format!("unable to set up the console: {errno}"),
             InitStep::Console { .. } => format!("unable to set up the console: {detail}: {errno}"),
             InitStep::WorkingDirectory { path, .. } => format!(
@@ -335,6 +351,7 @@ mod tests {
         let failed = Failed {
             errno,
             reason,
+            number: 0,
             detail: name.as_bytes(),
         };
         failed.program()
@@ -352,7 +369,7 @@ mod tests {
         );
         assert_eq!(
             program(reason::IS_FOLDER, 21, "/etc"),
-            r#"exec: "/etc": permission denied"#
+            r#"exec: "/etc": is a directory"#
         );
         assert_eq!(
             program(reason::CALL, 13, "/f"),

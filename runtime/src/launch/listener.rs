@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::LaunchError;
 
 /// Sends the listener to the agent of the configuration. `state` is the container's state document.
-pub(super) fn hand_over(spec: &Spec, state: &[u8], pid: i32, listener: OwnedFd) -> Result<(), LaunchError> {
+pub(super) fn hand_over(spec: &Spec, state: &[u8], pid: i32, listener: &OwnedFd) -> Result<(), LaunchError> {
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let Some((seccomp, path)) =
         seccomp.and_then(|seccomp| seccomp.listener_path().as_ref().map(|path| (seccomp, path)))

@@ -112,20 +112,17 @@ fn unescape(field: &[u8]) -> PathBuf {
         let code = after
             .get(..3)
             .filter(|digits| *first == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
-        match code {
-            Some(digits) => {
-                bytes.push(
-                    digits
-                        .iter()
-                        .fold(0u8, |value, digit| (value << 3) | (digit - b'0')),
-                );
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
+        let (byte, next) = match code {
+            Some(digits) => (
+                digits
+                    .iter()
+                    .fold(0u8, |value, digit| (value << 3) | (digit - b'0')),
+                &after[3..],
+            ),
+            None => (*first, after),
+        };
+        bytes.push(byte);
+        rest = next;
     }
     PathBuf::from(OsString::from_vec(bytes))
 }

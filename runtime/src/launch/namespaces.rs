@@ -33,9 +33,11 @@ pub(super) fn name(join: &Join) -> String {
 }
 
 fn lines(maps: &[IdMapping]) -> String {
-    maps.iter()
+    let lines: Vec<String> = maps
+        .iter()
         .map(|map| format!("{} {} {}\n", map.container, map.host, map.size))
-        .collect()
+        .collect();
+    lines.concat()
 }
 
 /// Writes the id maps of a process's new user namespace (user_namespaces(7)). Without the right to, the setuid

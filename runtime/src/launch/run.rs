@@ -153,19 +153,16 @@ impl<'a> Launch<'a> {
                     namespaces::write_maps(self.pid()?, uids, gids)?;
                 }
             }
-            // The helper asked for them already.
-            HostStep::TimeOffsets { .. } => {}
             HostStep::Place { all } => self.place(*all)?,
             HostStep::OomScore { score } => self.oom_score(*score)?,
             HostStep::Limit { resource, soft, hard } => {
-                process::set_limit(self.pid()?, *resource, *soft, *hard).map_err(|source| {
-                    LaunchError::Limit {
-                        resource: *resource,
-                        soft: *soft,
-                        hard: *hard,
-                        source,
-                    }
-                })?
+                let set = process::set_limit(self.pid()?, *resource, *soft, *hard);
+                set.map_err(|source| LaunchError::Limit {
+                    resource: *resource,
+                    soft: *soft,
+                    hard: *hard,
+                    source,
+                })?;
             }
             HostStep::Release | HostStep::Resume => {
                 socket::send(self.sync.as_fd(), &[0]).map_err(LaunchError::Ended)?;
@@ -177,7 +174,8 @@ impl<'a> Launch<'a> {
                 let file = self.slots.get(*slot).ok_or(LaunchError::Protocol)?;
                 namespaces::fill(file, &text).map_err(system("write the state document for hooks"))?;
             }
-            HostStep::AwaitReady | HostStep::AwaitExec => {}
+            // The helper asked for the offsets already; `run` waits.
+            HostStep::TimeOffsets { .. } | HostStep::AwaitReady | HostStep::AwaitExec => {}
         }
         Ok(())
     }
@@ -360,7 +358,7 @@ impl<'a> Launch<'a> {
                 let listener = fd.ok_or(LaunchError::Protocol)?;
                 let pid = self.pid()?;
                 let state = self.context.host.state_document("creating", pid);
-                listener::hand_over(self.context.spec, &state, pid, listener)?;
+                listener::hand_over(self.context.spec, &state, pid, &listener)?;
                 socket::send(self.sync.as_fd(), &[0]).map_err(LaunchError::Ended)?;
                 continue;
             }

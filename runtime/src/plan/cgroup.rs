@@ -16,14 +16,14 @@ use crate::wire::InitStep;
 pub(super) fn mount(
     context: &Context<'_>,
     mount: &Mount,
-    kind: &str,
+    number: u32,
     options: &MountOptions,
     init: &mut Vec<InitStep>,
 ) -> Result<(), PlanError> {
-    if kind == "cgroup2" || context.facts.cgroups.kind() == Kind::Unified {
-        return unified_tree(context, mount, options, init);
+    if mount.typ().as_deref() == Some("cgroup2") || context.facts.cgroups.kind() == Kind::Unified {
+        return unified_tree(context, mount, number, options, init);
     }
-    legacy_tree(context, mount, options, init)
+    legacy_tree(context, mount, number, options, init)
 }
 
 fn superblock(options: &MountOptions) -> Vec<String> {
@@ -37,6 +37,7 @@ fn superblock(options: &MountOptions) -> Vec<String> {
 fn unified_tree(
     context: &Context<'_>,
     mount: &Mount,
+    number: u32,
     options: &MountOptions,
     init: &mut Vec<InitStep>,
 ) -> Result<(), PlanError> {
@@ -58,6 +59,7 @@ fn unified_tree(
         propagation: options.propagation,
         fallback: path_text("mounts.destination", fallback)?,
         flags: 0,
+        number,
     });
     Ok(())
 }
@@ -65,6 +67,7 @@ fn unified_tree(
 fn legacy_tree(
     context: &Context<'_>,
     mount: &Mount,
+    number: u32,
     options: &MountOptions,
     init: &mut Vec<InitStep>,
 ) -> Result<(), PlanError> {
@@ -78,6 +81,7 @@ fn legacy_tree(
         propagation: options.propagation,
         fallback: text("mounts.type", "")?,
         flags: 0,
+        number,
     });
     for hierarchy in context.facts.cgroups.legacy().iter().rev() {
         let Some(name) = hierarchy.mount.file_name() else {
@@ -105,6 +109,7 @@ fn legacy_tree(
                 propagation: 0,
                 fallback: path_text("mounts.source", own)?,
                 flags: 0,
+                number,
             });
         } else {
             init.push(InitStep::Bind {
@@ -118,6 +123,7 @@ fn legacy_tree(
                 propagation: 0,
                 propagation_all: false,
                 flags: 0,
+                number,
             });
         }
         // `cpu` leads to `cpu,cpuacct` where these are mounted together.

@@ -19,7 +19,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Process, Spec};
 
 pub use error::PlanError;
 pub use host::{Clone, HostStep, IdMapping, IdMaps, Join, JoinSource};
@@ -119,6 +119,11 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
+    fn namespace(&self, kind: LinuxNamespaceType) -> Option<&LinuxNamespace> {
+        let namespaces = self.spec.linux().as_ref()?.namespaces().as_ref()?;
+        namespaces.iter().find(|namespace| namespace.typ() == kind)
+    }
+
     /// Whether the container gets a namespace of this kind, new or joined.
     fn has(&self, kind: LinuxNamespaceType) -> bool {
         self.namespace(kind).is_some()
@@ -126,20 +131,17 @@ impl Context<'_> {
 
     /// Whether the container gets a new namespace of this kind.
     fn makes(&self, kind: LinuxNamespaceType) -> bool {
-        matches!(self.namespace(kind), Some(None))
+        self.namespace(kind)
+            .is_some_and(|namespace| joined(namespace).is_none())
     }
+}
 
-    /// The namespace of this kind: `Some(None)` for a new one, `Some(Some(path))` for one to join.
-    fn namespace(&self, kind: LinuxNamespaceType) -> Option<Option<&Path>> {
-        let namespaces = self.spec.linux().as_ref()?.namespaces().as_ref()?;
-        let found = namespaces.iter().find(|namespace| namespace.typ() == kind)?;
-        Some(
-            found
-                .path()
-                .as_deref()
-                .filter(|path| !path.as_os_str().is_empty()),
-        )
-    }
+/// The path of a namespace that is to be joined; a missing or empty one means a new namespace.
+fn joined(namespace: &LinuxNamespace) -> Option<&PathBuf> {
+    namespace
+        .path()
+        .as_ref()
+        .filter(|path| !path.as_os_str().is_empty())
 }
 
 /// Plans `create` and `run`.
@@ -173,7 +175,7 @@ pub fn create(bundle: &Bundle, facts: &HostFacts, options: &CreateOptions<'_>) -
         Some(options.gate),
         &mut init,
     )?;
-    let host = namespaces::create(&context, options.gate, host)?;
+    let host = namespaces::create(&context, options.gate, host);
     Ok(Plan {
         host,
         init,
@@ -208,7 +210,7 @@ pub fn exec(
         listen_fds: options.listen_fds,
     };
     process::finish(&context, &environment, options.seccomp, None, &mut init)?;
-    let host = namespaces::exec(&context, options.init_pid)?;
+    let host = namespaces::exec(&context, options.init_pid);
     Ok(Plan {
         host,
         init,

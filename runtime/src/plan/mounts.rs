@@ -50,15 +50,16 @@ pub(super) fn all(
     init: &mut Vec<InitStep>,
 ) -> Result<Vec<InitStep>, PlanError> {
     let mut late = Vec::new();
-    for mount in context.spec.mounts().iter().flatten() {
+    for (number, mount) in context.spec.mounts().iter().flatten().enumerate() {
+        let number = number as u32;
         let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
         let kind = mount.typ().as_deref().unwrap_or_default();
         if options.bind || kind == "bind" {
-            bind(context, mount, &options, host, init)?;
+            bind(context, mount, number, &options, host, init)?;
         } else if kind == "cgroup" || kind == "cgroup2" {
-            cgroup::mount(context, mount, kind, &options, init)?;
+            cgroup::mount(context, mount, number, &options, init)?;
         } else {
-            filesystem(context, mount, kind, options, init, &mut late)?;
+            filesystem(context, mount, number, options, init, &mut late)?;
         }
     }
     Ok(late)
@@ -83,6 +84,7 @@ pub(super) fn clean(path: &Path) -> PathBuf {
 fn bind(
     context: &Context<'_>,
     mount: &Mount,
+    number: u32,
     options: &MountOptions,
     host: &mut Vec<HostStep>,
     init: &mut Vec<InitStep>,
@@ -127,6 +129,7 @@ fn bind(
         propagation: options.propagation,
         propagation_all: options.propagation_all,
         flags,
+        number,
     });
     Ok(())
 }
@@ -151,11 +154,12 @@ fn id_mappings(context: &Context<'_>, mount: &Mount, options: &MountOptions) -> 
 fn filesystem(
     context: &Context<'_>,
     mount: &Mount,
-    kind: &str,
+    number: u32,
     mut options: MountOptions,
     init: &mut Vec<InitStep>,
     late: &mut Vec<InitStep>,
 ) -> Result<(), PlanError> {
+    let kind = mount.typ().as_deref().unwrap_or_default();
     if kind.is_empty() {
         return Err(PlanError::Mount {
             destination: mount.destination().clone(),
@@ -175,7 +179,8 @@ fn filesystem(
                 propagation: 0,
                 recursive: false,
             });
-        } else {
+        } else if kind != "tmpfs" {
+            // As mount(2) with MS_RDONLY: mount and file system. A tmpfs is only its mount, and may be filled.
             options.data.push("ro".to_owned());
         }
     }
@@ -191,6 +196,12 @@ fn filesystem(
     let mut flags = 0;
     if options.copy_up {
         flags |= mount_flags::COPY_UP;
+    } else if kind == "tmpfs"
+        && !data(&options.data)?
+            .iter()
+            .any(|option| option.as_bytes().starts_with(b"mode="))
+    {
+        flags |= mount_flags::INHERIT_MODE;
     }
     // These two must be where the container looks for them, not where a link of the image leads (CVE-2019-19921).
     if options.target_nofollow || kind == "proc" || kind == "sysfs" {
@@ -214,6 +225,7 @@ fn filesystem(
         },
         fallback: text("mounts.type", fallback)?,
         flags,
+        number,
     };
     init.push(step);
     if options.set_all | options.clear_all != 0 {

@@ -10,12 +10,27 @@ use crate::wire::{InitStep, Slot, sync};
 
 const USER: u64 = LinuxNamespaceType::User as u64;
 const TIME: u64 = LinuxNamespaceType::Time as u64;
+const IPC: u64 = LinuxNamespaceType::Ipc as u64;
 const CGROUP: u64 = LinuxNamespaceType::Cgroup as u64;
+
+/// Whether the ipc namespace is made by the first process itself: the root folder of its mqueue file system
+/// belongs to the user who makes it, which in a new user namespace must be its root.
+fn ipc_inside(context: &Context<'_>) -> bool {
+    context.makes(LinuxNamespaceType::Ipc) && context.makes(LinuxNamespaceType::User)
+}
 
 /// What is done right after the first process runs: what the new namespaces need to be of use.
 pub(super) fn inside(context: &Context<'_>, init: &mut Vec<InitStep>) -> Result<(), PlanError> {
-    if context.makes(LinuxNamespaceType::Cgroup) {
-        init.push(InitStep::CgroupNamespace {});
+    let mut kinds = if context.makes(LinuxNamespaceType::Cgroup) {
+        CGROUP
+    } else {
+        0
+    };
+    if ipc_inside(context) {
+        kinds |= IPC;
+    }
+    if kinds != 0 {
+        init.push(InitStep::Unshare { kinds });
     }
     if context.makes(LinuxNamespaceType::Network) {
         init.push(InitStep::Loopback {});
@@ -35,11 +50,7 @@ pub(super) fn inside(context: &Context<'_>, init: &mut Vec<InitStep>) -> Result<
 }
 
 /// The parent's part of `create` and `run`; `before` are the steps that come first.
-pub(super) fn create(
-    context: &Context<'_>,
-    gate: Gate,
-    before: Vec<HostStep>,
-) -> Result<Vec<HostStep>, PlanError> {
+pub(super) fn create(context: &Context<'_>, gate: Gate, before: Vec<HostStep>) -> Vec<HostStep> {
     let mut host = before;
     let mut clone = clone(context);
     let place = placement(context, &mut clone);
@@ -54,9 +65,15 @@ pub(super) fn create(
     if helper.1 {
         host.push(time_offsets(context));
     }
+    // Placing takes longer than the first process needs to get to its mounts: they go on side by side, unless its
+    // cgroup namespace is to show where it was placed.
+    let first = context.makes(LinuxNamespaceType::Cgroup);
+    if waits && !first {
+        host.push(HostStep::Release);
+    }
     host.extend(place);
     attributes(context, &mut host);
-    if waits {
+    if waits && first {
         host.push(HostStep::Release);
     }
     hooks(context, &mut host);
@@ -64,11 +81,11 @@ pub(super) fn create(
     if gate == Gate::Direct {
         host.push(HostStep::AwaitExec);
     }
-    Ok(host)
+    host
 }
 
 /// The parent's part of `exec`.
-pub(super) fn exec(context: &Context<'_>, init_pid: i32) -> Result<Vec<HostStep>, PlanError> {
+pub(super) fn exec(context: &Context<'_>, init_pid: i32) -> Vec<HostStep> {
     let mut kinds = 0;
     for namespace in namespaces(context) {
         kinds |= namespace.typ() as u64;
@@ -94,7 +111,7 @@ pub(super) fn exec(context: &Context<'_>, init_pid: i32) -> Result<Vec<HostStep>
         host.push(HostStep::Release);
     }
     host.push(HostStep::AwaitExec);
-    Ok(host)
+    host
 }
 
 fn namespaces<'a>(context: &Context<'a>) -> &'a [oci_spec::runtime::LinuxNamespace] {
@@ -112,11 +129,7 @@ fn clone(context: &Context<'_>) -> Clone {
     let mut clone = Clone::default();
     for namespace in namespaces(context) {
         let kind = namespace.typ() as u64;
-        match namespace
-            .path()
-            .as_ref()
-            .filter(|path| !path.as_os_str().is_empty())
-        {
+        match super::joined(namespace) {
             Some(path) => {
                 clone.joins.push(Join {
                     source: JoinSource::Path(path.clone()),
@@ -125,7 +138,7 @@ fn clone(context: &Context<'_>) -> Clone {
                 clone.becomes_root |= kind == USER;
             }
             None if kind == TIME => clone.helper_time = true,
-            None if kind == CGROUP => {}
+            None if kind == CGROUP || kind == IPC && ipc_inside(context) => {}
             None => clone.namespaces |= kind,
         }
     }
@@ -154,7 +167,7 @@ fn placement(context: &Context<'_>, clone: &mut Clone) -> Option<HostStep> {
     if !legacy && !unified {
         return None;
     }
-    clone.waits = true;
+    clone.waits |= context.makes(LinuxNamespaceType::Cgroup);
     Some(HostStep::Place {
         all: !clone.into_cgroup,
     })
@@ -173,17 +186,17 @@ fn attributes(context: &Context<'_>, host: &mut Vec<HostStep>) {
     }
 }
 
-fn some<T>(hooks: &Option<Vec<T>>) -> bool {
-    hooks.as_ref().is_some_and(|hooks| !hooks.is_empty())
+fn some(hooks: Option<&Vec<Hook>>) -> bool {
+    hooks.is_some_and(|hooks| !hooks.is_empty())
 }
 
 /// Hooks that run before the root changes, and the documents of those that run inside.
 #[allow(deprecated)]
 pub(super) fn hooks(context: &Context<'_>, host: &mut Vec<HostStep>) {
     let Some(hooks) = context.spec.hooks() else { return };
-    let create = some(hooks.create_container());
-    let start = some(hooks.start_container());
-    let runtime = some(hooks.prestart()) || some(hooks.create_runtime());
+    let create = some(hooks.create_container().as_ref());
+    let start = some(hooks.start_container().as_ref());
+    let runtime = some(hooks.prestart().as_ref()) || some(hooks.create_runtime().as_ref());
     if !(create || start || runtime) {
         return;
     }
@@ -212,8 +225,12 @@ pub(super) fn hook_point(context: &Context<'_>, init: &mut Vec<InitStep>) -> Res
     let Some(hooks) = context.spec.hooks() else {
         return Ok(());
     };
-    let inside = some(hooks.create_container());
-    if inside || some(hooks.start_container()) || some(hooks.prestart()) || some(hooks.create_runtime()) {
+    let inside = some(hooks.create_container().as_ref());
+    if inside
+        || some(hooks.start_container().as_ref())
+        || some(hooks.prestart().as_ref())
+        || some(hooks.create_runtime().as_ref())
+    {
         init.push(InitStep::Sync { point: sync::MOUNTED });
     }
     if let Some(list) = hooks.create_container() {
@@ -229,7 +246,7 @@ pub(super) fn run_hooks(
     hooks: &[Hook],
     init: &mut Vec<InitStep>,
 ) -> Result<(), PlanError> {
-    for hook in hooks {
+    for (number, hook) in hooks.iter().enumerate() {
         let path = super::path_text("hooks.path", hook.path())?;
         let mut arguments = Vec::new();
         for argument in hook.args().iter().flatten() {
@@ -249,6 +266,7 @@ pub(super) fn run_hooks(
             timeout: hook.timeout().map_or(0, |seconds| seconds.max(0) as u64 * 1000),
             document: Some(document),
             kind: super::text("hooks", kind)?,
+            number: number as u32,
         });
     }
     Ok(())

@@ -384,6 +384,8 @@ fn scheduling(
 
 /// `struct sched_attr` (sched_setattr(2)): size, policy, flags, nice, priority, runtime, deadline, period.
 fn scheduler_attributes(scheduler: &oci_spec::runtime::Scheduler) -> Vec<u8> {
+    /// `SCHED_ATTR_SIZE_VER0`.
+    const SIZE: u32 = 48;
     use oci_spec::runtime::LinuxSchedulerFlag as Flag;
     let policy: u32 = match scheduler.policy() {
         LinuxSchedulerPolicy::SchedOther => 0,
@@ -406,7 +408,6 @@ fn scheduler_attributes(scheduler: &oci_spec::runtime::Scheduler) -> Vec<u8> {
                 Flag::SchedFlagUtilClampMax => 0x40,
             }
     });
-    const SIZE: u32 = 48;
     let mut attributes = Vec::with_capacity(SIZE as usize);
     attributes.extend(SIZE.to_ne_bytes());
     attributes.extend(policy.to_ne_bytes());

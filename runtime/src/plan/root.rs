@@ -108,7 +108,7 @@ fn finish(
         .spec
         .root()
         .as_ref()
-        .and_then(|root| root.readonly())
+        .and_then(oci_spec::runtime::Root::readonly)
         .unwrap_or_default();
     // Slave is what the tree already is.
     let propagation = propagation.filter(|(flag, _)| *flag != MS_SLAVE && *flag != MS_PRIVATE);
