@@ -109,6 +109,14 @@ pub(super) fn write_proc(pid: i32, file: &str, value: &str) -> Result<(), Launch
     })
 }
 
+/// A process's id in its own pid namespace: the last number of the line `NSpid` (proc_pid_status(5)).
+pub(super) fn inner_pid(pid: i32) -> io::Result<i32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    line.and_then(|numbers| numbers.split_whitespace().last()?.parse().ok())
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// A file in memory that hooks inside the container get as standard input.
 pub(super) fn document() -> io::Result<OwnedFd> {
     files::memory_file(c"state")

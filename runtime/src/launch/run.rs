@@ -170,7 +170,10 @@ impl<'a> Launch<'a> {
             HostStep::Await { point } => self.await_point(*point)?,
             HostStep::RuntimeHooks => self.hooks()?,
             HostStep::Document { slot, status } => {
-                let text = self.context.host.state_document(status, self.pid()?);
+                // Hooks inside the container see its process by the id it has there (config.md, "Hooks").
+                let inner =
+                    namespaces::inner_pid(self.pid()?).map_err(system("read the first process's status"))?;
+                let text = self.context.host.state_document(status, inner);
                 let file = self.slots.get(*slot).ok_or(LaunchError::Protocol)?;
                 namespaces::fill(file, &text).map_err(system("write the state document for hooks"))?;
             }
