@@ -15,6 +15,7 @@ use crate::host::HostError;
 use crate::launch::LaunchError;
 use crate::log::LogError;
 use crate::plan::PlanError;
+use crate::seccomp::SeccompError;
 use crate::state::StateError;
 use crate::supervise::SuperviseError;
 use crate::validate::Invalid;
@@ -48,8 +49,8 @@ pub enum Error {
         source: LaunchError,
     },
     /// The seccomp profile could not be compiled.
-    #[error("linux.seccomp: filters are not compiled by this build: remove the profile")]
-    Seccomp,
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
     /// The container's cgroup.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),

@@ -26,7 +26,7 @@ use oci_spec::runtime::Spec;
 use crate::error::{ArgumentError, Error};
 use crate::host;
 use crate::log::{self, Log};
-use crate::seccomp::Program;
+use crate::seccomp::{self, Program};
 use crate::spec::OCI_VERSION;
 use crate::state::{ContainerId, StateRoot};
 
@@ -292,10 +292,14 @@ fn send_pidfd(path: Option<&Path>, pidfd: BorrowedFd<'_>) -> Result<(), Error> {
 
 /// Compiles the container's seccomp profile, if it has one.
 fn filter(spec: &Spec) -> Result<Option<Program>, Error> {
-    match spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
-        None => Ok(None),
-        Some(_) => Err(Error::Seccomp),
+    let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) else {
+        return Ok(None);
+    };
+    let program = seccomp::compile(profile)?;
+    for name in &program.ignored {
+        log::debug(&format!("unknown seccomp syscall {name:?} ignored"));
     }
+    Ok(Some(program))
 }
 
 /// Writes a verb's result to standard output. A reader that has gone away is no error.

@@ -45,6 +45,7 @@ pub(super) struct Source {
     pub name: String,
     pub native: i32,
     pub action: u32,
+    #[cfg(test)]
     pub conditions: Vec<Condition>,
     /// "linux.seccomp.syscalls[3]".
     pub field: String,
@@ -183,6 +184,7 @@ impl Profile {
                     name: name.clone(),
                     native: native.as_raw_syscall(),
                     action,
+                    #[cfg(test)]
                     conditions: conditions.clone(),
                     field: field.clone(),
                 });
