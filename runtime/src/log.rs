@@ -141,18 +141,17 @@ impl Log {
 
 /// Logs a line; before [`Log::install`] it goes to standard error.
 pub fn write(level: Level, message: &str) {
-    match LOG.get() {
-        Some(log) => log.write(level, message),
-        None => {
-            let fallback = Log {
-                file: None,
-                format: Format::Text,
-                debug: false,
-                started: Instant::now(),
-            };
-            fallback.write(level, message);
-        }
+    if let Some(log) = LOG.get() {
+        log.write(level, message);
+        return;
     }
+    let fallback = Log {
+        file: None,
+        format: Format::Text,
+        debug: false,
+        started: Instant::now(),
+    };
+    fallback.write(level, message);
 }
 
 /// Logs what only `--debug` shows.

@@ -171,7 +171,9 @@ fn process(args: &ExecArgs, spec: &Spec) -> Result<Process, Error> {
             source,
         })?;
         let (process, warnings) = bundle::parse_process(path, &text).map_err(ContainerError::from)?;
-        warnings.iter().for_each(|warning| log::warn(warning));
+        for warning in &warnings {
+            log::warn(warning);
+        }
         return Ok(process);
     }
     let command = args.arguments.get(1..).unwrap_or_default();
@@ -249,15 +251,13 @@ fn change_user(process: &mut Process, args: &ExecArgs) -> Result<(), Error> {
 
 /// Strictly numbers: a name that looks like one must not become another user (CVE-2026-30892).
 fn parse_user(text: &str) -> Result<(u32, Option<u32>), ArgumentError> {
-    let number = |part: &'static str, value: &str| match value.bytes().all(|byte| byte.is_ascii_digit()) {
-        true => value.parse().map_err(|_| ArgumentError::User {
+    let number = |part: &'static str, value: &str| {
+        let digits = value.bytes().all(|byte| byte.is_ascii_digit());
+        let parsed = value.parse().ok().filter(|_| digits);
+        parsed.ok_or_else(|| ArgumentError::User {
             part,
             value: value.to_owned(),
-        }),
-        false => Err(ArgumentError::User {
-            part,
-            value: value.to_owned(),
-        }),
+        })
     };
     match text.split_once(':') {
         Some((uid, gid)) => Ok((number("uid", uid)?, Some(number("gid", gid)?))),

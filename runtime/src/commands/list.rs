@@ -36,10 +36,9 @@ pub(super) fn run(context: &Context, args: &ListArgs) -> Result<ExitCode, Error>
         }
     }
     if args.quiet {
-        let ids: String = documents
+        let ids = documents
             .iter()
-            .map(|document| format!("{}\n", document.id))
-            .collect();
+            .fold(String::new(), |ids, document| ids + document.id + "\n");
         return super::print(ids.as_bytes());
     }
     match args.format.as_str() {

@@ -69,9 +69,9 @@ impl Relay {
     pub(super) fn pump(&mut self) {
         if self.ready() {
             if self.pending.is_empty() {
-                self.fill()
+                self.fill();
             } else {
-                self.flush()
+                self.flush();
             }
         }
     }

@@ -137,12 +137,14 @@ pub(super) fn users_are_mapped(spec: &Spec, _: &HostFacts) -> Result<(), Invalid
                 .is_some_and(|offset| offset < range.size())
         })
     };
-    let check = |field: String, list: &str, map, id| match mapped(map, id) {
-        true => Ok(()),
-        false => Err(Invalid::new(
+    let check = |field: String, list: &str, map, id| {
+        if mapped(map, id) {
+            return Ok(());
+        }
+        Err(Invalid::new(
             field,
             format_args!("{id} is not mapped: add it to {list}"),
-        )),
+        ))
     };
     check("process.user.uid".to_owned(), uids, uid_map, user.uid())?;
     check("process.user.gid".to_owned(), gids, gid_map, user.gid())?;

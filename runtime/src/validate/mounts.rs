@@ -214,7 +214,7 @@ fn bind(mount: &Mount, at: &dyn Fn(&str) -> String) -> Result<(), Invalid> {
 fn file_system(mount: &Mount, at: &dyn Fn(&str) -> String) -> Result<(), Invalid> {
     let kind = mount.typ().as_deref().unwrap_or_default();
     if kind.is_empty() || kind == "none" {
-        if has(mount, &["remount"]) || options(mount).any(|option| super::paths::is_propagation(option)) {
+        if has(mount, &["remount"]) || options(mount).any(super::paths::is_propagation) {
             return Ok(());
         }
         let problem = "required unless options contain bind or rbind: name a file system such as tmpfs";

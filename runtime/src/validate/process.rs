@@ -93,7 +93,7 @@ pub(super) fn environment_problem(entry: &str) -> Option<String> {
 
 /// ioctl_tty(2) sizes are 16 bits wide.
 pub(super) fn console_size(spec: &Spec, _: &HostFacts) -> Result<(), Invalid> {
-    let Some(size) = process(spec).and_then(|process| process.console_size()) else {
+    let Some(size) = process(spec).and_then(oci_spec::runtime::Process::console_size) else {
         return Ok(());
     };
     for (name, value) in [("height", size.height()), ("width", size.width())] {
