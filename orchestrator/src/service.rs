@@ -9,7 +9,6 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::Router;
 use berth_image::ImageStore;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
@@ -169,10 +168,10 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
         address: address.to_string(),
         shutdown: stopped.clone(),
     });
-    let router = server::router(api, Router::new());
+    let images = ImageStore::open(&config.image_dir())?;
+    let router = server::router(api, server::image_router(store.clone(), images.clone()));
     let serving = tokio::spawn(server::serve(listener, acceptor, router, stopped.clone()));
     let controlling = tokio::spawn(controllers::run(store.clone(), stopped.clone()));
-    let images = ImageStore::open(&config.image_dir())?;
     let context = NodeContext {
         store: store.clone(),
         images,

@@ -17,6 +17,7 @@ mod body;
 mod bootstrap;
 mod delete;
 mod documents;
+mod images;
 mod list;
 mod logs;
 mod patch;
@@ -44,6 +45,7 @@ use request::{Query, Target};
 use respond::Failure;
 
 pub use bootstrap::{BootstrapError, bootstrap};
+pub use images::router as image_router;
 pub use tls::{ListenError, acceptor, listen, serve};
 
 /// Turns true when berthd is to stop.
