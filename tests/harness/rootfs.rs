@@ -98,7 +98,14 @@ pub fn busybox_rootfs(dir: &Path) {
     ] {
         std::fs::create_dir_all(dir.join(sub)).expect("create a directory of the rootfs");
     }
-    std::fs::copy(busybox, dir.join("bin/busybox")).expect("copy busybox");
+    // By another process: a descriptor open for writing in this one would be inherited by what other tests' threads
+    // fork at that moment, and the kernel refuses to execute a file that somebody may write ("text file busy").
+    crate::run(
+        std::process::Command::new("cp")
+            .arg(busybox)
+            .arg(dir.join("bin/busybox")),
+    )
+    .ok();
     for applet in APPLETS {
         symlink("busybox", dir.join("bin").join(applet)).expect("link an applet");
     }

@@ -96,7 +96,7 @@ fn a_failing_hook_ends_the_creation() {
             let error = container.verb("create", &[]).err();
             // runc 1.1 does not name the list.
             let list = match runtime.name {
-                "berth" => format!("error running {name} hook"),
+                "berth" => format!("error running {name} hook #0"),
                 _ => "hook #0".to_owned(),
             };
             assert!(error.contains(&list), "{}: {error}", runtime.name);
@@ -122,7 +122,7 @@ fn a_failing_start_container_hook_ends_the_start() {
     let container = runtime.container(&mut bundle);
     container.create();
     let error = container.verb("start", &[]).err();
-    assert!(error.contains("startContainer hook"), "{error}");
+    assert!(error.contains("startContainer hook #0"), "{error}");
     container.wait("stopped");
     assert!(!bundle.rootfs().join("ran").exists());
 }
