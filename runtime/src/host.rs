@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use berth_cgroups::{Kind, Layout, LayoutError};
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use thiserror::Error;
 
 /// A kernel release, as far as features depend on it.
@@ -86,13 +86,13 @@ pub struct HostFacts {
     pub egid: u32,
     /// Whether this process lives in a user namespace other than the initial one.
     pub in_user_namespace: bool,
-    /// Namespace kinds the kernel offers.
+    /// Namespace kinds the kernel offers, of those that the configuration of [`HostFacts::look_at`] names.
     pub namespaces: Namespaces,
-    /// Whether AppArmor is enabled (`/sys/module/apparmor/parameters/enabled`).
+    /// Whether AppArmor is enabled (`/sys/module/apparmor/parameters/enabled`); looked up for a profile only.
     pub apparmor: bool,
-    /// Whether SELinux is enabled (selinuxfs is mounted).
+    /// Whether SELinux is enabled (selinuxfs is mounted); looked up for a label only.
     pub selinux: bool,
-    /// Whether the resctrl file system is mounted (Intel RDT, AMD QoS).
+    /// Whether the resctrl file system is mounted (Intel RDT, AMD QoS); looked up for `linux.intelRdt` only.
     pub resctrl: bool,
     /// Where cgroups are.
     pub cgroups: Layout,
@@ -124,32 +124,44 @@ impl HostFacts {
             path: "uname(2)",
             source: errno.into(),
         })?;
-        let exists = |path: &str| Path::new(path).exists();
         Ok(Self {
             kernel: KernelVersion::parse(&release.release().to_string_lossy()),
             euid: nix::unistd::geteuid().as_raw(),
             egid: nix::unistd::getegid().as_raw(),
             in_user_namespace: in_user_namespace()?,
             namespaces: Namespaces {
-                user: exists("/proc/self/ns/user"),
-                cgroup: exists("/proc/self/ns/cgroup"),
-                time: exists("/proc/self/timens_offsets"),
+                user: false,
+                cgroup: false,
+                time: false,
             },
-            apparmor: fs::read("/sys/module/apparmor/parameters/enabled")
-                .is_ok_and(|value| value.first() == Some(&b'Y')),
-            selinux: exists("/sys/fs/selinux/enforce"),
-            resctrl: exists("/sys/fs/resctrl/schemata"),
+            apparmor: false,
+            selinux: false,
+            resctrl: false,
             cgroups: Layout::detect(Path::new("/"))?,
             joined: Vec::new(),
         })
     }
 
-    /// Looks at what a configuration refers to by path, so that its validation needs no I/O.
+    /// Looks at what a configuration needs of the host, so that its validation needs no I/O. What it does not
+    /// need is not asked: each question costs some microseconds of every start.
     pub fn look_at(&mut self, spec: &Spec) {
         let linux = spec.linux().as_ref();
         let entries = linux
             .and_then(|linux| linux.namespaces().as_deref())
             .unwrap_or_default();
+        let offers = |kind, path| entries.iter().any(|entry| entry.typ() == kind) && exists(path);
+        self.namespaces = Namespaces {
+            user: offers(LinuxNamespaceType::User, "/proc/self/ns/user"),
+            cgroup: offers(LinuxNamespaceType::Cgroup, "/proc/self/ns/cgroup"),
+            time: offers(LinuxNamespaceType::Time, "/proc/self/timens_offsets"),
+        };
+        if let Some(process) = spec.process() {
+            self.look_at_process(process);
+        }
+        let labelled = linux.is_some_and(|linux| linux.mount_label().is_some());
+        self.selinux = self.selinux || (labelled && selinux());
+        self.resctrl =
+            linux.is_some_and(|linux| linux.intel_rdt().is_some()) && exists("/sys/fs/resctrl/schemata");
         self.joined = entries
             .iter()
             .filter_map(|entry| {
@@ -166,6 +178,14 @@ impl HostFacts {
             .collect();
     }
 
+    /// The same for a process alone, as `exec` takes it.
+    pub fn look_at_process(&mut self, process: &Process) {
+        self.apparmor = process.apparmor_profile().is_some()
+            && fs::read("/sys/module/apparmor/parameters/enabled")
+                .is_ok_and(|value| value.first() == Some(&b'Y'));
+        self.selinux = process.selinux_label().is_some() && selinux();
+    }
+
     /// Whether the unified cgroup hierarchy is the host's only one.
     pub fn unified_cgroups(&self) -> bool {
         self.cgroups.kind() == Kind::Unified
@@ -175,6 +195,14 @@ impl HostFacts {
     pub fn rootless(&self) -> bool {
         self.euid != 0 || self.in_user_namespace
     }
+}
+
+fn exists(path: &str) -> bool {
+    Path::new(path).exists()
+}
+
+fn selinux() -> bool {
+    exists("/sys/fs/selinux/enforce")
 }
 
 /// All namespaces are files of one file system (nsfs); equal inodes are the same namespace (namespaces(7)).

@@ -23,6 +23,8 @@ use thiserror::Error;
 
 /// Name of the record in a container's directory.
 pub const STATE_FILE: &str = "state.json";
+/// A record on its way to become [`STATE_FILE`].
+const PREPARED_FILE: &str = ".state.json";
 /// Name of the copy of the configuration in a container's directory.
 pub const CONFIG_FILE: &str = "config.json";
 
@@ -329,14 +331,24 @@ impl LockedDir {
 
     /// Writes the record so that a reader sees all of it or nothing.
     pub fn write_record(&self, record: &Record) -> Result<(), StateError> {
-        let path = self.path.join(STATE_FILE);
+        self.prepare_record(record)?;
+        self.publish_record()
+    }
+
+    /// Writes the record where nobody reads it yet.
+    pub fn prepare_record(&self, record: &Record) -> Result<(), StateError> {
         let text = serde_json::to_vec(record).map_err(|source| StateError::Corrupt {
-            path: path.clone(),
+            path: self.path.join(STATE_FILE),
             source,
         })?;
-        let temporary = self.path.join(".state.json");
-        write_new(&temporary, &text, 0o600)?;
-        fs::rename(&temporary, &path).map_err(|source| StateError::io("rename", &temporary, source))
+        write_new(&self.path.join(PREPARED_FILE), &text, 0o600)
+    }
+
+    /// Makes the prepared record the container's: from now on it exists for other commands.
+    pub fn publish_record(&self) -> Result<(), StateError> {
+        let prepared = self.path.join(PREPARED_FILE);
+        fs::rename(&prepared, self.path.join(STATE_FILE))
+            .map_err(|source| StateError::io("rename", &prepared, source))
     }
 
     /// Takes the container's directory away; its id is free again.

@@ -163,10 +163,27 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError`] naming the field, if a limit cannot be enforced.
     pub fn apply(&self, resources: &LinuxResources) -> Result<Vec<Ignored>, CgroupError> {
-        let ignored = self.write_limits(resources)?;
-        let rules: &[LinuxDeviceCgroup] = resources.devices().as_deref().unwrap_or_default();
-        self.restrict(rules, true)?;
+        let ignored = self.limit(resources)?;
+        self.filter_devices(resources)?;
         Ok(ignored)
+    }
+
+    /// The first half of [`Cgroup::apply`]: everything but the device filter.
+    ///
+    /// # Errors
+    /// As [`Cgroup::apply`].
+    pub fn limit(&self, resources: &LinuxResources) -> Result<Vec<Ignored>, CgroupError> {
+        self.write_limits(resources)
+    }
+
+    /// The second half of [`Cgroup::apply`]: the device filter. It is the slow one, as the kernel verifies a
+    /// program, and only has to be there before the user's program runs.
+    ///
+    /// # Errors
+    /// As [`Cgroup::apply`].
+    pub fn filter_devices(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
+        let rules: &[LinuxDeviceCgroup] = resources.devices().as_deref().unwrap_or_default();
+        self.restrict(rules, true)
     }
 
     /// Changes the limits of a running container: only what `resources` has.

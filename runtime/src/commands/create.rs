@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use berth_cgroups::{Cgroup, CgroupPath};
 use clap::Args;
-use oci_spec::runtime::{Hook, LinuxNamespaceType, LinuxResources, Spec};
+use oci_spec::runtime::{Hook, LinuxNamespaceType, LinuxResources};
 
 use super::{Context, ExitCode};
 use crate::bundle::Bundle;
@@ -21,7 +21,7 @@ use crate::container::Container;
 use crate::error::{ArgumentError, Error};
 use crate::hooks::{self, HookState};
 use crate::host::HostFacts;
-use crate::launch::{self, HookPoint, Launched};
+use crate::launch::{self, HookPoint, LaunchError, Launched};
 use crate::log;
 use crate::plan::{self, CreateOptions, Gate};
 use crate::seccomp::Program;
@@ -188,7 +188,14 @@ impl Prepared {
             seccomp,
             ..
         } = request;
-        limit(cgroup, &self.bundle.spec)?;
+        let none = LinuxResources::default();
+        let linux = self.bundle.spec.linux().as_ref();
+        let resources = linux
+            .and_then(|linux| linux.resources().as_ref())
+            .unwrap_or(&none);
+        for ignored in cgroup.limit(resources)? {
+            log::warn(&format!("{}: ignored: {}", ignored.field, ignored.reason));
+        }
         let paths = cgroup.paths();
         let options = CreateOptions {
             id: id.as_str(),
@@ -202,7 +209,15 @@ impl Prepared {
             seccomp: seccomp.as_ref(),
         };
         let plan = plan::create(&self.bundle, &self.host, &options)?;
-        let mut parent = Parent::new(id, &self.bundle);
+        let mut parent = Parent {
+            id,
+            bundle: &self.bundle,
+            annotations: annotations(&self.bundle),
+            resources,
+            cgroup,
+            lock,
+            record: None,
+        };
         let launched = launch::launch(
             &plan,
             launch::Context {
@@ -212,9 +227,10 @@ impl Prepared {
                 console_socket: console,
                 host: &mut parent,
             },
-        )?;
-        let record = record(id, &self.bundle, parent.annotations, &launched, paths);
-        lock.write_record(&record)?;
+        )
+        .map_err(unwrap_own)?;
+        lock.publish_record()?;
+        let record = parent.record.ok_or(LaunchError::Protocol)?;
         Ok((launched, record))
     }
 }
@@ -238,21 +254,29 @@ fn remove_cgroup(cgroup: &Cgroup) {
     }
 }
 
-/// Applies the limits, or at least the default device filter.
-fn limit(cgroup: &Cgroup, spec: &Spec) -> Result<(), Error> {
-    let given = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let none = LinuxResources::default();
-    for ignored in cgroup.apply(given.unwrap_or(&none))? {
-        log::warn(&format!("{}: ignored: {}", ignored.field, ignored.reason));
+/// A failure of what was done beside the launch is no failure of the launch.
+fn unwrap_own(error: LaunchError) -> Error {
+    match error {
+        LaunchError::Beside(own) => match own.downcast::<Error>() {
+            Ok(own) => *own,
+            Err(other) => LaunchError::Beside(other).into(),
+        },
+        error => error.into(),
     }
-    Ok(())
+}
+
+fn annotations(bundle: &Bundle) -> BTreeMap<String, String> {
+    let annotations = bundle.spec.annotations().iter().flatten();
+    annotations
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
 }
 
 fn record(
     id: &ContainerId,
     bundle: &Bundle,
     annotations: BTreeMap<String, String>,
-    launched: &Launched,
+    (pid, start_time): (i32, u64),
     cgroup_paths: BTreeMap<String, PathBuf>,
 ) -> Record {
     let spec = &bundle.spec;
@@ -273,8 +297,8 @@ fn record(
     Record {
         oci_version: OCI_VERSION.to_owned(),
         id: id.to_string(),
-        pid: launched.pid,
-        start_time: launched.start_time,
+        pid,
+        start_time,
         bundle: bundle.path.clone(),
         rootfs: bundle.rootfs.clone(),
         created: rfc3339(SystemTime::now()),
@@ -363,20 +387,14 @@ struct Parent<'a> {
     id: &'a ContainerId,
     bundle: &'a Bundle,
     annotations: BTreeMap<String, String>,
+    resources: &'a LinuxResources,
+    cgroup: &'a Cgroup,
+    lock: &'a LockedDir,
+    /// The container's record, once its first process is there.
+    record: Option<Record>,
 }
 
-impl<'a> Parent<'a> {
-    fn new(id: &'a ContainerId, bundle: &'a Bundle) -> Self {
-        let annotations = bundle.spec.annotations().iter().flatten();
-        Self {
-            id,
-            bundle,
-            annotations: annotations
-                .map(|(key, value)| (key.clone(), value.clone()))
-                .collect(),
-        }
-    }
-
+impl Parent<'_> {
     fn state(&self, status: Status, pid: i32) -> HookState<'_> {
         HookState {
             oci_version: OCI_VERSION,
@@ -390,6 +408,25 @@ impl<'a> Parent<'a> {
 }
 
 impl launch::Host for Parent<'_> {
+    fn beside(&mut self, pid: i32, start_time: u64) -> Result<(), Box<dyn StdError + Send + Sync>> {
+        let own = |error: Error| -> Box<dyn StdError + Send + Sync> { Box::new(error) };
+        self.cgroup
+            .filter_devices(self.resources)
+            .map_err(|error| own(error.into()))?;
+        let record = record(
+            self.id,
+            self.bundle,
+            self.annotations.clone(),
+            (pid, start_time),
+            self.cgroup.paths(),
+        );
+        self.lock
+            .prepare_record(&record)
+            .map_err(|error| own(error.into()))?;
+        self.record = Some(record);
+        Ok(())
+    }
+
     fn hooks(&mut self, point: HookPoint, pid: i32) -> Result<(), Box<dyn StdError + Send + Sync>> {
         let Some(all) = self.bundle.spec.hooks() else {
             return Ok(());

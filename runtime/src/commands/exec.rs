@@ -104,7 +104,8 @@ fn execute(context: &Context, args: &ExecArgs) -> Result<ExitCode, Error> {
     }
     let spec = container.spec()?;
     let process = process(args, &spec)?;
-    let host = HostFacts::collect()?;
+    let mut host = HostFacts::collect()?;
+    host.look_at_process(&process);
     validate::validate_process(&process, &spec, &host)?;
     let terminal = process.terminal().unwrap_or(false);
     super::check_terminal(terminal, args.detach, args.console_socket.as_deref())?;

@@ -31,6 +31,9 @@ pub enum LaunchError {
     /// A hook of the runtime namespace failed.
     #[error("error running hooks before the container's root is entered")]
     RuntimeHook(#[source] Box<dyn Error + Send + Sync>),
+    /// What the caller did beside the first process failed.
+    #[error(transparent)]
+    Beside(Box<dyn Error + Send + Sync>),
     /// A namespace could not be joined.
     #[error("linux.namespaces: cannot join {what}")]
     Join {

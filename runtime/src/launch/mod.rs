@@ -11,7 +11,7 @@ mod run;
 
 use std::error::Error;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -40,6 +40,11 @@ pub trait Host {
     fn hooks(&mut self, point: HookPoint, pid: i32) -> Result<(), Box<dyn Error + Send + Sync>>;
     /// The state document (runtime.md, "State") with this status.
     fn state_document(&mut self, status: &str, pid: i32) -> Vec<u8>;
+    /// What must be done before the user's program runs, but can be done while the first process sets itself up,
+    /// which takes it longer. `start_time` is that of [`Launched`].
+    fn beside(&mut self, _pid: i32, _start_time: u64) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Ok(())
+    }
 }
 
 /// What a launch works with.
@@ -89,7 +94,10 @@ pub fn launch<'a>(plan: &'a Plan, context: Context<'a>) -> Result<Launched, Laun
 
 /// Field 22 of /proc/PID/stat: the fields are counted from the closing parenthesis, as the name may hold anything.
 fn start_time(pid: i32) -> io::Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name has at most 64 bytes, and there are some 50 numbers.
+    let mut buffer = [0u8; 2048];
+    let length = fs::File::open(format!("/proc/{pid}/stat"))?.read(&mut buffer)?;
+    let stat = String::from_utf8_lossy(&buffer[..length]);
     let after = stat.rsplit_once(')').map(|(_, after)| after).unwrap_or_default();
     after
         .split_whitespace()

@@ -59,6 +59,8 @@ pub(super) struct Launch<'a> {
     placed: bool,
     undumpable: bool,
     gated: bool,
+    /// The first process's, once [`super::Host::beside`] was called.
+    start_time: Option<u64>,
 }
 
 impl Drop for Launch<'_> {
@@ -94,12 +96,19 @@ impl<'a> Launch<'a> {
             placed: false,
             undumpable: false,
             gated: false,
+            start_time: None,
         })
     }
 
     pub(super) fn run(mut self) -> Result<Launched, LaunchError> {
         let plan = self.plan;
         for step in &plan.host {
+            if matches!(
+                step,
+                HostStep::Await { .. } | HostStep::AwaitReady | HostStep::AwaitExec
+            ) {
+                self.beside()?;
+            }
             match step {
                 HostStep::AwaitReady => {
                     self.await_ready()?;
@@ -115,8 +124,7 @@ impl<'a> Launch<'a> {
         let Child::Running(pid, pidfd) = std::mem::replace(&mut self.child, Child::None) else {
             return Err(LaunchError::Protocol);
         };
-        // The container may be over by now if it was not held back.
-        let start_time = start_time(pid).unwrap_or_default();
+        let start_time = self.start_time.unwrap_or_default();
         let parked = plan.init.iter().any(|step| matches!(step, InitStep::Park { .. }));
         let waits = !parked && plan.host.contains(&HostStep::AwaitReady);
         let waiting = if waits {
@@ -179,6 +187,21 @@ impl<'a> Launch<'a> {
             }
             // The helper asked for the offsets already; `run` waits.
             HostStep::TimeOffsets { .. } | HostStep::AwaitReady | HostStep::AwaitExec => {}
+        }
+        Ok(())
+    }
+
+    /// Uses the time that the first process needs for itself.
+    fn beside(&mut self) -> Result<(), LaunchError> {
+        if self.start_time.is_none() {
+            let pid = self.pid()?;
+            // Nobody waited for the process: its id is still its own, even if it has failed.
+            let start_time = start_time(pid).unwrap_or_default();
+            self.start_time = Some(start_time);
+            self.context
+                .host
+                .beside(pid, start_time)
+                .map_err(LaunchError::Beside)?;
         }
         Ok(())
     }

@@ -148,8 +148,10 @@ impl Spawned {
         self.pid
     }
 
-    /// To be called once the program has answered on the socket: the children's memory is given back.
+    /// To be called once the program has answered on the socket. The children's memory stays mapped until this
+    /// process ends: giving it back now would interrupt the other processors (TLB) while the container waits.
     pub fn running(self) -> (i32, OwnedFd) {
+        std::mem::forget(self.area);
         (self.pid, self.pidfd)
     }
 
