@@ -24,7 +24,7 @@ spec:
       - name: web
         image: nowhere/web:v1
         ports: [{containerPort: 8080}]
-        resources: {requests: {cpu: 10m, memory: 8Mi}, limits: {cpu: "0.1", memory: 1024Ki}}
+        resources: {requests: {cpu: 10m, memory: 8Mi}, limits: {cpu: 100m, memory: 16Mi}}
 "#;
 
 fn start() -> Node {
@@ -147,7 +147,6 @@ const FORMS: &[(&str, i32, &str)] = &[
     ("get nodes -o wide", 0, "Ready"),
     ("describe pod lone", 0, "nowhere/y:1"),
     ("delete pod lone --grace-period=1", 0, "deleted"),
-    ("wait --for=delete pod/lone --timeout=30s", 0, ""),
     ("delete deploy made", 0, "deleted"),
     ("delete cm,secret --all", 0, "deleted"),
     ("get cm", 0, "No resources found"),
