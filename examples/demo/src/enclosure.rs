@@ -2,8 +2,8 @@
 //! the host and everything ends with it, also when it is killed.
 //!
 //! ```text
-//! berth-demo run            outer: makes the namespaces, waits, removes cgroups and the folder
-//!   └─ berth-demo init      PID 1: mounts, lo, reaps orphans; dies with outer
+//! berth-demo run            outer: makes network and PID namespaces, waits, removes cgroups and the folder
+//!   └─ berth-demo init      PID 1: own mounts, lo, reaps orphans; dies with outer
 //!        └─ the phases      (a thread's child process) berthd, berthctl, requests
 //! ```
 
@@ -59,10 +59,10 @@ pub fn init_command(role: &str, place: &Place) -> Result<Command, DemoError> {
     Ok(command)
 }
 
-/// Leaves the host's network, mounts and (for children) processes behind.
-pub fn leave_host() -> Result<(), DemoError> {
-    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID)
-        .map_err(DemoError::io("make namespaces"))
+/// Leaves the host's network and, for children, its processes behind. Mounts stay the host's here:
+/// this process removes the folder in the end.
+fn leave_host() -> Result<(), DemoError> {
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID).map_err(DemoError::io("make namespaces"))
 }
 
 /// `run`: everything from nothing to nothing.
@@ -152,6 +152,7 @@ fn inside(role: &str, place: &Place) -> Result<u8, DemoError> {
 /// none of them outlives the namespace.
 fn prepare_mounts(place: &Place) -> Result<(), DemoError> {
     let none = None::<&str>;
+    unshare(CloneFlags::CLONE_NEWNS).map_err(DemoError::io("make a mount namespace"))?;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .map_err(DemoError::io("make mounts private"))?;
     mount(

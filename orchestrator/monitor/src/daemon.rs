@@ -85,7 +85,9 @@ pub fn launch(args: &Args) -> Result<(), Error> {
         .mode(0o600)
         .open(&path)
         .map_err(file_error("open the log", &path))?;
-    let mut stage2 = Command::new("/proc/self/exe");
+    // By its own path, not by /proc/self/exe: ps and top show the name of the file that was executed.
+    let program = std::env::current_exe().map_err(file_error("find", Path::new("/proc/self/exe")))?;
+    let mut stage2 = Command::new(&program);
     stage2
         .arg(SERVE_FLAG)
         .arg("--dir")
@@ -107,10 +109,9 @@ pub fn launch(args: &Args) -> Result<(), Error> {
         .stdin(Stdio::from(OwnedFd::from(listener)))
         .stdout(Stdio::from(held))
         .stderr(Stdio::from(log));
-    let child = stage2.spawn().map_err(file_error(
-        "start the second stage of",
-        Path::new("/proc/self/exe"),
-    ))?;
+    let child = stage2
+        .spawn()
+        .map_err(file_error("start the second stage of", &program))?;
     let mut lock_file: &File = &lock;
     let written = lock_file
         .set_len(0)
