@@ -45,10 +45,10 @@ impl Cgroup {
     /// # Errors
     /// As [`Cgroup::freeze`].
     pub fn thaw(&self) -> Result<(), CgroupError> {
-        if let (Some(_), Some(dir)) = (self.v2_freezer(), self.v1("freezer")) {
-            if v1_state(dir)? != "THAWED" {
-                v1_turn(dir, State::Thawed)?;
-            }
+        if let (Some(_), Some(dir)) = (self.v2_freezer(), self.v1("freezer"))
+            && v1_state(dir)? != "THAWED"
+        {
+            v1_turn(dir, State::Thawed)?;
         }
         match self.turn(State::Thawed) {
             // Nothing is left to thaw.
@@ -72,10 +72,10 @@ impl Cgroup {
                 Err(source) => return Err(CgroupError::io("read", dir.file("cgroup.freeze"))(source)),
             }
         }
-        if let Some(dir) = self.v1("freezer") {
-            if v1_state(dir)? != "THAWED" {
-                return Ok(State::Frozen);
-            }
+        if let Some(dir) = self.v1("freezer")
+            && v1_state(dir)? != "THAWED"
+        {
+            return Ok(State::Frozen);
         }
         Ok(State::Thawed)
     }

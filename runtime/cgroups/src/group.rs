@@ -259,12 +259,11 @@ impl Cgroup {
     /// Whether the cgroup2 directory has `controller`, which is enabled in its ancestors if need be: on a
     /// hybrid host nobody did that beforehand.
     fn has(&self, dir: &Dir, controller: &str) -> Result<bool, CgroupError> {
-        let known = match self.available.get() {
-            Some(known) => known,
-            None => {
-                let read = subtree::controllers(dir)?;
-                self.available.get_or_init(|| read)
-            }
+        let known = if let Some(known) = self.available.get() {
+            known
+        } else {
+            let read = subtree::controllers(dir)?;
+            self.available.get_or_init(|| read)
         };
         if known.iter().any(|name| name == controller) {
             return Ok(true);

@@ -257,18 +257,15 @@ fn unescape(field: &str) -> String {
     let mut parts = field.split('\\');
     let mut text = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        match part
+        if let Some(byte) = part
             .get(..3)
             .and_then(|digits| u8::from_str_radix(digits, 8).ok())
         {
-            Some(byte) => {
-                text.push(char::from(byte));
-                text.push_str(&part[3..]);
-            }
-            None => {
-                text.push('\\');
-                text.push_str(part);
-            }
+            text.push(char::from(byte));
+            text.push_str(&part[3..]);
+        } else {
+            text.push('\\');
+            text.push_str(part);
         }
     }
     text

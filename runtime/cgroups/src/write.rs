@@ -121,8 +121,7 @@ fn failure(dir: &Dir, write: &Write, source: Errno) -> Result<(), CgroupError> {
 fn hint(dir: &Dir, file: &str, source: Errno) -> String {
     let number = |name: &str| {
         dir.read(name)
-            .map(|text| text.trim().to_owned())
-            .unwrap_or_else(|_| "unknown".into())
+            .map_or_else(|_| "unknown".into(), |text| text.trim().to_owned())
     };
     match (file, source) {
         ("memory.limit_in_bytes", Errno::EBUSY) => format!(

@@ -32,10 +32,10 @@ pub(crate) fn restrict(dir: &Dir, devices: &[LinuxDeviceCgroup], fresh: bool) ->
         return Ok(());
     }
     let loaded = bpf::load_device_program(&program::build(&rules)).map_err(failed("load"))?;
-    if let [only] = present.as_slice() {
-        if bpf::attach_device_program(cgroup, loaded.as_fd(), Some(only.as_fd())).is_ok() {
-            return Ok(());
-        }
+    if let [only] = present.as_slice()
+        && bpf::attach_device_program(cgroup, loaded.as_fd(), Some(only.as_fd())).is_ok()
+    {
+        return Ok(());
     }
     bpf::attach_device_program(cgroup, loaded.as_fd(), None).map_err(failed("attach"))?;
     for old in &present {

@@ -24,13 +24,12 @@ pub(crate) fn writes(
     note_obsolete(memory, ignored);
     let mut writes = Vec::new();
     let (bytes, total) = (limit(LIMIT, memory.limit())?, limit(SWAP, memory.swap())?);
-    if let (Some(Limit::At(bytes)), Some(Limit::At(total))) = (bytes, total) {
-        if total < bytes {
-            let reason = format!(
-                "{total} limits memory and swap together and must be at least memory.limit ({bytes})"
-            );
-            return Err(CgroupError::invalid(SWAP, reason));
-        }
+    if let (Some(Limit::At(bytes)), Some(Limit::At(total))) = (bytes, total)
+        && total < bytes
+    {
+        let reason =
+            format!("{total} limits memory and swap together and must be at least memory.limit ({bytes})");
+        return Err(CgroupError::invalid(SWAP, reason));
     }
     if let Some(value) = bytes {
         writes.push(write("memory.limit_in_bytes", value, LIMIT));

@@ -10,7 +10,7 @@ pub(crate) fn class(resources: &LinuxResources, _: &mut Vec<Ignored>) -> Result<
     let class = resources
         .network()
         .as_ref()
-        .and_then(|network| network.class_id())
+        .and_then(oci_spec::runtime::LinuxNetwork::class_id)
         .filter(|class| *class != 0);
     Ok(class
         .map(|class| Write::new("net_cls.classid", class, "linux.resources.network.classID"))

@@ -95,7 +95,7 @@ pub(crate) fn note_obsolete(memory: &LinuxMemory, ignored: &mut Vec<Ignored>) {
         ignored.push(Ignored {
             field,
             reason: "kernels have no separate kernel memory limit any more",
-        })
+        });
     };
     if memory.kernel().is_some_and(|bytes| bytes != 0) {
         note("linux.resources.memory.kernel");
