@@ -206,7 +206,7 @@ fn magic(path: &Path) -> Option<FsType> {
     }
 }
 
-/// `4:memory:/a` -> (["memory"], "/a"); `0::/` -> ([], "/").
+/// `4:memory:/a` is memory at /a; `0::/` is cgroup2, without names.
 fn own_line(line: &str) -> Option<(Vec<String>, PathBuf)> {
     let mut parts = line.splitn(3, ':');
     let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);

@@ -208,6 +208,7 @@ mod tests {
         LinuxMemoryBuilder, LinuxNetworkBuilder, LinuxPidsBuilder, LinuxResourcesBuilder,
     };
 
+    #[allow(clippy::unnecessary_wraps)]
     fn missing(_: &str, _: &str) -> Result<Home, CgroupError> {
         Ok(Home::Missing("no such controller".into()))
     }

@@ -24,10 +24,13 @@ pub(crate) struct Write {
 }
 
 impl Write {
+    // Values are numbers and literals: cheap to hand over.
+    #[allow(clippy::needless_pass_by_value)]
     pub(crate) fn new(file: &'static str, value: impl ToString, field: &'static str) -> Self {
         Self::named(file, value, field)
     }
 
+    #[allow(clippy::needless_pass_by_value)]
     pub(crate) fn named(
         file: impl Into<Cow<'static, str>>,
         value: impl ToString,

@@ -127,11 +127,12 @@ fn processes_freeze_thaw_kill_by_v1_alone() {
         skip!("no v1 hierarchies here");
     }
     let read = |path: &str| std::fs::read_to_string(path).unwrap();
-    let v1: String = read("/proc/self/mountinfo")
+    let mounts = read("/proc/self/mountinfo");
+    let v1 = mounts
         .lines()
         .filter(|line| !line.contains(" - cgroup2 "))
-        .map(|line| format!("{line}\n"))
-        .collect();
+        .collect::<Vec<_>>()
+        .join("\n");
     let legacy = Layout::from_mountinfo(Path::new("/"), &v1, &read("/proc/self/cgroup")).unwrap();
     assert_eq!(legacy.kind(), Kind::Legacy);
     let mut fixture = Fixture::in_layout("life-v1", &legacy);

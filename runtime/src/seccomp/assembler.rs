@@ -43,9 +43,18 @@ impl Instruction {
     }
 
     fn encode(self) -> [u8; 8] {
-        let [a, b] = self.code.to_ne_bytes();
-        let [e, f, g, h] = self.value.to_ne_bytes();
-        [a, b, self.on_true, self.on_false, e, f, g, h]
+        let code = self.code.to_ne_bytes();
+        let value = self.value.to_ne_bytes();
+        [
+            code[0],
+            code[1],
+            self.on_true,
+            self.on_false,
+            value[0],
+            value[1],
+            value[2],
+            value[3],
+        ]
     }
 }
 
@@ -129,7 +138,7 @@ impl Assembler {
 
     /// Whether a conditional jump written next gets to `target`.
     fn reaches(&self, target: usize) -> bool {
-        self.reversed.len() - target - 1 <= usize::from(u8::MAX)
+        u8::try_from(self.reversed.len() - target - 1).is_ok()
     }
 
     /// An instruction within reach that leads to `label`, written if there is none.

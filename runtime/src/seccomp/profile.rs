@@ -245,11 +245,9 @@ impl Architecture {
     }
 
     fn mention(&mut self, name: &str) {
-        if let Some(number) = self.resolve(name).and_then(|number| u32::try_from(number).ok()) {
-            if number > self.last.unwrap_or(0) {
-                self.last = Some(number);
-            }
-        }
+        let number = self.resolve(name).and_then(|number| u32::try_from(number).ok());
+        // 0 does not count, as with runc.
+        self.last = self.last.max(number.filter(|number| *number > 0));
     }
 
     fn add(&mut self, name: &str, rule: &Rule) {

@@ -24,7 +24,7 @@ impl PartialEq for Outcome<'_> {
 }
 
 const RET_KILL_THREAD: u32 = 0;
-const RET_ENOSYS: u32 = 0x0005_0000 | 38;
+const RET_ENOSYS: u32 = 0x0005_0026;
 
 /// The ranges of `group` by their first number, ascending from 0; neighbours differ.
 pub(super) fn of<'a>(profile: &Profile, group: &Group<'a>) -> Vec<(u32, Outcome<'a>)> {

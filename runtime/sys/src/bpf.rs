@@ -60,7 +60,7 @@ struct Attach {
 struct Query {
     target: u32,
     kind: u32,
-    query_flags: u32,
+    scope: u32,
     attach_flags: u32,
     ids: u64,
     count: u32,
@@ -174,7 +174,7 @@ pub fn device_programs(cgroup: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
     let mut attributes = Query {
         target: cgroup.as_raw_fd() as u32,
         kind: BPF_CGROUP_DEVICE,
-        query_flags: 0,
+        scope: 0,
         attach_flags: 0,
         ids: ids.as_mut_ptr() as u64,
         count: ids.len() as u32,

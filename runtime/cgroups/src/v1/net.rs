@@ -6,6 +6,8 @@ use crate::CgroupError;
 use crate::resources::Ignored;
 use crate::write::Write;
 
+// One signature for all subjects.
+#[allow(clippy::unnecessary_wraps)]
 pub(crate) fn class(resources: &LinuxResources, _: &mut Vec<Ignored>) -> Result<Vec<Write>, CgroupError> {
     let class = resources
         .network()

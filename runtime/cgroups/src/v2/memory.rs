@@ -51,9 +51,8 @@ fn swap(memory: &LinuxMemory) -> Result<Option<Limit>, CgroupError> {
     let total = limit(SWAP, memory.swap())?;
     match (limit(LIMIT, memory.limit())?, total) {
         // No limit on memory alone means none on both, as in v1.
-        (Some(Limit::None), None) => Ok(Some(Limit::None)),
+        (Some(Limit::None), None) | (_, Some(Limit::None)) => Ok(Some(Limit::None)),
         (_, None) => Ok(None),
-        (_, Some(Limit::None)) => Ok(Some(Limit::None)),
         (Some(Limit::None), Some(total)) => Ok(Some(total)),
         (None, Some(_)) => Err(CgroupError::invalid(
             SWAP,

@@ -8,6 +8,8 @@ use crate::write::Write;
 
 const LIMIT: &str = "linux.resources.pids.limit";
 
+// One signature for all subjects.
+#[allow(clippy::unnecessary_wraps)]
 pub(crate) fn writes(resources: &LinuxResources, _: &mut Vec<Ignored>) -> Result<Vec<Write>, CgroupError> {
     let Some(pids) = resources.pids() else {
         return Ok(Vec::new());

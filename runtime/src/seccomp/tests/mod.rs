@@ -75,7 +75,7 @@ pub(super) struct Reference {
     enosys: bool,
 }
 
-const ENOSYS: u32 = 0x0005_0000 | 38;
+const ENOSYS: u32 = 0x0005_0026;
 
 pub(super) const ALL: [(ScmpArch, u32); 5] = [
     (ScmpArch::X8664, 0xc000_003e),
@@ -99,7 +99,7 @@ impl Reference {
         let last = members
             .into_iter()
             .map(|arch| {
-                let names = seccomp.syscalls().iter().flatten().flat_map(|call| call.names());
+                let names = seccomp.syscalls().iter().flatten().flat_map(oci_spec::runtime::LinuxSyscall::names);
                 let numbers = names.filter_map(|name| ScmpSyscall::from_name_by_arch(name, arch).ok());
                 let greatest = numbers.map(ScmpSyscall::as_raw_syscall).max().unwrap_or(0);
                 (arch, u32::try_from(greatest).ok().filter(|number| *number > 0))

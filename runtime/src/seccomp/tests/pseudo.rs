@@ -153,7 +153,7 @@ fn block(lines: &[(usize, &str)], at: &mut usize, outer: usize) -> Vec<Step> {
             other => panic!("{other:?}"),
         };
         let index: usize = name[2..3].parse().unwrap();
-        let operand = if name.ends_with(".hi32") {
+        let operand = if name.strip_suffix(".hi32").is_some() {
             Operand::High(index)
         } else {
             Operand::Low(index)
