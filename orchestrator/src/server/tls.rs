@@ -95,11 +95,10 @@ pub fn acceptor(keys: &Pki) -> Result<TlsAcceptor, ListenError> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Serves until `shutdown`, then lets open requests end for a short time.
-pub async fn serve(listener: TcpListener, acceptor: TlsAcceptor, router: Router, mut shutdown: Shutdown) {
+/// Serves until `stop`, then lets open requests end for a short time.
+pub async fn serve(listener: TcpListener, acceptor: TlsAcceptor, router: Router, mut stop: Shutdown) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = Arc::new(GracefulShutdown::new());
-    let mut stop = shutdown.clone();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -132,8 +131,6 @@ pub async fn serve(listener: TcpListener, acceptor: TlsAcceptor, router: Router,
     if tokio::time::timeout(FAREWELL, graceful.shutdown()).await.is_err() {
         tracing::info!("closing connections that did not end in time");
     }
-    // Only to name what keeps the receiver alive until here.
-    shutdown.mark_unchanged();
 }
 
 async fn connection(
