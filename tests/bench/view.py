@@ -66,6 +66,9 @@ class View:
         subprocess.run(["unshare", f"--net={netns}", "true"], check=True)
         self.bundles = bundles.write_all(work, netns)
         self.runtimes = []
+        # Like /run, where runtimes keep their state.
+        os.mkdir(os.path.join(work, "state"))
+        mount("tmpfs", os.path.join(work, "state"), b"tmpfs", 0)
         for name, path in plan["runtimes"].items():
             root = os.path.join(work, "state", name)
             os.makedirs(root)
@@ -159,7 +162,8 @@ def main():
         json.dump(View(plan, work).measure(), sys.stdout)
     finally:
         measure.sweep("/sys/fs/cgroup")
-        LIBC.umount2(os.path.join(work, "namespace").encode(), MNT_DETACH)
+        for place in ("namespace", "state"):
+            LIBC.umount2(os.path.join(work, place).encode(), MNT_DETACH)
         shutil.rmtree(work, ignore_errors=True)
 
 

@@ -1,0 +1,43 @@
+//! The benchmark runs and prints its tables; how fast anything is, no test says.
+
+use harness::{bin, need_program, need_root, repository_root, run};
+use std::process::Command;
+
+#[test]
+fn the_benchmark_prints_a_number_for_every_case() {
+    need_root!();
+    for program in ["hyperfine", "strace", "gcc", "busybox", "python3", "crun"] {
+        need_program!(program);
+    }
+    let berth = bin("berth");
+    let out = tempfile::tempdir().expect("temporary directory");
+    let json = out.path().join("result.json");
+    let table = run(Command::new(repository_root().join("tests/bench/run"))
+        .env("QUICK", "1")
+        .env_remove("BENCH_ALIVE")
+        .env_remove("BENCH_RUNTIMES")
+        .env("CARGO_TARGET_DIR", out.path())
+        .arg(berth.parent().expect("a program is in a directory"))
+        .arg("--out")
+        .arg(&json))
+    .ok();
+    let result: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&json).expect("the numbers are kept")).expect("as JSON");
+    let cases = result["views"]["unified"]["cases"].as_object().expect("cases");
+    assert!(cases.len() > 10, "every case is there: {:?}", cases.keys());
+    for (name, case) in cases {
+        let times = case["samples"]["berth"]["times"].as_array();
+        assert!(times.is_some_and(|t| !t.is_empty()), "{name} was timed:\n{table}");
+        let title = case["title"].as_str().expect("title");
+        assert!(
+            table.contains(&format!("| {title} |")),
+            "{name} is in the table:\n{table}"
+        );
+    }
+    let leftovers: Vec<_> = std::fs::read_dir(std::env::temp_dir())
+        .expect("read the temporary directory")
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("berth-bench-"))
+        .collect();
+    assert!(leftovers.is_empty(), "nothing is left: {leftovers:?}");
+}
