@@ -3,3 +3,4 @@
 mod api;
 mod demo;
 mod monitor;
+mod pods;

@@ -122,6 +122,8 @@ pub(crate) struct Node {
     memory: i64,
     /// Number of the kernel's last capability.
     last_capability: usize,
+    /// Lowest `oom_score_adj` that we may give.
+    oom_floor: i64,
 }
 
 impl Node {
@@ -208,10 +210,25 @@ fn prepare(store: Store, images: ImageStore, config: NodeConfig) -> Result<Node,
         cpu: cpus as i64 * 1000,
         memory,
         last_capability: read("/proc/sys/kernel/cap_last_cap").trim().parse().unwrap_or(40),
+        oom_floor: oom_floor(&read("/proc/self/status"), &read("/proc/self/oom_score_adj")),
         store,
         images,
         config,
     })
+}
+
+/// The lowest `oom_score_adj` that this process may set: without CAP_SYS_RESOURCE (a node in a container)
+/// its own (proc(5)).
+fn oom_floor(status: &str, own: &str) -> i64 {
+    const SYS_RESOURCE: u64 = 1 << 24;
+    let effective = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
+    if effective.is_some_and(|set| set & SYS_RESOURCE != 0) {
+        -1000
+    } else {
+        own.trim().parse().unwrap_or(0)
+    }
 }
 
 /// Removes the parent cgroup if no pod is in it.

@@ -95,7 +95,8 @@ impl Preparation {
             namespaces: &sandbox::shared_namespaces(&self.pod, &self.paths),
             binds: &binds,
             cgroup: &self.cgroup,
-            oom_score: resources::oom_score(resources::qos(self.pod.spec()), container, self.node.memory),
+            oom_score: resources::oom_score(resources::qos(self.pod.spec()), container, self.node.memory)
+                .max(self.node.oom_floor),
             last_capability: self.node.last_capability,
             devices: &if privileged {
                 host_devices(Path::new("/dev"))
