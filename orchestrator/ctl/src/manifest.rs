@@ -116,7 +116,8 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, CtlError> {
     found.sort();
     if found.is_empty() {
         return Err(CtlError::Usage(format!(
-            "{path:?} has no .yaml, .yml or .json file"
+            "{} has no .yaml, .yml or .json file",
+            path.display()
         )));
     }
     Ok(found)

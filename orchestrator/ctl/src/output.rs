@@ -39,7 +39,7 @@ pub(crate) fn yaml_text(value: &Value) -> String {
 }
 
 /// Objects as kubectl's `List`.
-pub(crate) fn list_of(items: Vec<Value>) -> Value {
+pub(crate) fn list_of(items: &[Value]) -> Value {
     json!({ "apiVersion": "v1", "items": items, "kind": "List", "metadata": { "resourceVersion": "" } })
 }
 

@@ -202,12 +202,12 @@ mod tests {
 
     use super::*;
 
-    fn deployment(spec: Value) -> Value {
+    fn deployment(spec: &Value) -> Value {
         json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "web" }, "spec": spec })
     }
 
-    fn containers(list: Value) -> Value {
-        deployment(json!({ "replicas": 3, "template": { "spec": { "containers": list } } }))
+    fn containers(list: &Value) -> Value {
+        deployment(&json!({ "replicas": 3, "template": { "spec": { "containers": list } } }))
     }
 
     /// The patch, and what the server makes of it.
@@ -220,15 +220,15 @@ mod tests {
 
     #[test]
     fn defaults_and_other_peoples_fields_stay() {
-        let manifest = containers(json!([{ "name": "a", "image": "v1" }]));
-        let mut live = containers(json!([
+        let manifest = containers(&json!([{ "name": "a", "image": "v1" }]));
+        let mut live = containers(&json!([
             { "name": "a", "image": "v1", "imagePullPolicy": "IfNotPresent" },
             { "name": "sidecar", "image": "s" },
         ]));
         live["spec"]["revisionHistoryLimit"] = json!(10);
         live["metadata"]["uid"] = json!("u");
         assert_eq!(applied(&manifest, &manifest, &live).0, json!({}));
-        let wanted = containers(json!([{ "name": "a", "image": "v2" }]));
+        let wanted = containers(&json!([{ "name": "a", "image": "v2" }]));
         let (patch, result) = applied(&manifest, &wanted, &live);
         assert_eq!(
             patch,
@@ -247,13 +247,13 @@ mod tests {
 
     #[test]
     fn what_the_last_manifest_had_is_deleted() {
-        let last = containers(json!([
+        let last = containers(&json!([
             { "name": "a", "image": "v1", "command": ["x"], "env": [{ "name": "E", "value": "1" }, { "name": "F", "value": "2" }] },
             { "name": "b", "image": "w" },
         ]));
         let wanted = {
             let mut wanted =
-                containers(json!([{ "name": "a", "image": "v1", "env": [{ "name": "F", "value": "3" }] }]));
+                containers(&json!([{ "name": "a", "image": "v1", "env": [{ "name": "F", "value": "3" }] }]));
             wanted["spec"].as_object_mut().unwrap().remove("replicas");
             wanted
         };
@@ -267,10 +267,10 @@ mod tests {
 
     #[test]
     fn a_change_of_strategy_drops_the_defaults_of_the_other() {
-        let last = deployment(json!({ "replicas": 1 }));
+        let last = deployment(&json!({ "replicas": 1 }));
         let mut live = last.clone();
         live["spec"]["strategy"] = json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": "25%" } });
-        let wanted = deployment(json!({ "replicas": 1, "strategy": { "type": "Recreate" } }));
+        let wanted = deployment(&json!({ "replicas": 1, "strategy": { "type": "Recreate" } }));
         let (patch, result) = applied(&last, &wanted, &live);
         assert_eq!(patch["spec"]["strategy"]["$retainKeys"], json!(["type"]));
         assert_eq!(result["spec"]["strategy"], json!({ "type": "Recreate" }));

@@ -1,6 +1,7 @@
 //! Which objects a command line means, and where they are on the node.
 
 use berth_api::kinds::{self, Kind};
+use std::fmt::Write as _;
 
 use crate::cli::Selection;
 use crate::client::{Call, Client};
@@ -141,7 +142,7 @@ pub(crate) fn escaped(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~' | b':') {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            let _ = write!(out, "%{byte:02X}");
         }
     }
     out

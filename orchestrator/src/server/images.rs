@@ -232,18 +232,19 @@ enum Piece {
     Broken(io::Error),
 }
 
-/// Passes the request's body on to the importing thread. When that has given up, the rest is
-/// left unread.
+/// Passes the request's body on to the importing thread. When that has given up, the rest is read
+/// away: a connection that is closed with unread data in it loses the answer.
 async fn feed(body: Body, pieces: mpsc::Sender<Piece>) {
     let mut stream = body.into_data_stream();
+    let mut wanted = true;
     while let Some(piece) = stream.next().await {
-        let piece = match piece {
-            Ok(data) => Piece::Data(data),
-            Err(error) => Piece::Broken(io::Error::other(error)),
-        };
-        let broken = matches!(piece, Piece::Broken(_));
-        if pieces.send(piece).await.is_err() || broken {
-            return;
+        match piece {
+            Ok(data) => wanted = wanted && pieces.send(Piece::Data(data)).await.is_ok(),
+            Err(error) => {
+                // The importing thread may be gone: then nobody has to be told.
+                let _ = pieces.send(Piece::Broken(io::Error::other(error))).await;
+                return;
+            }
         }
     }
     let _ = pieces.send(Piece::End).await;

@@ -62,7 +62,7 @@ fn show(options: &Apply, mut results: Vec<Value>) -> Result<(), CtlError> {
     let whole = if results.len() == 1 {
         results.remove(0)
     } else {
-        output::list_of(results)
+        output::list_of(&results)
     };
     match options.output {
         Some(Format::Yaml) => output::raw(output::yaml_text(&whole).as_bytes()),

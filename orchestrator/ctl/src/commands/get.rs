@@ -140,7 +140,7 @@ async fn objects(
         let whole = if single {
             items.pop().unwrap_or_default()
         } else {
-            output::list_of(items)
+            output::list_of(&items)
         };
         show(&whole, format)?;
     }

@@ -36,8 +36,8 @@ async fn import(context: &Context, options: &Import) -> Result<(), CtlError> {
     let (pieces, upload) = mpsc::channel(PIECES);
     let reading = tokio::task::spawn_blocking(move || archive::send(source, pieces));
     let answer = context.client.upload(&path, upload).await;
-    // What cannot be read here is the cause of what the node says about a broken upload.
-    if answer.is_err()
+    // What the node says comes first; but if the upload broke off here, the reason is here, too.
+    if matches!(&answer, Err(error) if !matches!(error, CtlError::Api { .. }))
         && let Ok(Err(error)) = reading.await
     {
         return Err(error);

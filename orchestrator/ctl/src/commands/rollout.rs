@@ -379,7 +379,7 @@ fn now() -> String {
 mod tests {
     use super::*;
 
-    fn deployment(status: Value) -> Value {
+    fn deployment(status: &Value) -> Value {
         json!({
             "metadata": { "name": "web", "generation": 2 },
             "spec": { "replicas": 3 },
@@ -417,10 +417,10 @@ mod tests {
             ),
         ];
         for (status, line, done) in cases {
-            assert_eq!(progress(&deployment(status)).unwrap(), (line.to_owned(), done));
+            assert_eq!(progress(&deployment(&status)).unwrap(), (line.to_owned(), done));
         }
         let condition = json!({ "type": "Progressing", "reason": "ProgressDeadlineExceeded" });
-        let late = deployment(json!({ "observedGeneration": 2, "conditions": [condition] }));
+        let late = deployment(&json!({ "observedGeneration": 2, "conditions": [condition] }));
         assert_eq!(
             progress(&late).unwrap_err().rendered(),
             "error: deployment \"web\" exceeded its progress deadline"
@@ -430,7 +430,7 @@ mod tests {
     #[test]
     fn pausing_twice_is_refused() {
         let target = Target::new(kinds::DEPLOYMENT, "default", Some("web"));
-        let mut live = deployment(json!({}));
+        let mut live = deployment(&json!({}));
         assert!(pause(&target, &live, false).is_err());
         assert_eq!(pause(&target, &live, true).unwrap().0["spec"]["paused"], true);
         live["spec"]["paused"] = json!(true);

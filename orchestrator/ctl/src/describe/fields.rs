@@ -43,11 +43,15 @@ impl Fields {
 
     /// A field with a tree, as YAML.
     pub(super) fn block(&mut self, name: &str, value: &Value) {
-        let indented: String = output::yaml_text(value)
-            .lines()
-            .map(|line| format!("  {line}\n"))
-            .collect();
-        self.text(&format!("{name}:\n{indented}"));
+        let mut text = format!("{name}:");
+        for line in output::yaml_text(value).lines() {
+            text.push_str(
+                "
+  ",
+            );
+            text.push_str(line);
+        }
+        self.text(&text);
     }
 
     /// Text of its own.

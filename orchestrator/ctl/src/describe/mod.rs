@@ -3,6 +3,7 @@
 mod fields;
 mod pod;
 
+use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use berth_api::kinds;
@@ -212,7 +213,7 @@ fn config_map(fields: &mut Fields, object: &Value) {
     meta(fields, object);
     let mut out = "\nData\n====\n".to_owned();
     for (key, value) in members(object, "/data") {
-        out.push_str(&format!("{key}:\n----\n{}\n\n", plain(value)));
+        let _ = write!(out, "{key}:\n----\n{}\n\n", plain(value));
     }
     fields.text(&out);
 }

@@ -1,6 +1,7 @@
 //! Pods, and the templates they are made from.
 
 use serde_json::Value;
+use std::fmt::Write as _;
 
 use super::fields::Fields;
 use super::{age, conditions, meta};
@@ -101,7 +102,7 @@ fn containers(title: &str, specs: &[Value], statuses: &[Value], indent: &str) ->
     let mut out = format!("{indent}{title}:\n");
     for spec in specs {
         let container = text(spec, "/name");
-        out.push_str(&format!("{indent}  {container}:\n"));
+        let _ = writeln!(out, "{indent}  {container}:");
         let status = statuses.iter().find(|status| text(status, "/name") == container);
         let mut rows: Vec<Vec<String>> = Vec::new();
         let mut put = |name: &str, value: String| rows.push(vec![format!("{indent}    {name}:"), value]);
@@ -212,18 +213,19 @@ fn lists(spec: &Value, indent: &str) -> String {
         out.push_str(&output::table(&[sources, variables].concat()));
     }
     let mounts = list(spec, "/volumeMounts");
-    out.push_str(&format!("{indent}    Mounts:"));
+    let _ = write!(out, "{indent}    Mounts:");
     if mounts.is_empty() {
         out.push_str("  <none>\n");
     } else {
         out.push('\n');
         for mount in mounts {
             let mode = if mount["readOnly"] == true { "ro" } else { "rw" };
-            out.push_str(&format!(
-                "{indent}      {} from {} ({mode})\n",
+            let _ = writeln!(
+                out,
+                "{indent}      {} from {} ({mode})",
                 text(mount, "/mountPath"),
                 text(mount, "/name")
-            ));
+            );
         }
     }
     out
@@ -333,7 +335,7 @@ fn volumes(volumes: &[Value], indent: &str) -> String {
     }
     let mut out = format!("{indent}Volumes:\n");
     for volume in volumes {
-        out.push_str(&format!("{indent}  {}:\n", text(volume, "/name")));
+        let _ = writeln!(out, "{indent}  {}:", text(volume, "/name"));
         for (kind, detail) in members(volume, "").filter(|(key, _)| *key != "name") {
             let mut rows = vec![vec![format!("{indent}    Type:"), kind.clone()]];
             for (key, value) in members(detail, "") {
