@@ -4,6 +4,7 @@
 mod bad_input;
 mod differential;
 mod driver;
+mod examples;
 mod exec;
 mod foreground;
 mod hooks;
