@@ -353,7 +353,7 @@ fn every_bad_configuration_is_refused_by_name() {
             .unwrap()
             .lines()
             .count();
-        bundle.edit(|config| change(config));
+        bundle.edit(change);
         for verb in ["create", "run"] {
             let outcome = container.verb(verb, &[]);
             let error = outcome.stderr.replace("\\\"", "\"");
