@@ -822,3 +822,7 @@ impl<'a> Report<'a> {
 #[cfg(not(berth_init))]
 #[path = "wire/encode.rs"]
 pub mod encode;
+
+#[cfg(all(test, not(berth_init)))]
+#[path = "wire/tests.rs"]
+mod tests;

@@ -11,4 +11,8 @@ mod hooks;
 mod leftovers;
 mod limits;
 mod logging;
+mod mounts;
+mod namespaces;
+mod process;
+mod security;
 mod verbs;

@@ -109,8 +109,8 @@ fn may_run(path: &CStr) -> Result<(), (u32, Errno)> {
     sys::executable(path).map_err(|errno| (reason::CALL, errno))
 }
 
-/// Appends the home folder of `uid` to `home`. Lines that are not seven fields long are passed over, and of lines
-/// that are too long only the rest is lost.
+/// Appends the home folder of `uid` to `home`. Lines without the fields are passed over, and so are lines longer
+/// than the buffer.
 fn scan_passwd(
     mut read: impl FnMut(&mut [u8]) -> Result<usize, Errno>,
     uid: u32,
@@ -118,25 +118,30 @@ fn scan_passwd(
 ) -> Result<(), Errno> {
     let mut buffer = [0u8; 4096];
     let mut kept = 0;
+    let mut too_long = false;
     // Nobody's passwd is longer than this; a hostile one shall not take time without end.
-    for _ in 0..4096 {
+    for _ in 0..65536 {
+        if kept == buffer.len() {
+            too_long = true;
+            kept = 0;
+        }
         let length = read(&mut buffer[kept..])?;
         let filled = kept + length;
+        // At the end of the file, the last line may lack its newline.
         let end = match buffer[..filled].iter().rposition(|b| *b == b'\n') {
             Some(at) => at + 1,
-            // The last line, without its newline, or a line longer than the buffer.
-            None => filled,
+            None if length == 0 => filled,
+            None => 0,
         };
-        for line in buffer[..end].split(|b| *b == b'\n') {
-            if let Some(folder) = home_in(line, uid) {
+        for line in buffer[..end].split_inclusive(|b| *b == b'\n') {
+            let found = home_in(line.trim_ascii_end(), uid);
+            if let Some(folder) = found.filter(|_| !core::mem::take(&mut too_long)) {
                 return home.push(folder);
             }
+            too_long = false;
         }
         if length == 0 {
-            return match buffer.get(end..filled).and_then(|line| home_in(line, uid)) {
-                Some(folder) => home.push(folder),
-                None => Ok(()),
-            };
+            return Ok(());
         }
         buffer.copy_within(end..filled, 0);
         kept = filled - end;

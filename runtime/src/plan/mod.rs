@@ -13,6 +13,8 @@ pub mod options;
 mod process;
 mod root;
 mod seccomp;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::ffi::CString;

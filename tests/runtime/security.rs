@@ -1,0 +1,301 @@
+//! Attacks on the way into a container, each with the protection that stops it (DESIGN.md, "Security").
+
+use std::fs;
+use std::io::Read as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::symlink;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use harness::{Bundle, need_root, run};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::driver::Runtime;
+
+fn content(path: &std::path::Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    fs::File::open(path).unwrap().read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+/// CVE-2019-5736: the program file of a container's process must not lead to the runtime's own.
+#[test]
+fn the_init_program_is_a_sealed_file_in_memory() {
+    need_root!();
+    let runtime = Runtime::berth();
+    let mut bundle = Bundle::new(&["true"]);
+    let container = runtime.container(&mut bundle);
+    container.create();
+    let exe = format!("/proc/{}/exe", container.pid());
+    let target = fs::read_link(&exe).unwrap();
+    assert!(
+        target.to_str().unwrap().starts_with("/memfd:"),
+        "{}",
+        target.display()
+    );
+    // Even the host's root cannot write to it.
+    let error = fs::OpenOptions::new().write(true).open(&exe).map(|mut file| {
+        use std::io::Write as _;
+        file.write_all(b"x")
+    });
+    assert!(!matches!(error, Ok(Ok(()))), "the init program was overwritten");
+}
+
+/// The same attack by its classic form: the container's program is whatever runs it.
+#[test]
+fn a_container_that_runs_its_own_executable_reaches_nothing() {
+    need_root!();
+    let berth = harness::bin("berth");
+    let before = content(&berth);
+    let runtime = Runtime::berth();
+    let mut bundle = Bundle::new(&["/proc/self/exe"]);
+    let outcome = runtime.run_bundle(&mut bundle);
+    assert_ne!(outcome.code(), 0);
+    let script = "for p in /proc/[0-9]*; do echo x > $p/exe; done 2>/dev/null; true";
+    let mut bundle = Bundle::new(&["sh", "-c", script]);
+    runtime.run_bundle(&mut bundle);
+    assert!(before == content(&berth), "the runtime's file changed");
+}
+
+/// CVE-2024-21626: descriptors of the runtime or its caller, as the working directory or by themselves.
+#[test]
+fn no_descriptor_leaks_into_the_container() {
+    need_root!();
+    let host = fs::File::open("/").unwrap();
+    // Without close-on-exec, as a careless caller has it.
+    let leaked: OwnedFd = nix::unistd::dup(&host).unwrap();
+    let number = leaked.as_raw_fd();
+    for runtime in Runtime::all() {
+        let mut bundle = Bundle::new(&["sh", "-c", "exec ls /proc/self/fd"]);
+        let text = runtime.run_bundle(&mut bundle).ok();
+        // ls itself has its folder open.
+        assert_eq!(text.split_whitespace().count(), 4, "{}: {text}", runtime.name);
+        for cwd in 3..=number.max(20) {
+            let mut bundle = Bundle::new(&["sh", "-c", "ls; ls ../../.."]);
+            bundle.edit(|config| config["process"]["cwd"] = json!(format!("/proc/self/fd/{cwd}")));
+            let outcome = runtime.run_bundle(&mut bundle);
+            assert!(
+                !outcome.stdout.contains("boot"),
+                "{}: {cwd}: {}",
+                runtime.name,
+                outcome.stdout
+            );
+        }
+    }
+}
+
+/// CVE-2025-31133: an image whose /dev/null is something else.
+#[test]
+fn a_false_dev_null_masks_nothing() {
+    need_root!();
+    let host = TempDir::new().unwrap();
+    fs::write(host.path().join("secret"), "secret").unwrap();
+    let mut bundle = Bundle::new(&["cat", "/proc/keys"]);
+    symlink("/proc/self/mountinfo", bundle.rootfs().join("dev/null")).unwrap();
+    bundle.edit(|config| {
+        // No tmpfs on /dev: the image's own folder is used.
+        config["mounts"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
+    });
+    let text = Runtime::berth().run_bundle(&mut bundle).err();
+    assert!(text.contains("/dev/null"), "{text}");
+}
+
+/// CVE-2025-52565: an image that brings its own pseudoterminals.
+#[test]
+fn a_false_ptmx_is_no_console() {
+    need_root!();
+    let runtime = Runtime::berth();
+    let mut bundle = Bundle::new(&["true"]);
+    fs::create_dir_all(bundle.rootfs().join("dev/pts")).unwrap();
+    fs::write(bundle.rootfs().join("dev/pts/ptmx"), "").unwrap();
+    bundle.edit(|config| {
+        config["process"]["terminal"] = json!(true);
+        config["mounts"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
+    });
+    let sockets = TempDir::new().unwrap();
+    let path = sockets.path().join("console");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let container = runtime.container(&mut bundle);
+    let text = container
+        .verb("create", &["--console-socket", path.to_str().unwrap()])
+        .err();
+    assert!(text.contains("/dev/pts/ptmx"), "{text}");
+}
+
+/// CVE-2019-19921, CVE-2019-16884: /proc or /sys led elsewhere by the image.
+#[test]
+fn proc_and_sys_must_be_ordinary_folders() {
+    need_root!();
+    for runtime in Runtime::all() {
+        for name in ["proc", "sys"] {
+            let mut bundle = Bundle::new(&["true"]);
+            fs::remove_dir(bundle.rootfs().join(name)).unwrap();
+            fs::create_dir(bundle.rootfs().join("evil")).unwrap();
+            symlink("/evil", bundle.rootfs().join(name)).unwrap();
+            let text = runtime.run_bundle(&mut bundle).err();
+            assert!(
+                text.contains("must be mounted on ordinary directory"),
+                "{}: {text}",
+                runtime.name
+            );
+        }
+    }
+}
+
+/// CVE-2021-30465: a mount target that changes between its check and its use.
+#[test]
+fn exchanging_a_mount_target_never_leads_outside() {
+    need_root!();
+    let outside = TempDir::new().unwrap();
+    let source = TempDir::new().unwrap();
+    fs::write(source.path().join("marker"), "").unwrap();
+    let runtime = Runtime::berth();
+    let mut bundle = Bundle::new(&["true"]);
+    let work = bundle.rootfs().join("work");
+    fs::create_dir(&work).unwrap();
+    fs::create_dir(work.join("real")).unwrap();
+    symlink(outside.path(), work.join("link")).unwrap();
+    bundle.edit(|config| {
+        config["mounts"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"destination": "/work/real/made/here",
+            "type": "bind", "source": source.path(), "options": ["bind"]}));
+    });
+    let stop = Arc::new(AtomicBool::new(false));
+    let attacker = {
+        let (stop, work) = (Arc::clone(&stop), work.clone());
+        std::thread::spawn(move || {
+            let mut tries = 0u64;
+            while !stop.load(Ordering::Relaxed) {
+                // Swaps the two names in one step (renameat2(2), RENAME_EXCHANGE).
+                let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+                let cwd = nix::fcntl::AT_FDCWD;
+                let _ = nix::fcntl::renameat2(cwd, &work.join("real"), cwd, &work.join("link"), flags);
+                tries += 1;
+            }
+            tries
+        })
+    };
+    for _ in 0..60 {
+        // It may fail: a name that is gone is an error. It must not do anything outside.
+        let _ = runtime.run_bundle(&mut bundle);
+    }
+    stop.store(true, Ordering::Relaxed);
+    let tries = attacker.join().unwrap();
+    assert!(tries > 10_000, "only {tries} exchanges");
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(outside.path().to_str().unwrap()), "{mounts}");
+}
+
+/// A symbolic link to nowhere at a target's place is followed inside the root only.
+#[test]
+fn links_to_nowhere_are_made_inside() {
+    need_root!();
+    let name = crate::driver::unique();
+    let mut bundle = Bundle::new(&["ls", "-d", &format!("/tmp/{name}/x")]);
+    symlink(format!("../../../tmp/{name}"), bundle.rootfs().join("dangling")).unwrap();
+    bundle.edit(|config| {
+        config["mounts"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"destination": "/dangling/x",
+            "type": "tmpfs", "source": "tmpfs"}));
+    });
+    let text = Runtime::berth().run_bundle(&mut bundle).ok();
+    assert_eq!(text, format!("/tmp/{name}/x\n"));
+    assert!(!std::path::Path::new("/tmp").join(name).exists());
+}
+
+/// Links in a circle are an error, not a loop.
+#[test]
+fn circular_links_are_refused() {
+    need_root!();
+    let mut bundle = Bundle::new(&["true"]);
+    symlink("b", bundle.rootfs().join("a")).unwrap();
+    symlink("a", bundle.rootfs().join("b")).unwrap();
+    bundle.edit(|config| {
+        config["mounts"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"destination": "/a/x",
+            "type": "tmpfs", "source": "tmpfs"}));
+    });
+    let text = Runtime::berth().run_bundle(&mut bundle).err();
+    assert!(text.contains("/a/x"), "{text}");
+}
+
+/// A pipe in place of /etc/passwd must not hold up the start.
+#[test]
+fn a_pipe_as_passwd_is_no_trap() {
+    need_root!();
+    let mut bundle = Bundle::new(&["sh", "-c", "echo $HOME"]);
+    let passwd = bundle.rootfs().join("etc/passwd");
+    fs::remove_file(&passwd).unwrap();
+    nix::unistd::mkfifo(&passwd, nix::sys::stat::Mode::from_bits_truncate(0o644)).unwrap();
+    assert_eq!(Runtime::berth().run_bundle(&mut bundle).ok(), "/\n");
+}
+
+/// Masked paths show nothing, read-only ones take nothing.
+#[test]
+fn masked_and_read_only_paths() {
+    need_root!();
+    for runtime in Runtime::all() {
+        let script = "ls /masked; cat /file; touch /fixed/x; ls /fixed; touch /masked/y; cat /proc/keys";
+        let mut bundle = Bundle::new(&["sh", "-c", script]);
+        for folder in ["masked", "fixed"] {
+            fs::create_dir(bundle.rootfs().join(folder)).unwrap();
+            fs::write(bundle.rootfs().join(folder).join("there"), "").unwrap();
+        }
+        fs::write(bundle.rootfs().join("file"), "secret").unwrap();
+        bundle.edit(|config| {
+            for path in ["/masked", "/file", "/not/there"] {
+                config["linux"]["maskedPaths"]
+                    .as_array_mut()
+                    .unwrap()
+                    .push(json!(path));
+            }
+            for path in ["/fixed", "/not/there"] {
+                config["linux"]["readonlyPaths"]
+                    .as_array_mut()
+                    .unwrap()
+                    .push(json!(path));
+            }
+        });
+        let outcome = runtime.run_bundle(&mut bundle);
+        assert_eq!(outcome.stdout, "there\n", "{}", runtime.name);
+        assert_eq!(
+            outcome.stderr.matches("Read-only file system").count(),
+            2,
+            "{}",
+            outcome.stderr
+        );
+    }
+}
+
+/// A parked init can be looked into by nobody in the container.
+#[test]
+fn a_parked_init_shows_its_descriptors_to_nobody_inside() {
+    need_root!();
+    let runtime = Runtime::berth();
+    let mut first = Bundle::new(&["true"]);
+    let parked = runtime.container(&mut first);
+    parked.create();
+    let pid = parked.pid();
+    // A process of the same user with the container's capabilities, in the host's pid namespace.
+    let outcome = run(std::process::Command::new("setpriv").args([
+        "--bounding-set=-all",
+        "--inh-caps=-all",
+        "ls",
+        &format!("/proc/{pid}/fd"),
+    ]));
+    assert_ne!(outcome.code(), 0, "{}", outcome.stdout);
+}
