@@ -87,14 +87,12 @@ impl Link {
     }
 
     fn exit(&mut self) -> Record {
-        loop {
-            if let Some(record) = self.exits.pop_front() {
-                return record;
-            }
-            match self.read() {
-                Message::Exited(record) => return record,
-                Message::Reply { .. } => panic!("a reply that nobody waits for"),
-            }
+        if let Some(record) = self.exits.pop_front() {
+            return record;
+        }
+        match self.read() {
+            Message::Exited(record) => record,
+            Message::Reply { .. } => panic!("a reply that nobody waits for"),
         }
     }
 }
@@ -547,7 +545,7 @@ fn a_killed_monitor_leaves_a_container_that_can_be_taken_away() {
             Err(outcome)
         }
     });
-    pod.link = Link::open(&pod.dir.path().to_owned());
+    pod.link = Link::open(pod.dir.path());
     pod.delete("orphan");
     wait_for("the container's end", Duration::from_secs(20), || {
         if Path::new(&format!("/proc/{}", record.pid)).exists() {

@@ -18,13 +18,22 @@ fn example_bundles_print_what_they_promise() {
         let bundle = TempDir::with_prefix("berth-example-").expect("temporary directory");
         std::fs::create_dir(bundle.path().join("rootfs")).expect("create rootfs");
         busybox_rootfs(&bundle.path().join("rootfs"));
-        std::fs::copy(entry.path().join("config.json"), bundle.path().join("config.json")).expect("copy config.json");
+        std::fs::copy(
+            entry.path().join("config.json"),
+            bundle.path().join("config.json"),
+        )
+        .expect("copy config.json");
         let expected = std::fs::read_to_string(entry.path().join("expected")).expect("read expected");
         for runtime in [&bin("berth"), &runc] {
             let id = format!("example-{name}-{}", std::process::id());
             let root = bundle.path().join("state");
-            let printed =
-                run(Command::new(runtime).arg("--root").arg(&root).arg("run").arg("--bundle").arg(bundle.path()).arg(&id));
+            let printed = run(Command::new(runtime)
+                .arg("--root")
+                .arg(&root)
+                .arg("run")
+                .arg("--bundle")
+                .arg(bundle.path())
+                .arg(&id));
             assert_eq!(printed.ok(), expected, "{name} under {}", runtime.display());
         }
         count += 1;

@@ -99,7 +99,11 @@ impl Reference {
         let last = members
             .into_iter()
             .map(|arch| {
-                let names = seccomp.syscalls().iter().flatten().flat_map(oci_spec::runtime::LinuxSyscall::names);
+                let names = seccomp
+                    .syscalls()
+                    .iter()
+                    .flatten()
+                    .flat_map(oci_spec::runtime::LinuxSyscall::names);
                 let numbers = names.filter_map(|name| ScmpSyscall::from_name_by_arch(name, arch).ok());
                 let greatest = numbers.map(ScmpSyscall::as_raw_syscall).max().unwrap_or(0);
                 (arch, u32::try_from(greatest).ok().filter(|number| *number > 0))
