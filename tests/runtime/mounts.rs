@@ -41,7 +41,9 @@ fn options_of_new_file_systems() {
     let mount = json!({"destination": "/deep/er", "type": "tmpfs", "source": "tmpfs",
         "options": ["nosuid", "nodev", "noexec", "noatime", "size=1m,nr_inodes=10", "ro"]});
     for runtime in Runtime::all() {
-        let text = runtime.run_bundle(&mut with(&[mount.clone()], MOUNTINFO)).ok();
+        let text = runtime
+            .run_bundle(&mut with(std::slice::from_ref(&mount), MOUNTINFO))
+            .ok();
         let (options, filesystem) = line(&text, "/deep/er");
         for option in ["ro", "nosuid", "nodev", "noexec", "noatime"] {
             assert!(
@@ -285,7 +287,7 @@ fn a_mount_that_fails_names_its_place_and_reason() {
     ];
     for (mount, word) in cases {
         let runtime = Runtime::berth();
-        let mut bundle = with(&[mount.clone()], "true");
+        let mut bundle = with(std::slice::from_ref(&mount), "true");
         let container = runtime.container(&mut bundle);
         let text = container.run().err();
         assert!(

@@ -203,7 +203,7 @@ mod tests {
         ] {
             assert_eq!(home(text, 0, 5), "");
         }
-        let long = [b'x'; 20000];
+        let long = vec![b'x'; 20000];
         assert_eq!(home(&long, 0, 4096), "");
     }
 }

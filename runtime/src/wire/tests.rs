@@ -17,7 +17,7 @@ impl SlotNumbers for Numbers {
 }
 
 fn c(text: &str) -> CString {
-    CString::new(text).unwrap()
+    CString::new(text).unwrap_or_default()
 }
 
 fn sample() -> Vec<InitStep> {
