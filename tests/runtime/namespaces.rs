@@ -184,7 +184,7 @@ fn a_user_namespace_is_joined_with_a_network_it_owns() {
     let mut bundle = Bundle::new(&["sh", "-c", LINKS]);
     std::os::unix::fs::chown(bundle.path(), Some(0), None).unwrap();
     bundle.edit(|config| {
-        config["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "mount"}, {"type": "uts"},
+        config["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "mount"}, {"type": "uts"}, {"type": "ipc"},
             {"type": "network", "path": holder.path("net")}, {"type": "user", "path": holder.path("user")}]);
         // This user namespace maps one id: there is no group 5 for terminals.
         config["mounts"][2]["options"]
