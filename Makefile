@@ -62,6 +62,12 @@ bench-ab: ## Compare two commits' runtimes: make bench-ab BASE=COMMIT
 	@tests/deps bench
 	@tests/bench/ab "$(BASE)"
 
+bench-cni: ## Compare the CNI plugins with the reference set, where that is installed
+	@tests/deps bench
+	@$(MAKE) --no-print-directory build
+	@mkdir -p $(TARGET)/berth/cni && for plugin in $(PLUGINS); do ln -sf ../bin/cni-plugins $(TARGET)/berth/cni/$$plugin; done
+	@tests/bench/cni.py $(TARGET)/berth/cni
+
 install: build ## Put programs, plugins, unit and configuration in place (PREFIX, CNI_BIN_DIR, DESTDIR)
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(TARGET)/berth/bin/,berth berthd berthctl berth-monitor)
 	install -D -m 755 $(TARGET)/berth/bin/cni-plugins $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins
@@ -78,4 +84,4 @@ clean: ## Remove everything that was built
 	cargo clean
 	rm -rf .demo
 
-.PHONY: help deps deps-build build build-berth lint test test-unit demo up down bench bench-ab install uninstall clean
+.PHONY: help deps deps-build build build-berth lint test test-unit demo up down bench bench-ab bench-cni install uninstall clean

@@ -27,7 +27,7 @@ use crate::validate;
 /// For example, if the container is configured to run the linux ps command the following will output a list of
 /// processes running in the container:
 ///
-///     # berth exec <container-id> ps
+///   $ berth exec <container-id> ps
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct ExecArgs {

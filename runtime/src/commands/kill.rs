@@ -14,7 +14,7 @@ use crate::state::ContainerId;
 ///
 /// For example, if the container id is "ubuntu01" the following will send a "KILL" signal to its init process:
 ///
-///     # berth kill ubuntu01 KILL
+///   $ berth kill ubuntu01 KILL
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct KillArgs {

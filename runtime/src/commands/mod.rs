@@ -44,7 +44,7 @@ const DEFAULT_ROOT: &str = "/run/berth";
 ///
 /// To start a new instance of a container:
 ///
-///     # berth run [ -b bundle ] <container-id>
+///   $ berth run [ -b bundle ] <container-id>
 #[derive(Debug, Parser)]
 #[command(
     name = "berth",
