@@ -114,8 +114,14 @@ fn up_leaves_a_node_whose_api_is_on_the_loopback_and_down_takes_it_away() {
         .ok();
     }
     ctl(&["rollout", "status", "deployment/user-service"]).ok();
-    let pods = ctl(&["get", "pods", "-o", "name"]).ok();
-    assert_eq!(pods.lines().count(), 5, "scaled to five: {pods}");
+    wait_for("five pods, the old ones gone", Duration::from_secs(60), || {
+        let pods = ctl(&["get", "pods", "-o", "name"]).ok();
+        if pods.lines().count() == 5 {
+            Ok(())
+        } else {
+            Err(pods)
+        }
+    });
 
     let second = run(&mut demo("up", &dir)).err();
     assert!(
