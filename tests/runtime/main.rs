@@ -2,6 +2,7 @@
 //! where it is installed. `BERTH_TEST_RUNTIMES` (such as `runc` or `berth,runc`) narrows the choice.
 
 mod bad_input;
+mod containerd;
 mod differential;
 mod driver;
 mod examples;
