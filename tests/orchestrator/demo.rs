@@ -88,11 +88,23 @@ fn the_demo_succeeds_and_leaves_nothing_also_after_being_killed() {
     assert_eq!(left_behind(&dir), Vec::<String>::new());
 }
 
+/// Takes the node away also when the test fails half-way.
+struct Down<'a>(&'a Path);
+
+impl Drop for Down<'_> {
+    fn drop(&mut self) {
+        if self.0.exists() {
+            run(&mut demo("down", self.0));
+        }
+    }
+}
+
 #[test]
 fn up_leaves_a_node_whose_api_is_on_the_loopback_and_down_takes_it_away() {
     need_root!();
     let parent = TempDir::with_prefix("berth-up-").expect("temporary directory");
     let dir = parent.path().join("node");
+    let _down = Down(&dir);
     let told = run(&mut demo("up", &dir)).ok();
     let ctl = |arguments: &[&str]| {
         run(Command::new(bin("berthctl"))

@@ -1,7 +1,7 @@
 //! Namespaces: new, joined, shared with the host.
 
 use std::fs;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use harness::{Bundle, need_root, wait_for};
 use serde_json::{Value, json};
@@ -29,9 +29,15 @@ struct Holder(Child);
 
 impl Holder {
     fn new(options: &[&str]) -> Self {
+        // What unshare(1) forked goes with it, and neither keeps the test's output open.
+        let fate = options.contains(&"--fork").then_some("--kill-child");
         let child = Command::new("unshare")
             .args(options)
+            .args(fate)
             .args(["sleep", "600"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let holder = Self(child);
