@@ -28,9 +28,12 @@ pub fn up(place: &Place) -> Result<ExitCode, DemoError> {
     let kubeconfig = place.dir.join("kubeconfig");
     let result = publish_kubeconfig(&place, pid, &kubeconfig).and_then(|()| populate(&place, &kubeconfig));
     if let Err(error) = result {
+        drop(lock);
         down(&place.dir)?;
         return Err(error);
     }
+    // Dropping it would unlock it for the node as well, which shares the open file.
+    std::mem::forget(lock);
     println!("{}", hints(&place, &kubeconfig));
     Ok(ExitCode::SUCCESS)
 }
