@@ -377,13 +377,9 @@ impl Cgroup {
             }
         }
         for (one, found) in self.legacy.iter().zip(layout.legacy()) {
-            let first_new = made.len();
             existed |= !make_all(one.dir.path(), &found.mount, made)?;
             if one.controllers.iter().any(|name| name == "cpuset") {
-                for path in &made[first_new..] {
-                    let parent = path.parent().unwrap_or(&found.mount);
-                    v1::inherit::cpuset(&Dir::new(parent), &Dir::new(path))?;
-                }
+                v1::inherit::cpuset(one.dir.path(), &found.mount)?;
             }
         }
         if existed { self.check_unused() } else { Ok(()) }

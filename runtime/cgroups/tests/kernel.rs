@@ -374,6 +374,40 @@ fn cgroups_made_inside_go_with_it() {
     assert!(fixture.directories().iter().all(|path| !path.exists()));
 }
 
+/// A parent that somebody else made a moment ago, and did not fill yet, is no dead end.
+#[test]
+fn an_empty_cpuset_above_is_filled_first() {
+    need_root!();
+    let layout = Layout::detect(Path::new("/")).unwrap();
+    let Some(cpuset) = layout
+        .legacy()
+        .iter()
+        .find(|found| found.mount.ends_with("cpuset"))
+    else {
+        skip!("no v1 cpuset hierarchy here");
+    };
+    let parent = cpuset
+        .mount
+        .join(format!("berth-test-{}-cpuset", std::process::id()));
+    std::fs::create_dir(&parent).unwrap();
+    let below = format!("/{}/child", parent.file_name().unwrap().to_str().unwrap());
+    let mut fixture = Fixture {
+        group: Cgroup::create(&layout, &CgroupPath::parse(&below).unwrap()).unwrap(),
+        children: Vec::new(),
+    };
+    let (done, text) = fixture.run("echo inside");
+    assert!(done, "{text}");
+    drop(fixture);
+    for found in layout
+        .legacy()
+        .iter()
+        .map(|one| &one.mount)
+        .chain(layout.unified().map(|one| &one.mount))
+    {
+        let _ = std::fs::remove_dir(found.join(parent.file_name().unwrap()));
+    }
+}
+
 #[test]
 fn a_taken_path_is_refused() {
     need_root!();
