@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 
 use crate::driver::{Runtime, cgroups_named};
 
-/// A hook that appends its name and the status it is told to a file.
+/// A hook that appends its name and the status it is told to a file, as one line by one write: the
+/// container's own process may be writing at the same time.
 fn recorder(name: &str, file: &str) -> Value {
-    let script = format!(
-        "printf '{name} ' >> {file}; sed 's/.*\"status\":\"\\([a-z]*\\)\".*/\\1/' >> {file}; echo >> {file}"
-    );
+    let script =
+        format!("status=$(sed 's/.*\"status\":\"\\([a-z]*\\)\".*/\\1/'); echo \"{name} $status\" >> {file}");
     json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]}])
 }
 
