@@ -3,6 +3,7 @@
 use crate::application::{self, feed};
 use harness::{Node, NodeOptions, bin, kubectl, need_root, run, skip, wait_for};
 use serde_json::Value;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::Command;
 use std::time::Duration;
 
@@ -240,15 +241,21 @@ fn logs_are_chosen_cut_and_followed() {
             .contains("not valid for pod")
     );
 
-    let child = Command::new(bin("berthctl"))
+    let mut child = Command::new(bin("berthctl"))
         .env("KUBECONFIG", node.kubeconfig())
         .args(["logs", "-f", &pod])
         .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("start berthctl");
+    // The first line shows that the log is being followed; only then may the pod go.
+    let mut output = BufReader::new(child.stdout.take().expect("piped"));
+    let mut text = String::new();
+    output.read_line(&mut text).expect("the first line");
     node.ctl(&["delete", "pod", &pod]).ok();
-    let followed = child.wait_with_output().expect("the log ends with the pod");
-    let text = String::from_utf8_lossy(&followed.stdout);
+    output
+        .read_to_string(&mut text)
+        .expect("the log ends with the pod");
+    child.wait().expect("reap berthctl");
     assert!(
         text.starts_with(line) && text.contains("user-service v1.0.0 stops"),
         "{text}"
