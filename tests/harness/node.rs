@@ -100,6 +100,8 @@ impl Node {
             .arg(bin("berth-monitor"))
             .arg("--cni-bin-dir")
             .arg(self.cni_bin_dir())
+            .arg("--cni-conf-dir")
+            .arg(self.dir.path().join("net.d"))
             .args(&self.options.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("clone the log"))

@@ -52,11 +52,38 @@ fn check_table(outcome: Outcome) {
     }
 }
 
+/// Gives the calling thread an /etc of its own in which another program, as Podman's package does, has configured a
+/// network whose plugins are not Berth's.
+fn foreign_network(dir: &Path) {
+    harness::isolate();
+    let (upper, work) = (dir.join("upper"), dir.join("work"));
+    for dir in [&upper, &work] {
+        std::fs::create_dir(dir).expect("create an overlay's directory");
+    }
+    let options = format!(
+        "lowerdir=/etc,upperdir={},workdir={}",
+        upper.display(),
+        work.display()
+    );
+    nix::mount::mount(
+        Some("overlay"),
+        "/etc",
+        Some("overlay"),
+        nix::mount::MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .expect("mount an overlay on /etc");
+    std::fs::create_dir_all("/etc/cni/net.d").expect("create the configuration directory");
+    let list = r#"{"cniVersion": "0.4.0", "name": "foreign", "plugins": [{"type": "nobody-has-this"}]}"#;
+    std::fs::write("/etc/cni/net.d/00-foreign.conflist", list).expect("configure a network");
+}
+
 #[test]
 fn the_demo_succeeds_and_leaves_nothing_also_after_being_killed() {
     need_root!();
     let parent = TempDir::with_prefix("berth-demo-").expect("temporary directory");
     let dir = parent.path().join("demo");
+    foreign_network(parent.path());
 
     let log = std::fs::File::create(parent.path().join("log")).expect("log");
     let mut first = demo("run", &dir)

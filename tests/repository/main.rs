@@ -1,5 +1,7 @@
-//! Tests of the repository itself: who depends on whom, that documents name what exists, that the benchmark runs.
+//! Tests of the repository itself: who depends on whom, that documents name what exists, that the benchmark runs,
+//! that what is installed is complete.
 
 mod bench;
 mod documents;
 mod edges;
+mod install;

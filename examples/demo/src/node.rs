@@ -252,6 +252,9 @@ fn daemon_command(place: &Place) -> Result<Command, DemoError> {
     command
         .arg("--cni-bin-dir")
         .arg(plugins)
+        // Networks that another program configured on this host are not the demo's.
+        .arg("--cni-conf-dir")
+        .arg(files.join("net.d"))
         .arg("--cgroup-parent")
         .arg(cgroup_parent(&place.dir));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);

@@ -1,0 +1,110 @@
+//! `make install` and `make uninstall`, with the programs of this build.
+
+use harness::{HostSnapshot, bin, repository_root, run};
+use std::collections::BTreeSet;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::process::Command;
+use tempfile::TempDir;
+
+const PROGRAMS: &[&str] = &["berth", "berthd", "berthctl", "berth-monitor"];
+const PLUGINS: &[&str] = &[
+    "bridge",
+    "host-local",
+    "static",
+    "loopback",
+    "portmap",
+    "firewall",
+    "bandwidth",
+    "tuning",
+    "ptp",
+    "macvlan",
+];
+
+fn files(dir: &Path) -> BTreeSet<String> {
+    let prefix = dir.to_string_lossy().into_owned();
+    let found = HostSnapshot::take(&prefix, &[dir]).files;
+    let below = |path: String| path.strip_prefix(&prefix).map(str::to_owned);
+    found
+        .into_iter()
+        .filter(|path| !Path::new(path).is_dir())
+        .filter_map(below)
+        .collect()
+}
+
+/// A make call that takes the programs as built: those of the directory that this test's are in.
+fn make(target: &str, built: &Path, dest: &Path) -> Command {
+    let mut command = Command::new("make");
+    command
+        .current_dir(repository_root())
+        .args(["--no-print-directory", "--old-file=build", target])
+        .arg(format!("TARGET={}", built.display()))
+        .arg(format!("DESTDIR={}", dest.display()))
+        .env_remove("MAKEFLAGS")
+        .env_remove("MAKELEVEL");
+    command
+}
+
+#[test]
+fn install_puts_everything_in_place_and_uninstall_takes_it_away() {
+    let dir = TempDir::with_prefix("berth-install-").expect("temporary directory");
+    let built = dir.path().join("target");
+    std::fs::create_dir_all(built.join("berth/bin")).expect("create the directory of programs");
+    for program in PROGRAMS.iter().chain(&["cni-plugins"]) {
+        std::os::unix::fs::symlink(bin(program), built.join("berth/bin").join(program)).expect("link");
+    }
+    let dest = dir.path().join("root");
+    let foreign = dest.join("opt/cni/bin/ipvlan");
+    std::fs::create_dir_all(foreign.parent().expect("a parent")).expect("create the plugin directory");
+    std::fs::write(&foreign, "somebody else's").expect("write a foreign plugin");
+
+    run(&mut make("install", &built, &dest)).ok();
+    let mode = |path: &Path| {
+        path.metadata()
+            .expect(&path.to_string_lossy())
+            .permissions()
+            .mode()
+            & 0o777
+    };
+    for program in PROGRAMS {
+        assert_eq!(
+            mode(&dest.join("usr/local/bin").join(program)),
+            0o755,
+            "{program}"
+        );
+    }
+    let plugins = dest.join("opt/cni/bin");
+    let shared = plugins.join("cni-plugins").metadata().expect("the program").ino();
+    for plugin in PLUGINS {
+        assert_eq!(
+            plugins.join(plugin).metadata().expect(plugin).ino(),
+            shared,
+            "{plugin}"
+        );
+    }
+    let unit = std::fs::read_to_string(dest.join("etc/systemd/system/berthd.service")).expect("the unit");
+    assert!(
+        unit.contains("ExecStart=/usr/local/bin/berthd") && unit.contains("/opt/cni/bin"),
+        "{unit}"
+    );
+    assert!(!unit.contains('@'), "a placeholder is left: {unit}");
+    let list = dest.join("etc/cni/net.d/10-berth.conflist");
+    assert_eq!(mode(&list), 0o644);
+    for program in ["berthd", "berthctl"] {
+        run(Command::new(dest.join("usr/local/bin").join(program)).arg("--version")).ok();
+    }
+
+    // A changed configuration is the administrator's: a second install keeps it, and so does uninstall.
+    std::fs::write(&list, "{}").expect("change the list");
+    run(&mut make("install", &built, &dest)).ok();
+    assert_eq!(std::fs::read_to_string(&list).expect("the list"), "{}");
+    run(&mut make("uninstall", &built, &dest)).ok();
+    let left: Vec<String> = files(&dest).into_iter().collect();
+    assert_eq!(left, ["/etc/cni/net.d/10-berth.conflist", "/opt/cni/bin/ipvlan"]);
+
+    std::fs::remove_file(&list).expect("remove the list");
+    run(&mut make("install", &built, &dest)).ok();
+    run(&mut make("uninstall", &built, &dest)).ok();
+    let left: Vec<String> = files(&dest).into_iter().collect();
+    assert_eq!(left, ["/opt/cni/bin/ipvlan"]);
+}
