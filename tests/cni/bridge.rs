@@ -50,6 +50,40 @@ fn packets_arrive_and_masquerade_hides_the_container() {
     }
 }
 
+/// Usable at once means that nothing is still being waited for: links run, the bridge's port forwards, no address is
+/// being detected.
+#[test]
+fn interfaces_are_running_when_add_returns() {
+    need_root!();
+    let lab = Lab::new();
+    let bridge = lab.bridge("net", &["10.88.0.0/24", "fd88::/64"], json!({"ipMasq": false}));
+    let ptp = with(&bridge, json!({"name": "ptp", "type": "ptp"}));
+    for config in [&bridge, &ptp] {
+        for _ in 0..10 {
+            let container = lab.container();
+            let result = lab.add(&container, config);
+            let interfaces = result["interfaces"].as_array().unwrap();
+            let host = interfaces[interfaces.len() - 2]["name"].as_str().unwrap();
+            let link = sh(&format!("ip -d -o link show dev {host}"));
+            assert!(link.contains("state UP"), "{link}");
+            assert!(
+                !link.contains("bridge_slave") || link.contains("state forwarding"),
+                "{link}"
+            );
+            let inside = sh(&format!("ip -n {} -o link show dev eth0", container.id));
+            assert!(inside.contains("state UP"), "{inside}");
+            let tentative = sh(&format!(
+                "ip -6 addr show tentative; ip -n {} -6 addr show tentative",
+                container.id
+            ));
+            assert!(
+                !tentative.contains("scope global"),
+                "no address is being detected: {tentative}"
+            );
+        }
+    }
+}
+
 #[test]
 fn without_masquerade_the_world_cannot_answer() {
     need_root!();

@@ -309,10 +309,11 @@ pub fn udp_server(netns: &Path, address: SocketAddr, tag: &'static str) {
     });
 }
 
-/// Connects from a namespace (None: the host) and gives what the server says, or why not.
+/// Connects from a namespace (None: the host) and gives what the server says, or why not. The kernel repeats a lost
+/// first packet after one second, which a loaded machine may need.
 pub fn tcp_ask(netns: Option<&Path>, to: SocketAddr) -> Result<String, String> {
     let ask = move || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&to, Duration::from_millis(700))?;
+        let mut stream = TcpStream::connect_timeout(&to, Duration::from_millis(2500))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
