@@ -73,11 +73,13 @@ install: build ## Put programs, plugins, unit and configuration in place (PREFIX
 	install -D -m 755 $(TARGET)/berth/bin/cni-plugins $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins
 	for plugin in $(PLUGINS); do ln -f $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins $(DESTDIR)$(CNI_BIN_DIR)/$$plugin; done
 	sed 's|@PREFIX@|$(PREFIX)|g; s|@CNI_BIN_DIR@|$(CNI_BIN_DIR)|g' orchestrator/berthd.service.in | install -D -m 644 /dev/stdin $(DESTDIR)/etc/systemd/system/berthd.service
+	test -e $(DESTDIR)/etc/cni/net.d/10-berth.conflist || install -D -m 644 examples/cni/10-berth.conflist $(DESTDIR)/etc/cni/net.d/10-berth.conflist
 
 uninstall: ## Remove what install put in place (data and changed configuration stay)
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,berth berthd berthctl berth-monitor)
 	for plugin in $(PLUGINS); do if [ $(DESTDIR)$(CNI_BIN_DIR)/$$plugin -ef $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins ]; then rm -f $(DESTDIR)$(CNI_BIN_DIR)/$$plugin; fi; done
 	rm -f $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins $(DESTDIR)/etc/systemd/system/berthd.service
+	if cmp -s examples/cni/10-berth.conflist $(DESTDIR)/etc/cni/net.d/10-berth.conflist; then rm -f $(DESTDIR)/etc/cni/net.d/10-berth.conflist; fi
 
 clean: ## Remove everything that was built
 	cargo clean
