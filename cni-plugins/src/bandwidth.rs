@@ -110,26 +110,11 @@ fn add(request: &Request) -> Result<Reply, Failure> {
     let mut host = Rtnl::open()?;
     let veth = host_end(request, &mut host, &result)?;
     let tag = Tag::of(request);
-    let made = (|| -> Result<Option<Link>, Failure> {
-        if let Some(bucket) = &limits.ingress {
-            host.run(&[Message::shape(veth.index, &veth.name, bucket)])?;
-        }
-        limits
-            .egress
-            .as_ref()
-            .map(|bucket| shape_egress(&mut host, &tag, &veth, bucket))
-            .transpose()
-    })();
-    let ifb = match made {
+    let ifb = match shape(&mut host, &tag, &veth, &limits) {
         Ok(ifb) => ifb,
         Err(failure) => {
-            let undo = [
-                Message::unshape(veth.index, &veth.name),
-                Message::delete_ingress(veth.index, &veth.name),
-                Message::delete_link(&ifb_name(&tag)),
-            ];
             // The failure that is being reported matters more than one of these.
-            let _ = host.run(&undo);
+            let _ = host.run(&lifted(&tag, &veth));
             return Err(failure);
         }
     };
@@ -143,6 +128,26 @@ fn add(request: &Request) -> Result<Reply, Failure> {
         ..Interface::default()
     });
     Ok(Reply::Result(result.to_json(request.version)))
+}
+
+fn shape(host: &mut Rtnl, tag: &Tag, veth: &Link, limits: &Limits) -> Result<Option<Link>, Failure> {
+    if let Some(bucket) = &limits.ingress {
+        host.run(&[Message::shape(veth.index, &veth.name, bucket)])?;
+    }
+    limits
+        .egress
+        .as_ref()
+        .map(|bucket| shape_egress(host, tag, veth, bucket))
+        .transpose()
+}
+
+/// Takes all limits away.
+fn lifted(tag: &Tag, veth: &Link) -> [Message; 3] {
+    [
+        Message::unshape(veth.index, &veth.name),
+        Message::delete_ingress(veth.index, &veth.name),
+        Message::delete_link(&ifb_name(tag)),
+    ]
 }
 
 fn shape_egress(host: &mut Rtnl, tag: &Tag, veth: &Link, bucket: &TokenBucket) -> Result<Link, Failure> {
@@ -237,15 +242,26 @@ fn check(request: &Request) -> Result<(), Failure> {
     let result = request.required_prev("bandwidth")?;
     let mut host = Rtnl::open()?;
     let veth = host_end(request, &mut host, &result)?;
+    let tag = Tag::of(request);
+    let found = check_limits(&mut host, &tag, &veth, &limits);
+    if found.is_ok() || !request.repairs() {
+        return found;
+    }
+    host.run(&lifted(&tag, &veth))?;
+    shape(&mut host, &tag, &veth, &limits)?;
+    check_limits(&mut host, &tag, &veth, &limits)
+}
+
+fn check_limits(host: &mut Rtnl, tag: &Tag, veth: &Link, limits: &Limits) -> Result<(), Failure> {
     if let Some(bucket) = &limits.ingress {
-        check_bucket(&mut host, &veth, bucket)?;
+        check_bucket(host, veth, bucket)?;
     }
     if let Some(bucket) = &limits.egress {
-        let name = ifb_name(&Tag::of(request));
+        let name = ifb_name(tag);
         let ifb = host
             .link(&name)?
             .ok_or_else(|| Failure::check(format!("interface {name} is gone")))?;
-        check_bucket(&mut host, &ifb, bucket)?;
+        check_bucket(host, &ifb, bucket)?;
         if !host.redirects_ingress(veth.index)? {
             return Err(Failure::check(format!(
                 "what comes in by {} is not redirected to {name}",

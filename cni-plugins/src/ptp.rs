@@ -48,8 +48,7 @@ fn add(request: &Request) -> Result<Reply, Failure> {
     let mut created = false;
     let attached = attach(request, &netns, &mut host, &mut result, mtu, &mut created).and_then(|()| {
         if masq {
-            let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
-            return masquerade::add(&mut Nft::open()?, &tag, &addresses);
+            return masquerade::add(&mut Nft::open()?, &tag, &addresses(&result));
         }
         Ok(())
     });
@@ -65,6 +64,10 @@ fn add(request: &Request) -> Result<Reply, Failure> {
         result.dns = dns;
     }
     Ok(Reply::Result(result.to_json(request.version)))
+}
+
+fn addresses(result: &AddResult) -> Vec<IpNet> {
+    result.ips.iter().map(|ip| ip.address).collect()
 }
 
 fn alone(ip: IpAddr) -> IpNet {
@@ -197,7 +200,7 @@ fn configure_host(
     let mut batch = vec![Message::set_up(name, true)];
     for (ip, gateway) in result.ips.iter().zip(gateways) {
         // No wait for duplicate address detection: the gateway is of use at once.
-        batch.push(Message::add_address(index, name, alone(*gateway), false));
+        batch.push(Message::add_address(index, name, alone(*gateway), false).tolerate(&[Errno::EEXIST]));
         batch.push(
             Message::add_route(index, name, &Route::to(alone(ip.address.addr())), None)
                 .tolerate(&[Errno::EEXIST]),
@@ -227,18 +230,25 @@ fn check(request: &Request) -> Result<(), Failure> {
             )
         })?;
     let mut host = Rtnl::open()?;
+    if request.repairs() && host.link(&listed.name)?.is_some() {
+        enable_forwarding(&result)?;
+        configure_host(&mut host, &listed.name, &result, &gateways(&result)?)?;
+        if masq {
+            masquerade::add(&mut Nft::open()?, &Tag::of(request), &addresses(&result))?;
+        }
+    }
     let link = host.link(&listed.name)?.filter(|l| l.up).ok_or_else(|| {
         Failure::check(format!(
             "the host's end {} of the veth is gone or not up",
             listed.name
         ))
     })?;
-    let addresses = host.addresses(link.index)?;
+    let there_addresses = host.addresses(link.index)?;
     let there = host.routes()?;
     for ip in &result.ips {
         if let Some(gateway) = ip
             .gateway
-            .filter(|g| !addresses.iter().any(|a| a.address.addr() == *g))
+            .filter(|g| !there_addresses.iter().any(|a| a.address.addr() == *g))
         {
             return Err(Failure::check(format!(
                 "{} does not have the gateway address {gateway}",
@@ -255,8 +265,7 @@ fn check(request: &Request) -> Result<(), Failure> {
     }
     check_inside(&netns, &request.attachment.ifname, &result)?;
     if masq {
-        let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
-        masquerade::check(&mut Nft::open()?, &Tag::of(request), &addresses)?;
+        masquerade::check(&mut Nft::open()?, &Tag::of(request), &addresses(&result))?;
     }
     Ok(())
 }

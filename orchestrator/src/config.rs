@@ -29,9 +29,13 @@ pub struct Config {
     #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
     pub cni_bin_dir: PathBuf,
 
-    /// Folder of the CNI configuration; an empty or missing one means the built-in bridge
+    /// Folder of the CNI configuration; the first list in it is used, and one is written if there is none
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     pub cni_conf_dir: PathBuf,
+
+    /// Seconds between two looks at the pods' network, to repair what is missing; 0 for none
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub network_check: u32,
 
     /// Cgroup under which the pods' cgroups are made
     #[arg(long, value_name = "NAME", default_value = "berth")]

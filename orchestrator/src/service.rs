@@ -216,6 +216,7 @@ fn node_config(config: &Config, name: String) -> NodeConfig {
         monitor: config.monitor.clone(),
         cni_bin_dir: config.cni_bin_dir.clone(),
         cni_conf_dir: config.cni_conf_dir.clone(),
+        network_check: std::time::Duration::from_secs(config.network_check.into()),
         cgroup_parent: config.cgroup_parent.clone(),
         log_max_bytes: config.log_max_bytes,
         log_max_files: config.log_max_files,

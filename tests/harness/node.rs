@@ -101,7 +101,7 @@ impl Node {
             .arg("--cni-bin-dir")
             .arg(self.cni_bin_dir())
             .arg("--cni-conf-dir")
-            .arg(self.dir.path().join("net.d"))
+            .arg(self.cni_conf_dir())
             .args(&self.options.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("clone the log"))
@@ -135,6 +135,11 @@ impl Node {
             }
         }
         dir
+    }
+
+    /// The directory of the node's network lists.
+    pub fn cni_conf_dir(&self) -> PathBuf {
+        self.dir.path().join("net.d")
     }
 
     /// Runs `berthctl` against the node.

@@ -4,11 +4,13 @@ use std::net::IpAddr;
 
 use crate::{
     netlink::BridgePort,
-    protocol::{Failure, Request},
+    protocol::{Failure, Fields, Request, valid_interface_name},
 };
 
 /// MTU limits of a veth (ETH_MIN_MTU, ETH_MAX_MTU).
 const MTU: (u64, u64) = (68, 65535);
+/// The last VLAN that can be used (IEEE 802.1Q; 4095 is reserved).
+const LAST_VLAN: u64 = 4094;
 
 /// The configuration, checked.
 #[derive(Debug, Clone)]
@@ -24,15 +26,100 @@ pub(super) struct Config {
     pub dad: bool,
     pub container_interface: bool,
     pub mac: Option<[u8; 6]>,
+    pub vlans: Vlans,
+    /// Packets with another source hardware address than the container's are dropped.
+    pub spoof_check: bool,
+}
+
+/// Which VLANs the container's port is in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Vlans {
+    /// An access port of this one: the container knows nothing of tags.
+    pub access: Option<u16>,
+    /// A trunk port of these ranges: the container sends and gets tags.
+    pub trunk: Vec<(u16, u16)>,
+    /// The port stays in VLAN 1, in which the kernel puts each new port.
+    pub keep_default: bool,
+}
+
+impl Vlans {
+    /// Whether the configuration speaks of VLANs at all.
+    pub fn are_used(&self) -> bool {
+        self.access.is_some() || !self.trunk.is_empty()
+    }
+
+    /// The field that asks for them, for messages.
+    pub fn field(&self) -> &'static str {
+        if self.access.is_some() { "vlan" } else { "vlanTrunk" }
+    }
+
+    fn read(fields: &Fields<'_>, bridge: &str, has_gateway: bool) -> Result<Self, Failure> {
+        let access = fields
+            .number("vlan", 0, LAST_VLAN)?
+            .filter(|v| *v != 0)
+            .map(|v| v as u16);
+        let trunk = fields
+            .objects("vlanTrunk")?
+            .iter()
+            .map(range)
+            .collect::<Result<Vec<_>, Failure>>()?;
+        if access.is_some() && !trunk.is_empty() {
+            return Err(Failure::field(
+                "vlanTrunk",
+                "cannot be combined with vlan: a port is an access port or a trunk port",
+            ));
+        }
+        if let Some(vlan) = access.filter(|_| has_gateway) {
+            let name = vlan_interface(bridge, vlan);
+            valid_interface_name(&name).map_err(|problem| {
+                Failure::field("bridge", format!("the gateway's interface {name:?} {problem}: shorten the bridge's name"))
+            })?;
+        }
+        Ok(Self {
+            access,
+            trunk,
+            keep_default: fields.bool("preserveDefaultVlan")?,
+        })
+    }
+}
+
+/// The host's interface in a VLAN of a bridge, named as the reference names it.
+pub(super) fn vlan_interface(bridge: &str, vlan: u16) -> String {
+    format!("{bridge}.{vlan}")
+}
+
+/// One item of `vlanTrunk`: `id`, or `minID` and `maxID`.
+fn range(item: &Fields<'_>) -> Result<(u16, u16), Failure> {
+    let number = |name: &str| Ok::<_, Failure>(item.number(name, 1, LAST_VLAN)?.map(|v| v as u16));
+    match (number("id")?, number("minID")?, number("maxID")?) {
+        (Some(id), None, None) => Ok((id, id)),
+        (None, Some(first), Some(last)) if first <= last => Ok((first, last)),
+        (None, Some(first), Some(last)) => Err(Failure::field(
+            &item.name("minID"),
+            format!("{first} is greater than maxID {last}"),
+        )),
+        (None, Some(_), None) => Err(Failure::field(&item.name("maxID"), "missing: minID needs it")),
+        (None, None, Some(_)) => Err(Failure::field(&item.name("minID"), "missing: maxID needs it")),
+        (None, None, None) => Err(Failure::field(
+            &item.name("id"),
+            "missing: give id, or minID and maxID",
+        )),
+        (Some(_), ..) => Err(Failure::field(
+            &item.name("id"),
+            "cannot be combined with minID and maxID: use two items",
+        )),
+    }
 }
 
 impl Config {
     pub fn read(request: &Request) -> Result<Self, Failure> {
         let fields = request.fields();
         let default_gateway = fields.bool("isDefaultGateway")?;
+        let gateway = fields.bool("isGateway")? || default_gateway;
+        let bridge = fields.interface("bridge")?.unwrap_or("cni0");
         let config = Self {
-            bridge: fields.interface("bridge")?.unwrap_or("cni0").to_owned(),
-            gateway: fields.bool("isGateway")? || default_gateway,
+            bridge: bridge.to_owned(),
+            gateway,
             default_gateway,
             force_address: fields.bool("forceAddress")?,
             masquerade: masquerade(request)?,
@@ -45,8 +132,9 @@ impl Config {
             dad: fields.bool("enabledad")?,
             container_interface: !fields.bool("disableContainerInterface")?,
             mac: request.asked_mac()?,
+            vlans: Vlans::read(&fields, bridge, gateway)?,
+            spoof_check: fields.bool("macspoofchk")?,
         };
-        refuse_vlans(&fields)?;
         if config.port.hairpin && config.promiscuous {
             return Err(Failure::field(
                 "hairpinMode",
@@ -62,31 +150,6 @@ impl Config {
         }
         Ok(config)
     }
-}
-
-/// VLANs and the check of source hardware addresses are not there; better no container than one that is
-/// thought to be kept apart.
-fn refuse_vlans(fields: &crate::protocol::Fields<'_>) -> Result<(), Failure> {
-    if fields.number("vlan", 0, 4094)?.is_some_and(|v| v != 0) {
-        return Err(Failure::unsupported(
-            "vlan",
-            "VLANs are not supported: use a bridge a network",
-        ));
-    }
-    if !fields.list("vlanTrunk")?.is_empty() {
-        return Err(Failure::unsupported(
-            "vlanTrunk",
-            "VLANs are not supported: use a bridge a network",
-        ));
-    }
-    fields.bool("preserveDefaultVlan")?;
-    if fields.bool("macspoofchk")? {
-        return Err(Failure::unsupported(
-            "macspoofchk",
-            "is not supported: use portIsolation or leave it out",
-        ));
-    }
-    Ok(())
 }
 
 /// `mtu`; 0 means the kernel's default, as in the reference.

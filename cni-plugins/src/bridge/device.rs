@@ -24,6 +24,7 @@ pub(super) fn ensure(host: &mut Rtnl, config: &Config) -> Result<Link, Failure> 
             mac: Some(mac_from(&format!("bridge {name}{}", boot_id()))),
             mtu: config.mtu,
             up: true,
+            vlan_filtering: config.vlans.are_used(),
             ..NewLink::default()
         };
         match host.run(&[Message::new_link(name, InfoKind::Bridge, &new)]) {
@@ -59,6 +60,10 @@ pub(super) fn ensure(host: &mut Rtnl, config: &Config) -> Result<Link, Failure> 
     if !link.up {
         batch.push(Message::set_up(name, true));
     }
+    if config.vlans.are_used() {
+        // Also of a bridge that was there: its other ports stay together in the default VLAN.
+        batch.push(Message::filter_vlans(name));
+    }
     if config.promiscuous && !link.promiscuous {
         batch.push(Message::set_promiscuous(name, true));
     }
@@ -79,17 +84,17 @@ fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
 
-/// Gives the bridge its gateway addresses.
+/// Gives the bridge, or the host's interface in a VLAN of it, its gateway addresses.
 ///
 /// As in the reference: one IPv4 address, IPv6 addresses that do not overlap, and another one only with
 /// forceAddress.
 pub(super) fn add_gateways(
     host: &mut Rtnl,
     config: &Config,
-    bridge: &Link,
+    router: &Link,
     gateways: &[IpNet],
 ) -> Result<(), Failure> {
-    let there = host.addresses(bridge.index)?;
+    let there = host.addresses(router.index)?;
     let mut batch = Vec::new();
     for gateway in gateways
         .iter()
@@ -115,20 +120,20 @@ pub(super) fn add_gateways(
                     format!(
                         "{} has the address {} already, and this network's gateway is {gateway}: \
                          use another bridge or set forceAddress",
-                        bridge.name, other.address
+                        router.name, other.address
                     ),
                 ));
             }
-            batch.push(Message::delete_address(bridge.index, &bridge.name, other.address));
+            batch.push(Message::delete_address(router.index, &router.name, other.address));
         }
         // No wait for duplicate address detection: the gateway is of use at once.
         batch.push(
-            Message::add_address(bridge.index, &bridge.name, *gateway, false).tolerate(&[Errno::EEXIST]),
+            Message::add_address(router.index, &router.name, *gateway, false).tolerate(&[Errno::EEXIST]),
         );
     }
     if !batch.is_empty() {
         // Pins the hardware address of a bridge that somebody else made.
-        batch.push(Message::set_mac(&bridge.name, &bridge.mac));
+        batch.push(Message::set_mac(&router.name, &router.mac));
     }
     Ok(host.run(&batch)?)
 }

@@ -3,6 +3,7 @@
 mod check;
 pub(crate) mod config;
 pub(crate) mod device;
+mod vlan;
 
 use ipnet::IpNet;
 use netlink_packet_route::link::InfoKind;
@@ -14,7 +15,7 @@ use crate::{
     ipam::Ipam,
     netlink::{BridgePort, Link, Message, NewLink, Peer, Rtnl},
     netns::NetNs,
-    nft::{Nft, Tag, masquerade},
+    nft::{Nft, Tag, masquerade, spoofing},
     protocol::{AddResult, Failure, Interface, Plugin, Reply, Request, Route, code, format_mac},
 };
 
@@ -39,10 +40,7 @@ fn add(request: &Request) -> Result<Reply, Failure> {
     } else {
         AddResult::default()
     };
-    let mut added = Added {
-        veth: false,
-        masquerade: false,
-    };
+    let mut added = Added::default();
     let attached = attach(
         request,
         &config,
@@ -62,9 +60,11 @@ fn add(request: &Request) -> Result<Reply, Failure> {
 }
 
 /// What an ADD that fails half-way has to take back.
+#[derive(Debug, Default)]
 struct Added {
     veth: bool,
     masquerade: bool,
+    spoof_check: bool,
 }
 
 impl Added {
@@ -75,6 +75,11 @@ impl Added {
             let _ = Nft::open()
                 .map_err(Failure::from)
                 .and_then(|mut nft| masquerade::delete(&mut nft, &tag));
+        }
+        if self.spoof_check {
+            let _ = Nft::open_bridge()
+                .map_err(Failure::from)
+                .and_then(|mut nft| spoofing::delete(&mut nft, &tag));
         }
         if self.veth {
             let _ = host.run(&[Message::delete_link(&tag.host_interface())]);
@@ -97,19 +102,20 @@ fn attach(
     let veth = Veth {
         name: tag.host_interface(),
         mac: mac_from(&format!("{tag} host")),
-        inside: config.mac.unwrap_or_else(|| {
-            result
-                .ips
-                .first()
-                .map_or_else(|| mac_from(&tag.to_string()), |ip| mac_for(ip.address.addr()))
-        }),
+        inside: config.mac.unwrap_or_else(|| hardware_address(&tag, result)),
     };
+    let mut router = None;
     if config.gateway {
-        device::add_gateways(host, config, bridge, &gateways)?;
+        router = route_by(host, config, bridge, &gateways)?;
         enable_forwarding(result)?;
     }
     veth.create(request, config, netns, host, bridge, &tag)?;
     added.veth = true;
+    vlan::join(host, &config.vlans, &veth.name)?;
+    if config.spoof_check {
+        added.spoof_check = true;
+        spoofing::add(&mut Nft::open_bridge()?, &tag, &veth.name, veth.inside)?;
+    }
     if config.container_interface {
         let inside = Inside {
             ifname: &request.attachment.ifname,
@@ -124,7 +130,29 @@ fn attach(
         masquerade::add(&mut Nft::open()?, &tag, &addresses)?;
     }
     veth.describe(request, config, netns, bridge, result);
+    result.interfaces.extend(router.map(|link| Interface {
+        name: link.name,
+        mac: format_mac(&link.mac),
+        mtu: Some(link.mtu),
+        ..Interface::default()
+    }));
     Ok(())
+}
+
+/// Gives the gateway addresses to the bridge or to the host's interface in the VLAN, which is returned.
+fn route_by(
+    host: &mut Rtnl,
+    config: &Config,
+    bridge: &Link,
+    gateways: &[IpNet],
+) -> Result<Option<Link>, Failure> {
+    let Some(vlan) = config.vlans.access else {
+        device::add_gateways(host, config, bridge, gateways)?;
+        return Ok(None);
+    };
+    let router = vlan::ensure_interface(host, &config.vlans, bridge, vlan)?;
+    device::add_gateways(host, config, &router, gateways)?;
+    Ok(Some(router))
 }
 
 /// Fills in the gateways and, for isDefaultGateway, the default routes; gives the bridge's addresses.
@@ -155,6 +183,14 @@ fn plan_gateways(config: &Config, result: &mut AddResult) -> Vec<IpNet> {
         }
     }
     gateways
+}
+
+/// The container's hardware address when none is asked for.
+fn hardware_address(tag: &Tag, result: &AddResult) -> [u8; 6] {
+    result
+        .ips
+        .first()
+        .map_or_else(|| mac_from(&tag.to_string()), |ip| mac_for(ip.address.addr()))
 }
 
 fn unspecified(net: IpNet) -> std::net::IpAddr {
@@ -279,10 +315,18 @@ pub(crate) fn detach(request: &Request) -> Result<(), Failure> {
             Ok(())
         }));
     }
+    let mut filter = None;
+    if request.fields().bool("macspoofchk").unwrap_or(true) {
+        failures.note(Nft::open_bridge().map_err(Failure::from).and_then(|mut socket| {
+            let removed = spoofing::delete(&mut socket, &tag)?;
+            filter = removed.then_some(socket);
+            Ok(())
+        }));
+    }
     failures.note(delete_veth(request, &tag));
     failures.note(Ipam::of(request).and_then(|ipam| ipam.del()));
-    if let Some(nft) = nft {
-        nft.close_elsewhere();
+    for socket in [nft, filter].into_iter().flatten() {
+        socket.close_elsewhere();
     }
     failures.finish()
 }
@@ -316,12 +360,25 @@ fn gc(request: &Request) -> Result<(), Failure> {
         nft = removed.then_some(socket);
         Ok(())
     }));
+    failures.note(collect_spoofing(request, &keep));
     failures.note(collect_links(request, &keep));
     failures.note(Ipam::of(request).and_then(|ipam| ipam.gc()));
     if let Some(nft) = nft {
         nft.close_elsewhere();
     }
     failures.finish()
+}
+
+/// Kernels without nf_tables for bridges have nothing to remove.
+fn collect_spoofing(request: &Request, keep: &[crate::protocol::Attachment]) -> Result<(), Failure> {
+    let mut nft = Nft::open_bridge()?;
+    match spoofing::collect(&mut nft, &request.network, keep) {
+        Ok(true) => nft.close_elsewhere(),
+        Ok(false) => {}
+        Err(_) if !request.fields().bool("macspoofchk").unwrap_or(true) => {}
+        Err(failure) => return Err(failure),
+    }
+    Ok(())
 }
 
 /// Removes the host's interfaces of attachments that are not to be kept.

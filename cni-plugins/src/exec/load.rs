@@ -2,6 +2,7 @@
 //! leaves open).
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -88,6 +89,14 @@ impl Network {
     /// A network from the bytes of a list.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ExecError> {
         Self::parse(bytes, Path::new("(list)"), true)
+    }
+
+    /// Whether a plugin of the list takes values of a capability.
+    pub fn declares(&self, capability: &str) -> bool {
+        self.plugins.iter().any(|plugin| {
+            let declared: Option<BTreeMap<String, bool>> = plugin.object.get("capabilities");
+            declared.is_some_and(|d| d.get(capability) == Some(&true))
+        })
     }
 
     fn parse(bytes: &[u8], path: &Path, is_list: bool) -> Result<Self, ExecError> {

@@ -96,6 +96,11 @@ impl Locks {
         ])
     }
 
+    /// For an operation on one container by somebody who holds its network.
+    pub fn only_container(&self, container: &str) -> Result<Lock, ExecError> {
+        self.take(&[(libc::F_WRLCK, CONTAINERS + place(container))])
+    }
+
     /// For GC of a network: no operation on any of its containers.
     pub fn network(&self, network: &str) -> Result<Lock, ExecError> {
         self.take(&[(libc::F_WRLCK, place(network))])

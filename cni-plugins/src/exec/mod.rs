@@ -16,15 +16,18 @@
 //! ```
 
 mod cache;
+mod collect;
 pub(crate) mod invoke;
 mod load;
 mod locks;
 mod object;
+mod repair;
 mod runtime;
 
 pub use cache::Cached;
 pub use load::{Network, PluginConfig};
 pub use object::Object;
+pub use repair::Repair;
 pub use runtime::{Attachment, Outcome, Runtime};
 
 use std::path::PathBuf;

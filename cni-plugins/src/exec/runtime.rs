@@ -1,4 +1,4 @@
-//! ADD, CHECK, DEL, GC and STATUS of networks (specification, section 3).
+//! ADD, CHECK, DEL and STATUS of networks (specification, section 3).
 
 use std::{
     collections::BTreeMap,
@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, value::RawValue};
 
 use super::{
     ExecError, Network, PluginConfig,
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     ipam::find,
-    protocol::{AddResult, Command, Version, valid_interface_name, valid_name},
+    protocol::{AddResult, Command, REPAIR, Version, valid_interface_name, valid_name},
 };
 
 /// Longer than any plugin takes; a plugin that hangs must not hold its container for ever.
@@ -26,8 +26,8 @@ const TIMEOUT: Duration = Duration::from_secs(220);
 #[derive(Debug, Clone)]
 pub struct Runtime {
     bin_dirs: Vec<PathBuf>,
-    cache: Cache,
-    locks: Locks,
+    pub(super) cache: Cache,
+    pub(super) locks: Locks,
     timeout: Duration,
 }
 
@@ -57,7 +57,17 @@ impl Attachment {
         }
     }
 
-    fn check(&self) -> Result<(), ExecError> {
+    /// The attachment that is remembered, with all that its ADD was told.
+    pub fn remembered(cached: &Cached) -> Self {
+        let plain = Self {
+            container: cached.container_id.clone(),
+            ifname: cached.if_name.clone(),
+            ..Self::default()
+        };
+        completed(&plain, cached)
+    }
+
+    pub(super) fn check(&self) -> Result<(), ExecError> {
         let invalid = |field, value: &str, problem| ExecError::Invalid {
             field,
             problem: format!("{value:?} {problem}"),
@@ -97,12 +107,40 @@ impl Outcome {
 }
 
 /// What a call passes beside the plugin's own configuration.
-struct Call<'a> {
-    command: Command,
-    attachment: Option<&'a Attachment>,
-    capabilities: BTreeMap<String, Box<RawValue>>,
-    previous: Option<Box<RawValue>>,
-    valid: Option<Value>,
+pub(super) struct Call<'a> {
+    pub command: Command,
+    pub attachment: Option<&'a Attachment>,
+    pub capabilities: BTreeMap<String, Box<RawValue>>,
+    pub previous: Option<Box<RawValue>>,
+    pub valid: Option<Value>,
+    /// CHECK puts back what it finds missing ([`protocol::REPAIR`](crate::protocol::REPAIR)).
+    pub repair: bool,
+}
+
+impl<'a> Call<'a> {
+    pub fn new(command: Command) -> Self {
+        Self {
+            command,
+            attachment: None,
+            capabilities: BTreeMap::new(),
+            previous: None,
+            valid: None,
+            repair: false,
+        }
+    }
+
+    /// For one attachment.
+    pub fn on(
+        command: Command,
+        attachment: &'a Attachment,
+        capabilities: &BTreeMap<String, Box<RawValue>>,
+    ) -> Self {
+        Self {
+            attachment: Some(attachment),
+            capabilities: capabilities.clone(),
+            ..Self::new(command)
+        }
+    }
 }
 
 impl Runtime {
@@ -131,15 +169,16 @@ impl Runtime {
         attachment.check()?;
         self.cache.prepare()?;
         let _lock = self.locks.container(&network.name, &attachment.container)?;
+        self.add_locked(network, attachment)
+    }
+
+    pub(super) fn add_locked(&self, network: &Network, attachment: &Attachment) -> Result<Outcome, ExecError> {
         let capabilities = raw_values(&attachment.capabilities);
         let mut previous: Option<Box<RawValue>> = None;
         for plugin in &network.plugins {
             let call = Call {
-                command: Command::Add,
-                attachment: Some(attachment),
-                capabilities: capabilities.clone(),
                 previous: previous.take(),
-                valid: None,
+                ..Call::on(Command::Add, attachment, &capabilities)
             };
             let output = self.call(network, plugin, &call)?;
             previous = Some(result_of(network, &plugin.kind, &output)?);
@@ -174,25 +213,38 @@ impl Runtime {
             return Ok(());
         }
         let _lock = self.locks.container(&network.name, &attachment.container)?;
-        let cached = self.cached(network, attachment).filter(|c| c.result.is_some());
-        let cached = cached.ok_or_else(|| ExecError::NotAttached {
-            container: attachment.container.clone(),
-            ifname: attachment.ifname.clone(),
-            network: network.name.clone(),
-        })?;
+        self.check_locked(network, attachment, false)
+    }
+
+    /// With `repair`, plugins that can do so put back what they find missing.
+    pub(super) fn check_locked(
+        &self,
+        network: &Network,
+        attachment: &Attachment,
+        repair: bool,
+    ) -> Result<(), ExecError> {
+        let cached = self.remembered(network, attachment)?;
         let attachment = &completed(attachment, &cached);
         let capabilities = provided(attachment, Some(&cached));
         for plugin in &network.plugins {
             let call = Call {
-                command: Command::Check,
-                attachment: Some(attachment),
-                capabilities: capabilities.clone(),
                 previous: cached.result.clone(),
-                valid: None,
+                repair,
+                ..Call::on(Command::Check, attachment, &capabilities)
             };
             self.call(network, plugin, &call)?;
         }
         Ok(())
+    }
+
+    /// What is remembered of an ADD that gave a result.
+    pub(super) fn remembered(&self, network: &Network, attachment: &Attachment) -> Result<Cached, ExecError> {
+        let cached = self.cached(network, attachment).filter(|c| c.result.is_some());
+        cached.ok_or_else(|| ExecError::NotAttached {
+            container: attachment.container.clone(),
+            ifname: attachment.ifname.clone(),
+            network: network.name.clone(),
+        })
     }
 
     /// Detaches a container. Works without a cache entry and with the namespace gone; may be repeated.
@@ -204,7 +256,7 @@ impl Runtime {
         self.del_locked(network, attachment)
     }
 
-    fn del_locked(&self, network: &Network, attachment: &Attachment) -> Result<(), ExecError> {
+    pub(super) fn del_locked(&self, network: &Network, attachment: &Attachment) -> Result<(), ExecError> {
         let cached = self.cached(network, attachment);
         let completed = cached.as_ref().map(|c| completed(attachment, c));
         let attachment = completed.as_ref().unwrap_or(attachment);
@@ -214,80 +266,13 @@ impl Runtime {
             .filter(|_| network.version >= Version::V0_4_0);
         for plugin in network.plugins.iter().rev() {
             let call = Call {
-                command: Command::Del,
-                attachment: Some(attachment),
-                capabilities: capabilities.clone(),
                 previous: previous.clone(),
-                valid: None,
+                ..Call::on(Command::Del, attachment, &capabilities)
             };
             self.call(network, plugin, &call)?;
         }
         self.cache
             .remove(&network.name, &attachment.container, &attachment.ifname)
-    }
-
-    /// Removes whatever belongs to attachments of the network that are not in `valid` (container,
-    /// interface). `valid` must be complete at the time of the call. Goes on after failures.
-    ///
-    /// Nothing is done when the network has `disableGC`.
-    pub fn gc(&self, network: &Network, valid: &[(String, String)]) -> Result<(), ExecError> {
-        if network.disable_gc {
-            return Ok(());
-        }
-        let _lock = self.locks.network(&network.name)?;
-        let mut failures = Vec::new();
-        let is_valid = |c: &Cached| {
-            valid
-                .iter()
-                .any(|(id, ifname)| *id == c.container_id && *ifname == c.if_name)
-        };
-        for cached in self
-            .cache
-            .all()
-            .into_iter()
-            .filter(|c| c.network_name == network.name && !is_valid(c))
-        {
-            // The list that the attachment was made with, if it can still be used.
-            let old = cached
-                .config_bytes()
-                .and_then(|bytes| Network::from_bytes(&bytes).ok());
-            let attachment = completed(
-                &Attachment {
-                    container: cached.container_id.clone(),
-                    ifname: cached.if_name.clone(),
-                    ..Attachment::default()
-                },
-                &cached,
-            );
-            failures.extend(
-                self.del_locked(old.as_ref().unwrap_or(network), &attachment)
-                    .err(),
-            );
-        }
-        if network.version >= Version::V1_1_0 {
-            let list: Value = valid
-                .iter()
-                .map(|(id, ifname)| json!({"containerID": id, "ifname": ifname}))
-                .collect();
-            for plugin in &network.plugins {
-                let call = Call {
-                    command: Command::Gc,
-                    attachment: None,
-                    capabilities: BTreeMap::new(),
-                    previous: None,
-                    valid: Some(list.clone()),
-                };
-                failures.extend(self.call(network, plugin, &call).err());
-            }
-        }
-        if failures.is_empty() {
-            Ok(())
-        } else {
-            Err(ExecError::Gc {
-                network: network.name.clone(),
-                failures,
-            })
-        }
     }
 
     /// Asks each plugin whether it could serve an ADD. Networks before 1.1.0 cannot say, and are taken
@@ -298,14 +283,7 @@ impl Runtime {
             if network.version < Version::V1_1_0 {
                 continue;
             }
-            let call = Call {
-                command: Command::Status,
-                attachment: None,
-                capabilities: BTreeMap::new(),
-                previous: None,
-                valid: None,
-            };
-            self.call(network, plugin, &call)?;
+            self.call(network, plugin, &Call::new(Command::Status))?;
         }
         Ok(())
     }
@@ -329,7 +307,12 @@ impl Runtime {
         })
     }
 
-    fn call(&self, network: &Network, plugin: &PluginConfig, call: &Call<'_>) -> Result<Vec<u8>, ExecError> {
+    pub(super) fn call(
+        &self,
+        network: &Network,
+        plugin: &PluginConfig,
+        call: &Call<'_>,
+    ) -> Result<Vec<u8>, ExecError> {
         let program = self.program(network, plugin)?;
         let config = request(network, plugin, call).map_err(|e| ExecError::Config {
             path: PathBuf::from(&network.name),
@@ -366,7 +349,7 @@ impl Runtime {
     }
 }
 
-fn needs(network: &Network, version: Version, verb: &'static str) -> Result<(), ExecError> {
+pub(super) fn needs(network: &Network, version: Version, verb: &'static str) -> Result<(), ExecError> {
     if network.version >= version {
         return Ok(());
     }
@@ -392,7 +375,7 @@ fn provided(attachment: &Attachment, cached: Option<&Cached>) -> BTreeMap<String
 }
 
 /// The attachment with what the cache knows and the caller does not.
-fn completed(attachment: &Attachment, cached: &Cached) -> Attachment {
+pub(super) fn completed(attachment: &Attachment, cached: &Cached) -> Attachment {
     let mut complete = attachment.clone();
     if complete.netns.is_none() && !cached.netns.is_empty() {
         complete.netns = Some(PathBuf::from(&cached.netns));
@@ -426,6 +409,9 @@ fn request(network: &Network, plugin: &PluginConfig, call: &Call<'_>) -> Result<
         object.set("cni.dev/valid-attachments", valid)?;
         object.set("cni.dev/attachments", valid)?;
     }
+    if call.repair {
+        object.set(REPAIR, &true)?;
+    }
     Ok(object.to_json())
 }
 
@@ -450,6 +436,8 @@ fn result_of(network: &Network, plugin: &str, output: &[u8]) -> Result<Box<RawVa
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -459,8 +447,6 @@ mod tests {
         let network = Network::from_bytes(list).unwrap();
         assert_eq!(network.version, Version::V1_1_0);
         let call = Call {
-            command: Command::Gc,
-            attachment: None,
             capabilities: raw_values(&BTreeMap::from([
                 ("mac".into(), json!("0a:58:0a:00:00:01")),
                 ("ips".into(), json!(["10.0.0.1"])),
@@ -468,6 +454,7 @@ mod tests {
             ])),
             previous: Some(RawValue::from_string("{\"ips\": []}".into()).unwrap()),
             valid: Some(json!([])),
+            ..Call::new(Command::Gc)
         };
         let text = request(&network, &network.plugins[0], &call).unwrap();
         assert_eq!(

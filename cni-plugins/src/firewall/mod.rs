@@ -2,6 +2,8 @@
 
 mod rules;
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use self::rules::Policy;
@@ -9,7 +11,7 @@ use crate::{
     netlink::{Message, Rtnl},
     nft::{Batch, NativeTable, Nft, Tag, elements, expr::Family},
     portmap::passed_on,
-    protocol::{AddResult, Failure, Plugin, Reply, Request},
+    protocol::{AddResult, Failure, Fields, Plugin, Reply, Request},
 };
 
 /// The plugin.
@@ -24,8 +26,12 @@ pub const PLUGIN: Plugin = Plugin {
 
 /// The chain of the reference, which is the admin's to fill.
 const ADMIN_CHAIN: &str = "CNI-ADMIN";
+/// Longer names are no chains of iptables (XT_EXTENSION_MAXNAMELEN).
+const LONGEST_CHAIN: usize = 28;
 
 struct Config {
+    /// The administrator's chain.
+    admin: String,
     policy: Policy,
     addresses: Vec<IpNet>,
     /// The host's end of the veth, for the isolated policy.
@@ -52,14 +58,6 @@ impl Config {
         }
         // Named so that configurations of the reference are taken; firewalld is the backend that reads it.
         fields.text("firewalldZone")?;
-        if let Some(chain) = fields.text("iptablesAdminChainName")?
-            && chain != ADMIN_CHAIN
-        {
-            return Err(Failure::unsupported(
-                "iptablesAdminChainName",
-                format!("{chain:?}: no admin chain is made; put such rules into a table of your own"),
-            ));
-        }
         let host = |at: usize| result.interfaces.get(at).filter(|i| i.sandbox.is_empty());
         let policy = match fields.text("ingressPolicy")? {
             None | Some("open") => Policy::Open,
@@ -80,19 +78,50 @@ impl Config {
                 .flatten(),
             addresses: result.ips.iter().map(|ip| ip.address).collect(),
             policy,
+            admin: admin_chain(&fields)?,
         })
     }
+}
+
+fn admin_chain(fields: &Fields<'_>) -> Result<String, Failure> {
+    let field = "iptablesAdminChainName";
+    let chain = fields.text(field)?.unwrap_or(ADMIN_CHAIN);
+    let fits = chain.len() <= LONGEST_CHAIN
+        && chain.starts_with(|c: char| c.is_ascii_alphabetic())
+        && chain
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+    if !fits {
+        return Err(Failure::field(
+            field,
+            format!("{chain:?} is no chain's name: up to {LONGEST_CHAIN} letters, digits, '-' and '_', a letter first"),
+        ));
+    }
+    if matches!(chain, "INPUT" | "FORWARD" | "OUTPUT") || rules::is_own_chain(chain) {
+        return Err(Failure::field(
+            field,
+            format!("{chain:?} is a chain with another purpose: choose another name"),
+        ));
+    }
+    Ok(chain.to_owned())
 }
 
 fn add(request: &Request) -> Result<Reply, Failure> {
     let result = request.required_prev("firewall")?;
     let config = Config::read(request, &result)?;
     let tag = Tag::of(request);
+    let_through(&tag, &config)?;
+    Ok(passed_on(request))
+}
+
+/// Adds whatever is missing of the attachment's rules.
+fn let_through(tag: &Tag, config: &Config) -> Result<(), Failure> {
     let layout = rules::layout(&config.policy);
     Nft::open()?.change(&format!("let {tag} through the firewall"), |nft, batch| {
+        rules::require_admin(nft, batch, &config.admin)?;
         layout.require(nft, batch)?;
-        let guarded = accept_natively(nft, batch, &tag, &config.addresses)?;
-        for (set, element) in rules::elements(&tag, &config.addresses, &config.policy, &guarded) {
+        let guarded = accept_natively(nft, batch, tag, config)?;
+        for (set, element) in rules::elements(tag, &config.addresses, &config.policy, &guarded) {
             match nft.element(set, &element.key)? {
                 Some(found) if found == element => continue,
                 // Of somebody who had the address before.
@@ -106,11 +135,11 @@ fn add(request: &Request) -> Result<Reply, Failure> {
     if let Some(port) = &config.port {
         // Packets between ports of a bridge pass no forward hook; the bridge itself keeps them apart.
         if let Err(error) = Rtnl::open()?.run(&[Message::isolate_port(port)]) {
-            remove(&|t| *t == tag)?;
+            remove(&|t| t == tag)?;
             return Err(error.into());
         }
     }
-    Ok(passed_on(request))
+    Ok(())
 }
 
 /// Adds accepts to the host's FORWARD chains; gives the families whose policy drops.
@@ -118,13 +147,15 @@ fn accept_natively(
     nft: &mut Nft,
     batch: &mut Batch,
     tag: &Tag,
-    addresses: &[IpNet],
+    config: &Config,
 ) -> Result<Vec<Family>, Failure> {
     let mut guarded = Vec::new();
     for family in Family::BOTH {
-        let mine: Vec<&IpNet> = addresses
+        let mine: Vec<IpAddr> = config
+            .addresses
             .iter()
-            .filter(|n| Family::of(n.addr()) == family)
+            .map(IpNet::addr)
+            .filter(|ip| Family::of(*ip) == family)
             .collect();
         if mine.is_empty() {
             continue;
@@ -136,12 +167,8 @@ fn accept_natively(
         if drops {
             guarded.push(family);
         }
-        for rule in native.rules(nft)?.iter().filter(|r| r.tag == *tag) {
-            native.delete(batch, rule);
-        }
-        for net in mine {
-            native.accept(batch, tag, net.addr());
-        }
+        let there = native.rules(nft)?;
+        native.accept(batch, &there, tag, &mine, &config.admin);
     }
     Ok(guarded)
 }
@@ -161,10 +188,7 @@ fn remove(remove: &dyn Fn(&Tag) -> bool) -> Result<(), Failure> {
     let mut nft = Nft::open()?;
     nft.change("remove firewall rules", |nft, batch| {
         for family in Family::BOTH {
-            let native = NativeTable(family);
-            for rule in native.rules(nft)?.iter().filter(|r| remove(&r.tag)) {
-                native.delete(batch, rule);
-            }
+            NativeTable(family).remove(nft, batch, remove)?;
         }
         elements::remove_in(nft, batch, &rules::SETS, remove)?;
         Ok(())
@@ -177,8 +201,15 @@ fn check(request: &Request) -> Result<(), Failure> {
     let result = request.required_prev("firewall")?;
     let config = Config::read(request, &result)?;
     let tag = Tag::of(request);
+    if request.repairs() {
+        let_through(&tag, &config)?;
+    }
     let mut nft = Nft::open()?;
-    if let Some(missing) = rules::layout(&config.policy).missing(&mut nft)? {
+    let missing = match rules::layout(&config.policy).missing(&mut nft)? {
+        None => rules::missing_admin(&mut nft, &config.admin)?,
+        found => found,
+    };
+    if let Some(missing) = missing {
         return Err(Failure::check(format!("firewall: {missing} is missing")));
     }
     for (set, element) in rules::elements(&tag, &config.addresses, &config.policy, &[]) {
@@ -194,9 +225,15 @@ fn check(request: &Request) -> Result<(), Failure> {
             continue;
         }
         let there = native.rules(&mut nft)?;
+        if !there.leads_to(&config.admin) {
+            return Err(Failure::check(format!(
+                "firewall: the jump to {} in filter FORWARD is missing",
+                config.admin
+            )));
+        }
         for what in ["to", "from"] {
             let wanted = format!("{what} {}", net.addr());
-            if !there.iter().any(|r| r.tag == tag && r.what == wanted) {
+            if !there.accepts.iter().any(|r| r.tag == tag && r.what == wanted) {
                 return Err(Failure::check(format!(
                     "firewall: the accept {wanted} in filter FORWARD is missing"
                 )));

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! chain firewall {                            filter forward, before the host's own (priority -10)
+//!     jump firewall-admin
 //!     ct state established,related accept
 //!     ip  daddr vmap @ingress4                policy of the container that the packet goes to
 //!     ip6 daddr vmap @ingress6
@@ -9,6 +10,8 @@
 //!     ct status dnat accept                   published ports
 //!     ip daddr @guarded4 drop                 hosts whose FORWARD drops what is not allowed
 //! }
+//! chain firewall-admin   { jump CNI-ADMIN }   whatever iptablesAdminChainName says; the chain is the
+//!                                             administrator's: a drop there is final
 //! chain ingress-BRIDGE   { iifname BRIDGE return; ip saddr @containers4 drop; ip6 saddr @containers6 drop }
 //! chain ingress-isolated {                        ip saddr @containers4 drop; ip6 saddr @containers6 drop }
 //! ```
@@ -19,12 +22,15 @@
 
 use ipnet::IpNet;
 
-use crate::nft::{
-    BaseChain, Data, Element, Layout, Rule, Set, Tag, datatype,
-    expr::{
-        CT_STATE_ESTABLISHED, CT_STATE_RELATED, Ct, Family, Is, Meta, Program, Register, Verdict, octets,
+use crate::{
+    nft::{
+        BaseChain, Batch, Data, Element, Layout, Nft, Rule, Set, Tag, datatype,
+        expr::{
+            CT_STATE_ESTABLISHED, CT_STATE_RELATED, Ct, Family, Is, Meta, Program, Register, Verdict, octets,
+        },
+        hook,
     },
-    hook,
+    protocol::Failure,
 };
 
 pub(super) const SETS: [&str; 6] = [
@@ -36,6 +42,7 @@ pub(super) const SETS: [&str; 6] = [
     "ingress6",
 ];
 const CHAIN: &str = "firewall";
+const ADMINS: &str = "firewall-admin";
 const ISOLATED: &str = "ingress-isolated";
 
 /// Who may open connections to the container.
@@ -98,6 +105,10 @@ pub(super) fn layout(policy: &Policy) -> Layout {
             program,
         });
     };
+    add(
+        format!("jump {ADMINS}"),
+        Program::default().verdict(&Verdict::Jump(ADMINS.to_owned())),
+    );
     let states = CT_STATE_ESTABLISHED | CT_STATE_RELATED;
     add(
         "ct state established,related accept".into(),
@@ -138,6 +149,42 @@ pub(super) fn layout(policy: &Policy) -> Layout {
     }
     layout.rules.extend(policy_rules(policy));
     layout
+}
+
+/// Whether a chain of this name is one of the plugins' own.
+pub(super) fn is_own_chain(name: &str) -> bool {
+    ["firewall", "ingress", "ipmasq", "ports", "hairpin"]
+        .iter()
+        .any(|own| name == *own || name.strip_prefix(own).is_some_and(|rest| rest.starts_with('-')))
+}
+
+fn jump(admin: &str) -> String {
+    format!("jump {admin}")
+}
+
+fn leads_to(nft: &mut Nft, admin: &str) -> Result<bool, Failure> {
+    let text = jump(admin);
+    Ok(nft.rules()?.iter().any(|r| r.chain == ADMINS && r.text == text))
+}
+
+/// Adds to `batch` the administrator's chain and the jump to it, unless they are there. What is in that
+/// chain is never touched.
+pub(super) fn require_admin(nft: &mut Nft, batch: &mut Batch, admin: &str) -> Result<(), Failure> {
+    if leads_to(nft, admin)? {
+        return Ok(());
+    }
+    batch.table();
+    batch.chain(admin);
+    batch.chain(ADMINS);
+    let program = Program::default().verdict(&Verdict::Jump(admin.to_owned()));
+    batch.rule(ADMINS, &jump(admin), &program);
+    Ok(())
+}
+
+/// The jump to the administrator's chain, if it is missing.
+pub(super) fn missing_admin(nft: &mut Nft, admin: &str) -> Result<Option<String>, Failure> {
+    let found = leads_to(nft, admin)?;
+    Ok((!found).then(|| format!("rule {:?} of chain {ADMINS} in table {}", jump(admin), nft.table())))
 }
 
 fn from_container(family: Family) -> Program {

@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd as _;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, Parseable as _};
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
     LinkFlags, LinkInfo, LinkMessage, MacVlanMode, State,
 };
 use nix::errno::Errno;
@@ -122,6 +122,8 @@ pub struct NewLink<'a> {
     pub peer: Option<Peer<'a>>,
     /// For a macvlan: parent index, mode, broadcast queue length.
     pub macvlan: Option<(u32, MacvlanMode, Option<u32>)>,
+    /// For a bridge: it looks at VLAN tags.
+    pub vlan_filtering: bool,
     /// The namespace it is born in; the socket's own otherwise.
     pub netns: Option<&'a NetNs>,
 }
@@ -140,6 +142,10 @@ fn named(name: &str) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(name.to_owned()));
     message
+}
+
+fn vlan_filtering() -> LinkInfo {
+    LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)]))
 }
 
 fn set_flag(message: &mut LinkMessage, flag: LinkFlags, on: bool) {
@@ -191,6 +197,9 @@ impl Message {
             data.extend(queue.map(InfoMacVlan::BcQueueLen));
             info.push(LinkInfo::Data(InfoData::MacVlan(data)));
         }
+        if new.vlan_filtering {
+            info.push(vlan_filtering());
+        }
         attributes.push(LinkAttribute::LinkInfo(info));
         if new.up {
             set_flag(&mut message, LinkFlags::Up, true);
@@ -207,6 +216,22 @@ impl Message {
         let mut message = named(name);
         set_flag(&mut message, LinkFlags::Up, up);
         Self::set(format!("set {name} {}", if up { "up" } else { "down" }), &message)
+    }
+
+    /// Makes an interface a port of a bridge.
+    pub fn set_master(name: &str, master: u32) -> Self {
+        let mut message = named(name);
+        message.attributes.push(LinkAttribute::Controller(master));
+        Self::set(format!("make {name} a port of interface {master}"), &message)
+    }
+
+    /// Lets a bridge look at VLAN tags.
+    pub fn filter_vlans(bridge: &str) -> Self {
+        let mut message = named(bridge);
+        let info = vec![LinkInfo::Kind(InfoKind::Bridge), vlan_filtering()];
+        message.attributes.push(LinkAttribute::LinkInfo(info));
+        // Like a port's, a bridge's properties are only taken by RTM_NEWLINK.
+        Self::new(format!("let bridge {bridge} filter VLANs"), RTM_NEWLINK, 0, &message)
     }
 
     /// Turns promiscuous mode on or off.

@@ -7,12 +7,14 @@ mod addresses;
 mod links;
 mod routes;
 mod shaping;
+mod vlans;
 
 pub use addresses::InterfaceAddress;
 pub use links::{BridgePort, Link, MacvlanMode, NewLink, Peer};
 pub use routes::InstalledRoute;
 pub(crate) use routes::MAIN_TABLE;
 pub(crate) use shaping::TokenBucket;
+pub(crate) use vlans::PortVlan;
 
 use std::os::fd::{AsFd, BorrowedFd};
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use nix::errno::Errno;
 
 use super::{
-    INET, Nft, TABLE,
+    Nft, TABLE,
     expr::{Program, Verdict},
     layout::{BaseChain, Set},
     wire::Writer,
@@ -51,9 +51,19 @@ pub(crate) struct Element {
     pub comment: String,
 }
 
+/// A chain of somebody else's table.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ForeignChain<'a> {
+    pub family: u8,
+    pub table: &'a str,
+    pub name: &'a str,
+}
+
 /// Changes in the order they are made.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Batch {
+    /// The family of Berth's table that they are for.
+    family: u8,
     messages: Vec<Message>,
 }
 
@@ -72,6 +82,13 @@ fn comment(text: &str) -> Vec<u8> {
 }
 
 impl Batch {
+    pub(super) fn new(family: u8) -> Self {
+        Self {
+            family,
+            messages: Vec::new(),
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
@@ -91,10 +108,10 @@ impl Batch {
     /// The table, unless it is there.
     pub fn table(&mut self) {
         self.push(
-            format!("create nf_tables table inet {TABLE}"),
+            format!("create nf_tables table {TABLE}"),
             NEWTABLE,
             NLM_F_CREATE,
-            INET,
+            self.family,
             |w| {
                 w.text(1, TABLE).be32(2, 0);
             },
@@ -107,7 +124,7 @@ impl Batch {
             format!("create nf_tables chain {}", chain.name),
             NEWCHAIN,
             NLM_F_CREATE,
-            INET,
+            self.family,
             |w| {
                 w.text(1, TABLE).text(3, chain.name);
                 w.nest(4, |w| {
@@ -124,7 +141,7 @@ impl Batch {
             format!("create nf_tables chain {name}"),
             NEWCHAIN,
             NLM_F_CREATE,
-            INET,
+            self.family,
             |w| {
                 w.text(1, TABLE).text(3, name);
             },
@@ -133,14 +150,14 @@ impl Batch {
 
     /// Removes a chain with its rules; nothing may lead to it.
     pub fn delete_chain(&mut self, name: &str) {
-        self.push(format!("delete nf_tables chain {name}"), DELCHAIN, 0, INET, |w| {
+        self.push(format!("delete nf_tables chain {name}"), DELCHAIN, 0, self.family, |w| {
             w.text(1, TABLE).text(3, name);
         });
     }
 
     /// Removes all rules of a chain.
     pub fn flush_chain(&mut self, name: &str) {
-        self.push(format!("flush nf_tables chain {name}"), DELRULE, 0, INET, |w| {
+        self.push(format!("flush nf_tables chain {name}"), DELRULE, 0, self.family, |w| {
             w.text(1, TABLE).text(2, name);
         });
     }
@@ -151,7 +168,7 @@ impl Batch {
             format!("add nf_tables rule {text:?} to {chain}"),
             NEWRULE,
             NLM_F_CREATE | NLM_F_APPEND,
-            INET,
+            self.family,
             |w| {
                 w.text(1, TABLE).text(2, chain);
                 w.nest(4, |w| w.0.extend_from_slice(program.bytes()));
@@ -160,39 +177,60 @@ impl Batch {
         );
     }
 
-    /// Inserts a rule at the start of a chain of somebody else's table.
+    /// Inserts a rule into a chain of somebody else's table: at its start, or after the rule with that handle.
     pub fn insert_foreign_rule(
         &mut self,
-        family: u8,
-        table: &str,
-        chain: &str,
+        chain: &ForeignChain<'_>,
+        after: Option<u64>,
         text: &str,
         program: &Program,
     ) {
+        let flags = if after.is_some() { NLM_F_APPEND } else { 0 };
         self.push(
-            format!("insert rule {text:?} into {table} {chain}"),
+            format!("insert rule {text:?} into {} {}", chain.table, chain.name),
             NEWRULE,
-            NLM_F_CREATE,
-            family,
+            NLM_F_CREATE | flags,
+            chain.family,
             |w| {
-                w.text(1, table).text(2, chain);
+                w.text(1, chain.table).text(2, chain.name);
                 w.nest(4, |w| w.0.extend_from_slice(program.bytes()));
+                if let Some(handle) = after {
+                    w.bytes(6, &handle.to_be_bytes());
+                }
                 w.bytes(7, &comment(text));
             },
         );
     }
 
     /// Removes one rule by its handle.
-    pub fn delete_foreign_rule(&mut self, family: u8, table: &str, chain: &str, handle: u64) {
+    pub fn delete_foreign_rule(&mut self, chain: &ForeignChain<'_>, handle: u64) {
         self.push(
-            format!("delete a rule of {table} {chain}"),
+            format!("delete a rule of {} {}", chain.table, chain.name),
             DELRULE,
             0,
-            family,
+            chain.family,
             |w| {
-                w.text(1, table).text(2, chain).bytes(3, &handle.to_be_bytes());
+                w.text(1, chain.table)
+                    .text(2, chain.name)
+                    .bytes(3, &handle.to_be_bytes());
             },
         );
+    }
+
+    /// A chain to jump to in somebody else's table, unless it is there.
+    pub fn foreign_chain(&mut self, chain: &ForeignChain<'_>) {
+        let what = format!("create chain {} in table {}", chain.name, chain.table);
+        self.push(what, NEWCHAIN, NLM_F_CREATE, chain.family, |w| {
+            w.text(1, chain.table).text(3, chain.name);
+        });
+    }
+
+    /// Removes such a chain; nothing may lead to it.
+    pub fn delete_foreign_chain(&mut self, chain: &ForeignChain<'_>) {
+        let what = format!("delete chain {} of table {}", chain.name, chain.table);
+        self.push(what, DELCHAIN, 0, chain.family, |w| {
+            w.text(1, chain.table).text(3, chain.name);
+        });
     }
 
     /// A set or map, unless it is there.
@@ -202,7 +240,7 @@ impl Batch {
             format!("create nf_tables set {}", set.name),
             NEWSET,
             NLM_F_CREATE,
-            INET,
+            self.family,
             |w| {
                 w.text(1, TABLE).text(2, set.name);
                 w.be32(3, set.flags())
@@ -234,7 +272,7 @@ impl Batch {
         whole: bool,
     ) {
         let what = format!("{verb} an element ({}) of nf_tables set {set}", element.comment);
-        self.push(what, kind, flags, INET, |w| write_element(w, set, element, whole));
+        self.push(what, kind, flags, self.family, |w| write_element(w, set, element, whole));
     }
 
     /// Adds an element, which must not be there.

@@ -1,6 +1,6 @@
 //! Elements that belong to attachments: removal by tag, with the chains that only they led to.
 
-use super::{Batch, Data, Element, INET, Nft, TABLE, Tag};
+use super::{Batch, Data, Element, Nft, Tag};
 use crate::protocol::Failure;
 
 /// Removes the elements whose tag `remove` wants gone, and the subnet chains that nothing leads to any more.
@@ -50,7 +50,7 @@ fn delete_unused_chains(nft: &mut Nft, batch: &mut Batch, jumps: &[(String, u32)
     for (chain, released) in jumps {
         // A chain's use count has its own rules and everything that leads to it.
         let own = rules.iter().filter(|r| r.chain == *chain).count() as u32;
-        let uses = nft.chain(INET, TABLE, chain)?.map_or(u32::MAX, |c| c.uses);
+        let uses = nft.own_chain(chain)?.map_or(u32::MAX, |c| c.uses);
         if uses == own + released {
             batch.delete_chain(chain);
         }

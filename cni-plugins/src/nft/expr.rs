@@ -166,7 +166,7 @@ impl Program {
         })
     }
 
-    /// Loads `length` bytes at `offset` of the network (1) or transport (2) header.
+    /// Loads `length` bytes at `offset` of the link layer (0), network (1) or transport (2) header.
     fn payload(self, base: u32, offset: u32, length: u32, to: Register) -> Self {
         self.push("payload", |w| {
             w.be32(1, to.0).be32(2, base).be32(3, offset).be32(4, length);
@@ -177,6 +177,11 @@ impl Program {
     pub fn family(self, family: Family) -> Self {
         self.meta(Meta::Nfproto, Register::FIRST)
             .compare(Register::FIRST, Is::Equal, &[family.number()])
+    }
+
+    /// Loads the hardware address of the sender.
+    pub fn source_hardware(self, to: Register) -> Self {
+        self.payload(0, 6, 6, to)
     }
 
     /// Loads the source address.
@@ -250,6 +255,14 @@ impl Program {
             if let Some(to) = to {
                 w.be32(3, to.0);
             }
+        })
+    }
+
+    /// Goes on only if a set does not hold the key.
+    pub fn not_in(self, set: &str, key: Register) -> Self {
+        self.push("lookup", |w| {
+            // NFT_LOOKUP_F_INV
+            w.text(1, set).be32(2, key.0).be32(5, 1);
         })
     }
 

@@ -15,8 +15,10 @@ pub(crate) mod datatype {
 
     pub const IPV4: u32 = 7;
     pub const IPV6: u32 = 8;
+    pub const HARDWARE_ADDRESS: u32 = 9;
     pub const PROTOCOL: u32 = 12;
     pub const PORT: u32 = 13;
+    pub const INTERFACE_NAME: u32 = 41;
     /// NFT_DATA_VERDICT.
     pub const VERDICT: u32 = 0xffff_ff00;
 
@@ -149,11 +151,12 @@ impl Layout {
     /// The first part that is missing, for CHECK.
     pub fn missing(&self, nft: &mut Nft) -> Result<Option<String>, Failure> {
         let there = nft.rules()?;
+        let table = nft.table();
         Ok(self
             .rules
             .iter()
             .find(|rule| !there.iter().any(|r| r.chain == rule.chain && r.text == rule.text))
-            .map(|rule| format!("rule {:?} of chain {} in table inet berth", rule.text, rule.chain)))
+            .map(|rule| format!("rule {:?} of chain {} in table {table}", rule.text, rule.chain)))
     }
 }
 

@@ -16,6 +16,7 @@ mod tag;
 pub(crate) mod wire;
 
 pub(crate) mod masquerade;
+pub(crate) mod spoofing;
 
 pub(crate) use batch::{Batch, Data, Element};
 pub(crate) use layout::{BaseChain, Layout, Rule, Set, datatype, hook, subnet_chain};
@@ -32,10 +33,12 @@ use crate::{
     protocol::{Failure, code},
 };
 
-/// The table's name; its family is inet.
+/// The table's name.
 pub(crate) const TABLE: &str = "berth";
 /// NFPROTO_INET.
-pub(crate) const INET: u8 = 1;
+const INET: u8 = 1;
+/// NFPROTO_BRIDGE.
+const BRIDGE: u8 = 7;
 
 /// "Restart the system call": the batch was planned for another generation of the ruleset.
 const ERESTART: i32 = 85;
@@ -43,17 +46,34 @@ const ERESTART: i32 = 85;
 /// How long a change is tried again while others change the ruleset.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An nf_tables socket in one network namespace.
+/// An nf_tables socket in one network namespace, for Berth's table of one family.
 pub(crate) struct Nft {
     channel: Channel,
+    family: u8,
 }
 
 impl Nft {
-    /// Opens it in the thread's namespace.
+    /// Opens it in the thread's namespace, for what is routed: table `inet berth`.
     pub fn open() -> Result<Self, NetlinkError> {
+        Self::open_family(INET)
+    }
+
+    /// For what passes bridges: table `bridge berth`.
+    pub fn open_bridge() -> Result<Self, NetlinkError> {
+        Self::open_family(BRIDGE)
+    }
+
+    fn open_family(family: u8) -> Result<Self, NetlinkError> {
         Ok(Self {
             channel: Channel::open(NETLINK_NETFILTER)?,
+            family,
         })
+    }
+
+    /// How nft(8) names the table.
+    pub fn table(&self) -> String {
+        let family = if self.family == BRIDGE { "bridge" } else { "inet" };
+        format!("{family} {TABLE}")
     }
 
     /// Makes one change: `plan` reads the ruleset and fills a batch, which is committed atomically if
@@ -67,7 +87,7 @@ impl Nft {
         let mut pause = Duration::from_micros(200);
         loop {
             let generation = self.generation()?;
-            let mut batch = Batch::default();
+            let mut batch = Batch::new(self.family);
             let outcome = plan(self, &mut batch)?;
             if batch.is_empty() {
                 return Ok(outcome);

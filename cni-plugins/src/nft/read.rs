@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 
 use super::{
-    Data, Element, INET, Nft, TABLE,
+    Data, Element, Nft, TABLE,
     batch::{generic_header, write_element},
     wire::{Attributes, Writer},
 };
@@ -114,7 +114,7 @@ impl Nft {
 
     /// All rules of Berth's table.
     pub fn rules(&mut self) -> Result<Vec<FoundRule>, NetlinkError> {
-        self.foreign_rules(INET, TABLE, None)
+        self.foreign_rules(self.family, TABLE, None)
     }
 
     /// Rules of any table; of one chain if named.
@@ -153,6 +153,11 @@ impl Nft {
         Ok(rules)
     }
 
+    /// A chain of Berth's table.
+    pub fn own_chain(&mut self, name: &str) -> Result<Option<FoundChain>, NetlinkError> {
+        self.chain(self.family, TABLE, name)
+    }
+
     /// A chain of any table.
     pub fn chain(&mut self, family: u8, table: &str, name: &str) -> Result<Option<FoundChain>, NetlinkError> {
         let message = request(&format!("look up chain {table} {name}"), GETCHAIN, family, |w| {
@@ -172,7 +177,7 @@ impl Nft {
         let message = request(
             &format!("list the elements of nf_tables set {set}"),
             GETSETELEM,
-            INET,
+            self.family,
             |w| {
                 w.text(1, TABLE).text(2, set);
             },
@@ -196,7 +201,7 @@ impl Nft {
         let message = request(
             &format!("look up an element of nf_tables set {set}"),
             GETSETELEM,
-            INET,
+            self.family,
             |w| {
                 write_element(w, set, &wanted, false);
             },

@@ -207,6 +207,10 @@ fn check(request: &Request) -> Result<(), Failure> {
         return Ok(());
     }
     let mut nft = Nft::open()?;
+    if request.repairs() {
+        publish(&mut nft, &Tag::of(request), &config)?;
+        open_way(&config)?;
+    }
     if let Some(missing) = rules::layout(&config).missing(&mut nft)? {
         return Err(Failure::check(format!("portMappings: {missing} is missing")));
     }

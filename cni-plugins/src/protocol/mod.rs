@@ -12,6 +12,6 @@ mod version;
 pub use dispatch::{Plugin, Reply, run};
 pub use failure::{Failure, code};
 pub use fields::{Fields, parse_cidr, parse_ip, parse_mac};
-pub use request::{Args, Attachment, Command, Request, valid_interface_name, valid_name};
+pub use request::{Args, Attachment, Command, REPAIR, Request, valid_interface_name, valid_name};
 pub use result::{AddResult, Address, Dns, Interface, Route, configured_dns, format_mac};
 pub use version::Version;

@@ -63,6 +63,10 @@ pub struct Attachment {
 /// `CNI_ARGS` as key and value; keys are case sensitive as in the reference.
 pub type Args = BTreeMap<String, String>;
 
+/// A field of Berth's own beside those of CNI: with it, CHECK puts back what is missing on the host before
+/// it looks. Other plugins ignore it, as they do all fields they do not know.
+pub const REPAIR: &str = "berth.dev/repair";
+
 /// A validated request.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -218,6 +222,11 @@ impl Request {
                 })
             })
             .collect()
+    }
+
+    /// Whether CHECK is to put back what is missing.
+    pub fn repairs(&self) -> bool {
+        self.config.get(REPAIR) == Some(&Value::Bool(true))
     }
 
     /// The hardware address asked for, by `runtimeConfig.mac`, `args.cni.mac` or `CNI_ARGS` MAC, in this order.

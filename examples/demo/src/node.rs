@@ -228,7 +228,7 @@ fn daemon_command(place: &Place) -> Result<Command, DemoError> {
     let files = files(&place.dir);
     let plugins = files.join("cni");
     std::fs::create_dir_all(&plugins).map_err(DemoError::io(format!("create {}", plugins.display())))?;
-    for plugin in ["bridge", "host-local", "loopback", "portmap"] {
+    for plugin in ["bridge", "host-local", "loopback", "portmap", "firewall"] {
         let link = plugins.join(plugin);
         if !link.exists() {
             std::os::unix::fs::symlink(place.bin_dir.join("cni-plugins"), &link)

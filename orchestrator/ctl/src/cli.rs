@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::commands::net::Net;
+
 /// Talks to a Berth node: applies and shows objects, follows logs and rollouts, keeps images.
 #[derive(Debug, Parser)]
 #[command(name = "berthctl", version, infer_long_args = true)]
@@ -42,6 +44,9 @@ pub(crate) enum Command {
     /// Watch, undo, pause, resume or restart a rollout
     #[command(subcommand)]
     Rollout(Rollout),
+    /// Attach network namespaces to CNI networks, verify and repair them; needs no node
+    #[command(subcommand)]
+    Net(Net),
     /// Print the kubeconfig in use, for kubectl and others
     Kubeconfig(Kubeconfig),
     /// Print the versions of berthctl and of the node
@@ -436,6 +441,9 @@ mod tests {
             "berthctl logs pod container -p",
             "berthctl image import DIR --name a:1 --entrypoint /a --entrypoint -x --env A=b",
             "berthctl apply -f - --server-side --dry-run=server",
+            "berthctl net add pods /run/netns/a",
+            "berthctl net gc pods --keep a/eth0 --keep b",
+            "berthctl net repair",
         ] {
             Arguments::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -444,6 +452,8 @@ mod tests {
             "berthctl scale deployment x",
             "berthctl image rm",
             "berthctl get -o xml",
+            "berthctl net add pods",
+            "berthctl net gc pods --all --keep a",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -68,6 +68,8 @@ pub(crate) enum CtlError {
     },
     #[error("the server doesn't have a resource type {text:?}")]
     ResourceType { text: String },
+    #[error(transparent)]
+    Net(#[from] cni_plugins::exec::ExecError),
     #[error("{0}")]
     Usage(String),
     #[error("{0}")]

@@ -91,6 +91,7 @@ impl Worker {
             name: self.seen.name.clone(),
             uid: self.seen.uid.clone(),
             netns: self.paths.netns.clone(),
+            ports: self.pod.as_ref().map(|pod| pod.host_ports()).unwrap_or_default(),
         }
     }
 

@@ -16,6 +16,7 @@ mod monitor;
 mod network;
 pub mod observed;
 pub mod paths;
+mod patrol;
 pub mod plan;
 pub mod pod;
 mod prepare;
@@ -62,8 +63,10 @@ pub struct NodeConfig {
     pub monitor: PathBuf,
     /// CNI plugins.
     pub cni_bin_dir: PathBuf,
-    /// CNI network lists; without one, Berth's own is used.
+    /// CNI network lists; without one, Berth's own is written there.
     pub cni_conf_dir: PathBuf,
+    /// Time between two looks at the pods' network; none for zero.
+    pub network_check: std::time::Duration,
     /// The cgroup below which the pods' are.
     pub cgroup_parent: String,
     /// Size in bytes from which a container's log is rotated.
@@ -173,8 +176,14 @@ pub async fn run(context: NodeContext) -> Result<(), NodeError> {
     let node = tokio::task::spawn_blocking(move || prepare(store, images, config)).await??;
     let node = Arc::new(node);
     let registration = tokio::spawn(registration::run(Arc::clone(&node), shutdown.clone()));
+    let every = node.config.network_check;
+    let patrol = (!every.is_zero()).then(|| tokio::spawn(patrol::run(Arc::clone(&node), every, shutdown.clone())));
     queue::run(Arc::clone(&node), shutdown).await?;
     registration.abort();
+    if let Some(patrol) = patrol {
+        // It may be in the middle of a repair.
+        patrol.await?;
+    }
     tokio::task::spawn_blocking(move || leave(&node)).await?;
     Ok(())
 }
@@ -203,8 +212,13 @@ fn prepare(store: Store, images: ImageStore, config: NodeConfig) -> Result<Node,
         })
         .map_or(0, |kib| kib * 1024);
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let network = PodNetwork::new(&config.cni_bin_dir, &config.cni_conf_dir, &config.data_dir);
+    if let Err(error) = network.write_default() {
+        let dir = config.cni_conf_dir.display();
+        tracing::warn!(%dir, %error, "write the default network: it is used all the same");
+    }
     Ok(Node {
-        network: PodNetwork::new(&config.cni_bin_dir, &config.cni_conf_dir, &config.data_dir),
+        network,
         layout: Layout::detect(std::path::Path::new("/"))?,
         boot: read("/proc/sys/kernel/random/boot_id").trim().to_owned(),
         cpu: cpus as i64 * 1000,

@@ -1,22 +1,56 @@
 //! A pod's network: CNI lists, run in `berthd`'s own network namespace. Everything here blocks.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cni_plugins::exec::{Attachment, ExecError, Network, Runtime};
-use serde_json::json;
+use cni_plugins::exec::{Attachment, Cached, ExecError, Network, Repair, Runtime};
+use serde_json::{Value, json};
+
+use super::pod::HostPort;
+use crate::config::write_atomically;
 
 /// Name of the pod's interface.
 const INTERFACE: &str = "eth0";
-/// Addresses of pods when no network is configured.
-const DEFAULT_SUBNET: &str = "10.90.0.0/16";
+/// Name of the interface that each namespace has.
+const LOOPBACK: &str = "lo";
+/// The list that is written when there is none; leases are put below the data directory.
+const DEFAULT: &str = include_str!("../../../examples/cni/10-berth.conflist");
+/// Its name in the configuration directory.
+const DEFAULT_FILE: &str = "10-berth.conflist";
+/// Where other runtimes on libcni (containerd, Podman, CRI-O) record their attachments.
+const NEIGHBOURS: &str = "/var/lib/cni";
+
+/// Why a pod has no network.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The configuration or a plugin.
+    #[error(transparent)]
+    Exec(#[from] ExecError),
+    /// Nobody publishes ports.
+    #[error(
+        "ports[].hostPort: no plugin of network {network} has the capability portMappings: add {{\"type\": \"portmap\", \"capabilities\": {{\"portMappings\": true}}}} to its list"
+    )]
+    NoPorts {
+        /// The network's name.
+        network: String,
+    },
+}
 
 /// The network of the node.
 #[derive(Debug)]
 pub struct PodNetwork {
     runtime: Runtime,
+    /// Only its records are read.
+    neighbours: Runtime,
     conf_dir: PathBuf,
     data_dir: PathBuf,
+    /// Every pod that is attached or about to be: noted before its ADD, forgotten after its DEL. So the list
+    /// that garbage collection takes is complete at every moment.
+    live: Mutex<BTreeSet<String>>,
+    /// The pod that was verified last.
+    verified: Mutex<String>,
 }
 
 /// Which pod is attached.
@@ -30,6 +64,21 @@ pub struct Member {
     pub uid: String,
     /// Its network namespace; may be gone for a detachment.
     pub netns: PathBuf,
+    /// Ports of the host that lead to it.
+    pub ports: Vec<HostPort>,
+}
+
+/// What a look at a pod's attachment found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// Something was missing and is there again, or why not.
+    pub repaired: Result<(), String>,
 }
 
 impl PodNetwork {
@@ -38,41 +87,64 @@ impl PodNetwork {
         let data_dir = data_dir.join("cni");
         PodNetwork {
             runtime: Runtime::new([bin_dir.to_owned()], &data_dir),
+            neighbours: Runtime::new([], NEIGHBOURS),
             conf_dir: conf_dir.to_owned(),
             data_dir,
+            live: Mutex::default(),
+            verified: Mutex::default(),
         }
     }
 
-    /// The first list of the configuration directory, else Berth's own: a bridge with addresses from
-    /// host-local, masqueraded on their way out.
-    fn network(&self) -> Result<Network, ExecError> {
-        let configured = std::fs::read_dir(&self.conf_dir).is_ok_and(|entries| {
+    fn live(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        // A panic between two calls of a set leaves a set.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the pods that an earlier `berthd` has left.
+    pub fn know(&self, uids: impl IntoIterator<Item = String>) {
+        self.live().extend(uids);
+    }
+
+    fn is_configured(&self) -> bool {
+        std::fs::read_dir(&self.conf_dir).is_ok_and(|entries| {
             entries.flatten().any(|entry| {
                 let path = entry.path();
                 path.extension()
                     .is_some_and(|e| e == "conflist" || e == "conf" || e == "json")
             })
-        });
-        if configured {
+        })
+    }
+
+    /// Berth's own list: a bridge with addresses from host-local, masqueraded on their way out, ports of the
+    /// host, and a way through the host's firewall.
+    fn default_list(&self) -> Vec<u8> {
+        let mut list: Value = serde_json::from_str(DEFAULT).unwrap_or_default();
+        if let Some(ipam) = list.pointer_mut("/plugins/0/ipam") {
+            ipam["dataDir"] = json!(self.data_dir.join("networks"));
+        }
+        let mut text = serde_json::to_vec_pretty(&list).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+
+    /// Writes Berth's own list if the configuration directory has none.
+    ///
+    /// # Errors
+    /// The system's answer; the list is used all the same.
+    pub fn write_default(&self) -> std::io::Result<()> {
+        if self.is_configured() {
+            return Ok(());
+        }
+        std::fs::create_dir_all(&self.conf_dir)?;
+        write_atomically(&self.conf_dir.join(DEFAULT_FILE), &self.default_list(), 0o644)
+    }
+
+    /// The first list of the configuration directory, else Berth's own.
+    fn network(&self) -> Result<Network, ExecError> {
+        if self.is_configured() {
             return Network::load_first(&self.conf_dir);
         }
-        let list = json!({
-            "cniVersion": "1.1.0",
-            "name": "berth",
-            "plugins": [{
-                "type": "bridge",
-                "bridge": "berth0",
-                "isDefaultGateway": true,
-                "ipMasq": true,
-                "hairpinMode": true,
-                "ipam": {
-                    "type": "host-local",
-                    "dataDir": self.data_dir.join("networks"),
-                    "ranges": [[{"subnet": DEFAULT_SUBNET}]],
-                },
-            }],
-        });
-        Network::from_bytes(list.to_string().as_bytes())
+        Network::from_bytes(&self.default_list())
     }
 
     /// The list that brings a namespace's loopback interface up.
@@ -98,22 +170,31 @@ impl PodNetwork {
     /// detached first, so that the call can be repeated.
     ///
     /// # Errors
-    /// [`ExecError`] of the plugin that failed; nothing is attached then.
-    pub fn attach(&self, member: &Member, again: bool) -> Result<Vec<IpAddr>, ExecError> {
+    /// [`NetworkError`]; nothing is attached then.
+    pub fn attach(&self, member: &Member, again: bool) -> Result<Vec<IpAddr>, NetworkError> {
         if again {
             self.detach(member)?;
         }
         let network = self.network()?;
+        let mut attachment = Self::attachment(member, INTERFACE);
+        if !member.ports.is_empty() {
+            if !network.declares("portMappings") {
+                return Err(NetworkError::NoPorts { network: network.name });
+            }
+            let mappings = member.ports.iter().map(HostPort::mapping).collect();
+            attachment.capabilities.insert("portMappings".to_owned(), mappings);
+        }
+        self.live().insert(member.uid.clone());
         self.runtime
-            .add(&Self::loopback()?, &Self::attachment(member, "lo"))?;
-        let outcome = match self.runtime.add(&network, &Self::attachment(member, INTERFACE)) {
+            .add(&Self::loopback()?, &Self::attachment(member, LOOPBACK))?;
+        let outcome = match self.runtime.add(&network, &attachment) {
             Ok(outcome) => outcome,
             Err(error) => {
                 // CNI: a failed ADD is followed by a DEL; the first error is the one that matters.
                 if let Err(second) = self.detach(member) {
                     tracing::warn!(uid = member.uid, error = %second, "undo a failed network attachment");
                 }
-                return Err(error);
+                return Err(error.into());
             }
         };
         Ok(outcome.decode()?.ips.iter().map(|ip| ip.address.addr()).collect())
@@ -132,10 +213,7 @@ impl PodNetwork {
             .into_iter()
             .filter(|c| c.container_id == member.uid)
         {
-            let Some(network) = cached
-                .config_bytes()
-                .and_then(|bytes| Network::from_bytes(&bytes).ok())
-            else {
+            let Some(network) = made_with(&cached) else {
                 continue;
             };
             known |= cached.if_name == INTERFACE;
@@ -147,6 +225,7 @@ impl PodNetwork {
             self.runtime
                 .del(&self.network()?, &Self::departing(member, INTERFACE))?;
         }
+        self.live().remove(&member.uid);
         Ok(())
     }
 
@@ -158,15 +237,165 @@ impl PodNetwork {
         attachment
     }
 
-    /// Releases what belongs to pods that are not in `uids`.
+    /// Releases what belongs to no live pod, in the configured network and in all that pods were attached to.
+    /// What other runtimes on this machine have recorded in the same network is theirs and stays.
     ///
-    /// # Errors
-    /// [`ExecError`].
-    pub fn collect(&self, uids: &[String]) -> Result<(), ExecError> {
-        let valid: Vec<(String, String)> = uids
-            .iter()
-            .map(|uid| (uid.clone(), INTERFACE.to_owned()))
+    /// Gives the failures; all that can be released is.
+    pub fn collect(&self) -> Vec<ExecError> {
+        let mut failures = Vec::new();
+        let mut networks: Vec<Network> = Vec::new();
+        match self.network() {
+            Ok(network) => networks.push(network),
+            Err(error) => failures.push(error),
+        }
+        for cached in self.runtime.attachments() {
+            if !networks.iter().any(|n| n.name == cached.network_name) {
+                networks.extend(made_with(&cached));
+            }
+        }
+        for network in &networks {
+            let collected = self.runtime.gc_with(network, || self.valid(&network.name));
+            failures.extend(collected.err());
+        }
+        failures
+    }
+
+    /// The attachments of a network that must stay.
+    fn valid(&self, network: &str) -> Vec<(String, String)> {
+        let own = self.live().clone().into_iter();
+        let mut valid: Vec<(String, String)> = own
+            .flat_map(|uid| [INTERFACE, LOOPBACK].map(|name| (uid.clone(), name.to_owned())))
             .collect();
-        self.runtime.gc(&self.network()?, &valid)
+        let others = self.neighbours.attachments().into_iter();
+        valid.extend(
+            others
+                .filter(|c| c.network_name == network)
+                .map(|c| (c.container_id, c.if_name)),
+        );
+        valid
+    }
+
+    /// Verifies the attachment of one pod, of the next one at each call. If something is missing there, all
+    /// are verified; what is missing is put back.
+    ///
+    /// A flush of the firewall hits all pods, so a look at any of them notices it, and the cost does not grow
+    /// with their number.
+    pub fn patrol(&self) -> Vec<Finding> {
+        let mut attached = self.runtime.attachments();
+        attached.retain(|c| c.if_name == INTERFACE && self.live().contains(&c.container_id));
+        attached.sort_by(|a, b| a.container_id.cmp(&b.container_id));
+        let last = self.verified.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let after = attached.iter().position(|c| c.container_id > last);
+        let Some(next) = after.or((!attached.is_empty()).then_some(0)) else {
+            return Vec::new();
+        };
+        let next = attached.remove(next);
+        self.verified
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone_from(&next.container_id);
+        let Some(first) = self.verify(&next) else {
+            return Vec::new();
+        };
+        let mut findings = vec![first];
+        findings.extend(attached.iter().filter_map(|cached| self.verify(cached)));
+        findings
+    }
+
+    /// Verifies and repairs one attachment; nothing if it is sound or cannot be verified.
+    fn verify(&self, cached: &Cached) -> Option<Finding> {
+        let network = made_with(cached)?;
+        let repaired = match self.runtime.repair(&network, &Attachment::remembered(cached)) {
+            Ok(Repair::Sound) => return None,
+            Ok(Repair::Done) => Ok(()),
+            // Before 0.4.0 there is no CHECK; and a pod that has just been detached has no network.
+            Err(ExecError::Version { .. } | ExecError::NotAttached { .. }) => return None,
+            Err(error) => Err(super::execute::chain(&error)),
+        };
+        let argument = |name: &str| {
+            let found = cached.cni_args.iter().find(|(key, _)| key == name);
+            found.map(|(_, value)| value.clone()).unwrap_or_default()
+        };
+        Some(Finding {
+            namespace: argument("K8S_POD_NAMESPACE"),
+            name: argument("K8S_POD_NAME"),
+            uid: cached.container_id.clone(),
+            repaired,
+        })
+    }
+}
+
+/// The list that an attachment was made with.
+fn made_with(cached: &Cached) -> Option<Network> {
+    let bytes = cached.config_bytes()?;
+    Network::from_bytes(&bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_list_is_written_once_and_can_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let conf = dir.path().join("net.d");
+        let network = PodNetwork::new(dir.path(), &conf, &dir.path().join("data"));
+        let unwritten = network.network().unwrap();
+        network.write_default().unwrap();
+        let file = conf.join(DEFAULT_FILE);
+        let written = std::fs::read(&file).unwrap();
+        let read = network.network().unwrap();
+        assert_eq!(unwritten.name, read.name);
+        let kinds: Vec<&str> = read.plugins.iter().map(|p| p.kind.as_str()).collect();
+        assert_eq!(kinds, ["bridge", "portmap", "firewall"]);
+        assert!(read.declares("portMappings"));
+        assert!(String::from_utf8_lossy(&written).contains("data/cni/networks"));
+        // Somebody's own list is left alone.
+        std::fs::write(&file, "{}").unwrap();
+        network.write_default().unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"{}");
+    }
+
+    #[test]
+    fn garbage_collection_keeps_pods_from_before_their_attachment_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let network = PodNetwork::new(dir.path(), dir.path(), dir.path());
+        network.know(["old".to_owned()]);
+        let member = Member {
+            namespace: "default".into(),
+            name: "p".into(),
+            uid: "new".into(),
+            netns: dir.path().join("none"),
+            ports: Vec::new(),
+        };
+        // There are no plugins: the attachment fails, but its pod was noted before.
+        network.attach(&member, false).unwrap_err();
+        let valid = network.valid("berth");
+        for uid in ["old", "new"] {
+            assert!(valid.contains(&(uid.to_owned(), INTERFACE.to_owned())), "{valid:?}");
+        }
+    }
+
+    #[test]
+    fn ports_need_a_plugin_that_publishes_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = json!({"cniVersion": "1.0.0", "name": "plain", "plugins": [{"type": "bridge"}]});
+        std::fs::write(dir.path().join("1.conflist"), list.to_string()).unwrap();
+        let network = PodNetwork::new(dir.path(), dir.path(), dir.path());
+        let port = HostPort {
+            host: 8080,
+            address: None,
+            container: 80,
+            protocol: "TCP".into(),
+        };
+        let member = Member {
+            namespace: "default".into(),
+            name: "p".into(),
+            uid: "u".into(),
+            netns: dir.path().join("none"),
+            ports: vec![port],
+        };
+        let error = network.attach(&member, false).unwrap_err().to_string();
+        assert!(error.contains("hostPort") && error.contains("portmap"), "{error}");
     }
 }

@@ -84,6 +84,34 @@ pub struct Pod {
     pub about: ObjectRef,
 }
 
+/// A port of the host that leads to a port of the pod (`ports[].hostPort`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPort {
+    /// `hostPort`.
+    pub host: u16,
+    /// `hostIP`; all addresses of the host otherwise.
+    pub address: Option<String>,
+    /// `containerPort`.
+    pub container: u16,
+    /// `protocol`: TCP, UDP or SCTP.
+    pub protocol: String,
+}
+
+impl HostPort {
+    /// As the CNI capability `portMappings` has it.
+    pub fn mapping(&self) -> serde_json::Value {
+        let mut mapping = serde_json::json!({
+            "hostPort": self.host,
+            "containerPort": self.container,
+            "protocol": self.protocol.to_lowercase(),
+        });
+        if let Some(address) = &self.address {
+            mapping["hostIP"] = serde_json::json!(address);
+        }
+        mapping
+    }
+}
+
 /// Why a stored pod cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub enum PodError {
@@ -177,6 +205,26 @@ impl Pod {
     /// `spec.hostNetwork`.
     pub fn host_network(&self) -> bool {
         self.spec().host_network.unwrap_or(false)
+    }
+
+    /// Ports of the host that lead to the pod: those of its containers and sidecars, as kubelet takes them.
+    /// A pod in the host's network needs none.
+    pub fn host_ports(&self) -> Vec<HostPort> {
+        if self.host_network() {
+            return Vec::new();
+        }
+        let lasting = self.containers.iter().filter(|c| c.role != Role::Init);
+        let ports = lasting.flat_map(|c| c.spec.ports.iter().flatten());
+        ports
+            .filter_map(|port| {
+                Some(HostPort {
+                    host: u16::try_from(port.host_port?).ok().filter(|p| *p != 0)?,
+                    address: port.host_ip.clone().filter(|ip| !ip.is_empty()),
+                    container: u16::try_from(port.container_port).ok()?,
+                    protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+                })
+            })
+            .collect()
     }
 
     /// The container of that name.

@@ -80,16 +80,16 @@ impl Queue {
     async fn recover(&mut self) {
         let node = Arc::clone(&self.node);
         let found = blocking(move || recover::scan(&node)).await.unwrap_or_default();
-        let uids: Vec<String> = found.iter().map(|seen| seen.uid.clone()).collect();
+        self.node.network.know(found.iter().map(|seen| seen.uid.clone()));
         for seen in found {
             let sender = self.spawn(seen.uid.clone(), Worker::recovered(&self.node, seen));
             self.workers.insert(sender.0, sender.1);
         }
         let node = Arc::clone(&self.node);
         tokio::spawn(async move {
-            // Leases and rules of pods that nobody knows any more.
-            let collected = blocking(move || node.network.collect(&uids)).await;
-            if let Some(Err(error)) = collected {
+            // Leases and rules of pods that nobody knows any more. New pods may be attached meanwhile.
+            let failures = blocking(move || node.network.collect()).await;
+            for error in failures.into_iter().flatten() {
                 tracing::warn!(%error, "collect what dead pods have left in the network");
             }
         });

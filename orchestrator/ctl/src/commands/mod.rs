@@ -6,6 +6,7 @@ mod delete;
 mod get;
 mod image;
 mod logs;
+pub(crate) mod net;
 mod rollout;
 mod rows;
 mod scale;
@@ -43,6 +44,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), CtlError> {
     match command {
         Command::Kubeconfig(Kubeconfig { path }) => return show_kubeconfig(kubeconfig.as_deref(), path),
         Command::Version(Version { client: true, output }) => return show_version(None, output),
+        Command::Net(command) => return net::run(&command),
         _ => {}
     }
     let access = kubeconfig::load(kubeconfig.as_deref(), context.as_deref())?;
@@ -64,7 +66,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), CtlError> {
             let node = context.client.json(Call::get("/version")).await?;
             show_version(Some(&node), options.output)
         }
-        Command::Kubeconfig(_) => Ok(()),
+        Command::Kubeconfig(_) | Command::Net(_) => Ok(()),
     }
 }
 
