@@ -178,6 +178,21 @@ fn measure(from: Option<&Container>, to: Option<&Container>, address: std::net::
     rate
 }
 
+/// Measures until the rate is as wanted: a machine that is busy elsewhere for a moment makes any single figure too
+/// low, or too high when data waited in a buffer meanwhile. A limit that does not hold is far off every time.
+#[track_caller]
+fn settles(wanted: std::ops::Range<f64>, mut measure: impl FnMut() -> f64) {
+    let mut seen = Vec::new();
+    while seen.len() < 6 {
+        let rate = measure();
+        if wanted.contains(&rate) {
+            return;
+        }
+        seen.push(rate);
+    }
+    panic!("{wanted:?} bytes a second wanted, measured {seen:?}");
+}
+
 #[test]
 fn bandwidth_is_held_both_ways() {
     need_root!();
@@ -198,16 +213,11 @@ fn bandwidth_is_held_both_ways() {
     );
     lab.call("CHECK", Some(&a), &with(&config, json!({"prevResult": shaped})))
         .success();
-    let ingress = measure(None, Some(&a), ip_of(&result, true));
-    let egress = measure(Some(&a), None, "10.88.0.1".parse().unwrap());
-    assert!(
-        (0.8e6..1.1e6).contains(&ingress),
-        "1 MB/s into the container, measured {ingress}"
-    );
-    assert!(
-        (1.6e6..2.2e6).contains(&egress),
-        "2 MB/s out of it, measured {egress}"
-    );
+    let address = ip_of(&result, true);
+    settles(0.8e6..1.1e6, || measure(None, Some(&a), address));
+    settles(1.6e6..2.2e6, || {
+        measure(Some(&a), None, "10.88.0.1".parse().unwrap())
+    });
     let veth = result["interfaces"][1]["name"].as_str().unwrap();
     let ifb = shaped["interfaces"][3]["name"].as_str().unwrap();
     for damage in [
