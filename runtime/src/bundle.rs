@@ -1,13 +1,11 @@
 //! Opening a bundle: `config.json` becomes a typed specification, and the two paths everything else hangs on
 //! become absolute. Nothing is checked here beyond what is needed to have them; `validate` does.
 
-use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Capability, Process, Spec};
-use serde::de::DeserializeOwned;
+use berth_spec::{Document, Mistake, Process, Spec};
 use thiserror::Error;
 
 /// The configuration's file name (OCI runtime-spec, bundle.md).
@@ -75,27 +73,12 @@ pub enum BundleError {
 
 /// Where and why a JSON document does not fit its type.
 #[derive(Debug, Error)]
+#[error("{}:{mistake}", file.display())]
 pub struct ParseError {
     /// The file, or `-` for standard input.
     pub file: PathBuf,
-    /// Line, from 1.
-    pub line: usize,
-    /// Column, from 1.
-    pub column: usize,
-    /// The path of the field, such as `linux.namespaces[2].type`; empty when the text is not JSON at all.
-    pub field: String,
-    /// serde's reason, without its own position.
-    pub reason: String,
-}
-
-impl fmt::Display for ParseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: ", self.file.display(), self.line, self.column)?;
-        if !self.field.is_empty() && self.field != "." {
-            write!(f, "{}: ", self.field)?;
-        }
-        f.write_str(&self.reason)
-    }
+    /// The place and the reason.
+    pub mistake: Mistake,
 }
 
 impl Bundle {
@@ -147,91 +130,24 @@ fn canonical_rootfs(bundle: &Path, spec: &Spec) -> Result<PathBuf, BundleError> 
     Ok(rootfs)
 }
 
-/// Parses a container configuration. Returns it with what was tolerated.
-///
-/// Capabilities that this build does not know are dropped with a warning, as runc does: an engine newer than the
-/// runtime must not be locked out (runtime-spec, config.md: "runtimes SHOULD log a warning").
+/// Parses a container configuration. Returns it with what was tolerated: capabilities that this build does not know.
 pub fn parse_spec(file: &Path, text: &[u8]) -> Result<(Spec, Vec<String>), ParseError> {
-    parse_tolerant(file, text, &["process", "capabilities"])
+    let document = parse(file, text)?;
+    Ok((document.value, document.warnings))
 }
 
 /// Parses a process document as `exec --process` takes it, with the same tolerance as [`parse_spec`].
 pub fn parse_process(file: &Path, text: &[u8]) -> Result<(Process, Vec<String>), ParseError> {
-    parse_tolerant(file, text, &["capabilities"])
+    let document = parse(file, text)?;
+    Ok((document.value, document.warnings))
 }
 
-fn parse_tolerant<T: DeserializeOwned>(
-    file: &Path,
-    text: &[u8],
-    capabilities: &[&str],
-) -> Result<(T, Vec<String>), ParseError> {
-    let first = match parse(file, text) {
-        Ok(value) => return Ok((value, Vec::new())),
-        Err(error) => error,
-    };
-    // Only on the failing path: is an unknown capability all that is wrong?
-    let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(text) else {
-        return Err(first);
-    };
-    let warnings = drop_unknown_capabilities(&mut value, capabilities);
-    if warnings.is_empty() {
-        return Err(first);
-    }
-    // The position of a second mistake is lost with the text, its field is not.
-    let text = serde_json::to_vec_pretty(&value).unwrap_or_default();
-    Ok((parse(file, &text)?, warnings))
-}
-
-/// Parses `text`; on failure a second, slower pass finds the field.
-pub fn parse<T: DeserializeOwned>(file: &Path, text: &[u8]) -> Result<T, ParseError> {
-    let error = match serde_json::from_slice::<T>(text) {
-        Ok(value) => return Ok(value),
-        Err(error) => error,
-    };
-    let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let field = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
-        Err(located) => located.path().to_string(),
-        Ok(_) => String::new(),
-    };
-    let full = error.to_string();
-    let position = format!(" at line {} column {}", error.line(), error.column());
-    Err(ParseError {
+/// Parses any part of a configuration.
+pub fn parse<T: berth_spec::Value>(file: &Path, text: &[u8]) -> Result<Document<T>, ParseError> {
+    berth_spec::read(text).map_err(|mistake| ParseError {
         file: file.to_path_buf(),
-        line: error.line(),
-        column: error.column(),
-        field,
-        reason: full.strip_suffix(&position).unwrap_or(&full).to_owned(),
+        mistake,
     })
-}
-
-fn drop_unknown_capabilities(document: &mut serde_json::Value, path: &[&str]) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let mut at = document;
-    for key in path {
-        match at.get_mut(key) {
-            Some(next) => at = next,
-            None => return warnings,
-        }
-    }
-    let Some(sets) = at.as_object_mut() else {
-        return warnings;
-    };
-    for (set, names) in sets {
-        let Some(names) = names.as_array_mut() else {
-            continue;
-        };
-        names.retain(|name| {
-            let known = serde_json::from_value::<Capability>(name.clone()).is_ok() || !name.is_string();
-            if !known {
-                warnings.push(format!(
-                    "{}.{set}: ignoring unknown capability {name}",
-                    path.join(".")
-                ));
-            }
-            known
-        });
-    }
-    warnings
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_cgroups::{Cgroup, CgroupError, State as Freezer};
+use berth_spec::Spec;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use oci_spec::runtime::Spec;
 use thiserror::Error;
 
 use crate::bundle::{self, ParseError};

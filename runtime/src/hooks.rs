@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use berth_spec::Hook;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use oci_spec::runtime::Hook;
 use serde::Serialize;
 use thiserror::Error;
 
@@ -231,15 +231,14 @@ fn exits_within(pidfd: &OwnedFd, timeout: Duration) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci_spec::runtime::HookBuilder;
 
     fn shell(script: &str) -> Hook {
-        HookBuilder::default()
-            .path("/bin/sh")
-            .args(vec!["hook-name".to_owned(), "-c".to_owned(), script.to_owned()])
-            .env(vec!["PATH=/usr/bin:/bin".to_owned(), "GREETING=hello".to_owned()])
-            .build()
-            .unwrap()
+        Hook {
+            path: "/bin/sh".into(),
+            args: Some(vec!["hook-name".to_owned(), "-c".to_owned(), script.to_owned()]),
+            env: Some(vec!["PATH=/usr/bin:/bin".to_owned(), "GREETING=hello".to_owned()]),
+            timeout: None,
+        }
     }
 
     fn run_list(hooks: &[Hook]) -> Result<(), HookError> {
@@ -305,7 +304,7 @@ mod tests {
     #[test]
     fn a_timeout_kills_the_hook_and_its_children() {
         let mut hook = shell("sleep 1000 & wait");
-        hook.set_timeout(Some(1));
+        hook.timeout = Some(1);
         let started = Instant::now();
         let text = chain(&run_list(&[hook]).unwrap_err());
         assert_eq!(
@@ -317,7 +316,10 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_named() {
-        let hook = HookBuilder::default().path("/no/such").build().unwrap();
+        let hook = Hook {
+            path: "/no/such".into(),
+            ..Hook::default()
+        };
         let text = chain(&run_list(&[hook]).unwrap_err());
         assert!(
             text.starts_with("error running createRuntime hook #0: fork/exec /no/such: No such file"),

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use berth_cgroups::{Kind, Layout, LayoutError};
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use berth_spec::{LinuxNamespaceType, Process, Spec};
 use thiserror::Error;
 
 /// A kernel release, as far as features depend on it.

@@ -15,9 +15,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use berth_spec::Hook;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use oci_spec::runtime::Hook;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 

@@ -10,9 +10,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("berth-sys", &[]),
     ("berth-api", &[]),
     ("berth-client", &[]),
-    ("berth-cgroups", &["berth-sys"]),
+    ("berth-spec", &[]),
+    ("berth-cgroups", &["berth-sys", "berth-spec"]),
     ("berth-image", &["berth-sys"]),
-    ("berth", &["berth-sys", "berth-cgroups"]),
+    ("berth", &["berth-sys", "berth-spec", "berth-cgroups"]),
     ("cni-plugins", &["berth-sys"]),
     ("berth-monitor", &["berth-sys", "berth-cgroups", "berth-client"]),
     (

@@ -392,8 +392,8 @@ fn malformed_json_has_file_line_column_and_field() {
             "config.json:3:3: ",
             "key must be a string",
         ),
-        ("", "config.json:1:0: ", "EOF"),
-        ("null", "config.json:1:4: ", "invalid type: null"),
+        ("", "config.json:1:1: ", "EOF"),
+        ("null", "config.json:1:1: ", "invalid type: null"),
         (
             "{\"ociVersion\": 5}",
             "config.json:1:16: ociVersion: ",
@@ -401,7 +401,7 @@ fn malformed_json_has_file_line_column_and_field() {
         ),
         (
             "{\"ociVersion\": \"1.0.0\", \"mounts\": [\n{\"destination\": []}]}",
-            "config.json:2:16: mounts[0].destination: ",
+            "config.json:2:17: mounts[0].destination: ",
             "expected",
         ),
     ] {

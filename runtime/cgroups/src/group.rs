@@ -5,9 +5,9 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use berth_spec::{LinuxDeviceCgroup, LinuxMemory, LinuxResources};
 use nix::errno::Errno;
 use nix::sys::stat::Mode;
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxMemory, LinuxResources};
 
 use crate::dir::Dir;
 use crate::layout::Hierarchy;

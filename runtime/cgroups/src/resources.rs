@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use oci_spec::runtime::LinuxResources;
+use berth_spec::LinuxResources;
 
 use crate::write::Write;
 use crate::{CgroupError, v1, v2};
@@ -204,9 +204,9 @@ pub(crate) enum Limit {
 mod tests {
     use super::*;
     use crate::CgroupError;
-    use oci_spec::runtime::{
-        LinuxMemoryBuilder, LinuxNetworkBuilder, LinuxPidsBuilder, LinuxResourcesBuilder,
-    };
+    fn resources(text: &str) -> LinuxResources {
+        berth_spec::read(text.as_bytes()).unwrap().value
+    }
 
     #[allow(clippy::unnecessary_wraps)]
     fn missing(_: &str, _: &str) -> Result<Home, CgroupError> {
@@ -215,21 +215,15 @@ mod tests {
 
     #[test]
     fn a_limit_without_its_controller_is_refused() {
-        let memory = LinuxMemoryBuilder::default().limit(1 << 20).build().unwrap();
-        let resources = LinuxResourcesBuilder::default().memory(memory).build().unwrap();
-        let error = parts(&resources, missing, &mut Vec::new())
-            .unwrap_err()
-            .to_string();
+        let memory = resources(r#"{"memory": {"limit": 1048576}}"#);
+        let error = parts(&memory, missing, &mut Vec::new()).unwrap_err().to_string();
         assert_eq!(
             error,
             "linux.resources.memory.limit: the memory controller is not available (no such controller); \
              enable it or remove the limit"
         );
-        let network = LinuxNetworkBuilder::default().class_id(7u32).build().unwrap();
-        let resources = LinuxResourcesBuilder::default().network(network).build().unwrap();
-        let error = parts(&resources, missing, &mut Vec::new())
-            .unwrap_err()
-            .to_string();
+        let network = resources(r#"{"network": {"classID": 7}}"#);
+        let error = parts(&network, missing, &mut Vec::new()).unwrap_err().to_string();
         assert!(
             error.starts_with("linux.resources.network.classID: the net_cls controller"),
             "{error}"
@@ -238,13 +232,7 @@ mod tests {
 
     #[test]
     fn no_limit_needs_no_controller() {
-        let memory = LinuxMemoryBuilder::default().limit(-1).build().unwrap();
-        let pids = LinuxPidsBuilder::default().limit(-1).build().unwrap();
-        let resources = LinuxResourcesBuilder::default()
-            .memory(memory)
-            .pids(pids)
-            .build()
-            .unwrap();
+        let resources = resources(r#"{"memory": {"limit": -1}, "pids": {"limit": -1}}"#);
         assert!(parts(&resources, missing, &mut Vec::new()).unwrap().is_empty());
         assert!(
             parts(
@@ -259,12 +247,9 @@ mod tests {
 
     #[test]
     fn unified_keys() {
-        let map = |key: &str, value: &str| {
-            let one = [(key.to_owned(), value.to_owned())].into();
-            LinuxResourcesBuilder::default()
-                .unified::<std::collections::HashMap<_, _>>(one)
-                .build()
-                .unwrap()
+        let map = |key: &str, value: &str| LinuxResources {
+            unified: Some([(key.to_owned(), value.to_owned())].into()),
+            ..LinuxResources::default()
         };
         let found = unified(&map("io.max", "8:0 rbps=1\n8:16 rbps=2\n")).unwrap();
         assert_eq!(found.len(), 2);

@@ -10,11 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use berth_cgroups::{Cgroup, CgroupError, CgroupPath, Kind, Layout, State};
+use berth_spec::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 use harness::{need_root, skip, wait_for};
-use oci_spec::runtime::{
-    LinuxCpuBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxHugepageLimitBuilder,
-    LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder,
-};
 
 /// A cgroup of one test, killed and removed at its end.
 struct Fixture {
@@ -86,21 +83,13 @@ fn count(group: &Cgroup, wanted: usize) -> Result<(), Vec<u32>> {
     if pids.len() == wanted { Ok(()) } else { Err(pids) }
 }
 
-fn resources() -> LinuxResourcesBuilder {
-    LinuxResourcesBuilder::default()
+/// `linux.resources` as a configuration writes it.
+fn resources(text: &str) -> LinuxResources {
+    berth_spec::read(text.as_bytes()).unwrap().value
 }
 
 fn memory(limit: i64) -> LinuxResources {
-    resources()
-        .memory(
-            LinuxMemoryBuilder::default()
-                .limit(limit)
-                .swap(limit)
-                .build()
-                .unwrap(),
-        )
-        .build()
-        .unwrap()
+    resources(&format!(r#"{{"memory": {{"limit": {limit}, "swap": {limit}}}}}"#))
 }
 
 /// Whether the host can enforce `resources` at all; if not, the error must say so.
@@ -206,15 +195,8 @@ fn memory_limits_move_both_ways() {
         (-1, -1),
         (48 << 20, 64 << 20),
     ] {
-        let both = LinuxMemoryBuilder::default()
-            .limit(limit)
-            .swap(swap)
-            .build()
-            .unwrap();
-        fixture
-            .group
-            .update(&resources().memory(both).build().unwrap())
-            .unwrap();
+        let both = format!(r#"{{"memory": {{"limit": {limit}, "swap": {swap}}}}}"#);
+        fixture.group.update(&resources(&both)).unwrap();
         let found = fixture.group.stats().unwrap().memory.unwrap().limit;
         assert_eq!(found, u64::try_from(limit).unwrap_or(u64::MAX));
     }
@@ -225,23 +207,10 @@ fn memory_limits_move_both_ways() {
         (1_000_000, 1_000_000, 900_000),
         (2_000, 50_000, 1_000),
     ] {
-        let cpu = LinuxCpuBuilder::default()
-            .quota(quota)
-            .period(period as u64)
-            .burst(burst as u64)
-            .build()
-            .unwrap();
-        fixture
-            .group
-            .update(&resources().cpu(cpu).build().unwrap())
-            .unwrap();
+        let cpu = format!(r#"{{"cpu": {{"quota": {quota}, "period": {period}, "burst": {burst}}}}}"#);
+        fixture.group.update(&resources(&cpu)).unwrap();
     }
-    let error = fixture.group.update(
-        &resources()
-            .cpu(LinuxCpuBuilder::default().quota(7).build().unwrap())
-            .build()
-            .unwrap(),
-    );
+    let error = fixture.group.update(&resources(r#"{"cpu": {"quota": 7}}"#));
     let error = error.unwrap_err().to_string();
     assert!(
         error.starts_with("linux.resources.cpu.quota: cannot write"),
@@ -253,10 +222,7 @@ fn memory_limits_move_both_ways() {
 fn pids_limit_stops_forks() {
     need_root!();
     let mut fixture = Fixture::new("pids");
-    let limit = resources()
-        .pids(LinuxPidsBuilder::default().limit(5).build().unwrap())
-        .build()
-        .unwrap();
+    let limit = resources(r#"{"pids": {"limit": 5}}"#);
     if !enforceable(&fixture.group, &limit) {
         skip!("no pids controller here");
     }
@@ -270,13 +236,8 @@ fn pids_limit_stops_forks() {
 fn cpu_quota_holds_a_spinner() {
     need_root!();
     let mut fixture = Fixture::new("cpu");
-    let cpu = LinuxCpuBuilder::default()
-        .quota(10_000)
-        .period(100_000u64)
-        .shares(512u64)
-        .build()
-        .unwrap();
-    if !enforceable(&fixture.group, &resources().cpu(cpu).build().unwrap()) {
+    let cpu = resources(r#"{"cpu": {"quota": 10000, "period": 100000, "shares": 512}}"#);
+    if !enforceable(&fixture.group, &cpu) {
         skip!("no cpu controller here");
     }
     fixture.shell("while :; do :; done");
@@ -294,14 +255,13 @@ fn cpu_quota_holds_a_spinner() {
 }
 
 fn rule(allow: bool, class: LinuxDeviceType, major: i64, minor: i64, access: &str) -> LinuxDeviceCgroup {
-    LinuxDeviceCgroupBuilder::default()
-        .allow(allow)
-        .typ(class)
-        .major(major)
-        .minor(minor)
-        .access(access)
-        .build()
-        .unwrap()
+    LinuxDeviceCgroup {
+        allow,
+        typ: Some(class),
+        major: Some(major),
+        minor: Some(minor),
+        access: Some(access.to_owned()),
+    }
 }
 
 #[test]
@@ -347,7 +307,10 @@ fn devices(fixture: &mut Fixture) {
     ] {
         fixture
             .group
-            .update(&resources().devices(rules.clone()).build().unwrap())
+            .update(&LinuxResources {
+                devices: Some(rules.clone()),
+                ..LinuxResources::default()
+            })
             .unwrap();
         let reading = fixture.run(&format!("exec 3<{node}")).0;
         let writing = fixture.run(&format!("exec 3>{node}")).0;
@@ -412,7 +375,7 @@ fn an_empty_cpuset_above_is_filled_first() {
 fn a_taken_path_is_refused() {
     need_root!();
     let mut fixture = Fixture::new("taken");
-    fixture.shell("sleep 1000");
+    fixture.shell("exec sleep 1000");
     let layout = Layout::detect(Path::new("/")).unwrap();
     let error = Cgroup::create(&layout, &path("taken")).unwrap_err();
     assert!(matches!(error, CgroupError::NotEmpty { count: 1, .. }), "{error}");
@@ -489,38 +452,24 @@ fn unified_alone() {
             error.starts_with("linux.resources.memory.limit: the memory controller is not available ("),
             "{error}"
         );
-        let map: std::collections::HashMap<_, _> = [("memory.high".to_owned(), "1".to_owned())].into();
-        let error = fixture
-            .group
-            .apply(&resources().unified(map).build().unwrap())
-            .unwrap_err()
-            .to_string();
+        let high = resources(r#"{"unified": {"memory.high": "1"}}"#);
+        let error = fixture.group.apply(&high).unwrap_err().to_string();
         assert!(
             error.starts_with("linux.resources.unified[\"memory.high\"]: the memory controller"),
             "{error}"
         );
     }
     if controllers.contains("hugetlb") && Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB").exists() {
-        let pages = LinuxHugepageLimitBuilder::default()
-            .page_size("2MB")
-            .limit(4 << 20)
-            .build()
-            .unwrap();
-        fixture
-            .group
-            .apply(&resources().hugepage_limits(vec![pages]).build().unwrap())
-            .unwrap();
+        let pages = resources(r#"{"hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}]}"#);
+        fixture.group.apply(&pages).unwrap();
         let file = fixture.directories()[0].join("hugetlb.2MB.max");
         assert_eq!(
             std::fs::read_to_string(file).unwrap().trim(),
             (4 << 20).to_string()
         );
     }
-    let map: std::collections::HashMap<_, _> = [("cgroup.max.depth".to_owned(), "3".to_owned())].into();
-    fixture
-        .group
-        .apply(&resources().unified(map).build().unwrap())
-        .unwrap();
+    let depth = resources(r#"{"unified": {"cgroup.max.depth": "3"}}"#);
+    fixture.group.apply(&depth).unwrap();
     assert_eq!(
         std::fs::read_to_string(fixture.directories()[0].join("cgroup.max.depth")).unwrap(),
         "3\n"
@@ -540,15 +489,8 @@ fn unified_device_program() {
 fn hugetlb_of_a_hybrid_host_is_in_the_unified_tree() {
     need_root!();
     let fixture = Fixture::new("huge");
-    let pages = LinuxHugepageLimitBuilder::default()
-        .page_size("2MB")
-        .limit(2 << 20)
-        .build()
-        .unwrap();
-    if !enforceable(
-        &fixture.group,
-        &resources().hugepage_limits(vec![pages]).build().unwrap(),
-    ) {
+    let pages = resources(r#"{"hugepageLimits": [{"pageSize": "2MB", "limit": 2097152}]}"#);
+    if !enforceable(&fixture.group, &pages) {
         skip!("no hugetlb controller here");
     }
     assert!(fixture.group.stats().unwrap().hugetlb.contains_key("2MB"));
@@ -569,15 +511,8 @@ fn a_threaded_parent_is_refused_with_the_reason() {
     std::fs::write(threaded.join("cgroup.type"), "threaded").unwrap();
     let inner = CgroupPath::parse(&format!("{}/threaded/c", path("domain"))).unwrap();
     let group = Cgroup::create(&layout, &inner).unwrap();
-    let pages = LinuxHugepageLimitBuilder::default()
-        .page_size("2MB")
-        .limit(2 << 20)
-        .build()
-        .unwrap();
-    let error = group
-        .apply(&resources().hugepage_limits(vec![pages]).build().unwrap())
-        .unwrap_err()
-        .to_string();
+    let pages = resources(r#"{"hugepageLimits": [{"pageSize": "2MB", "limit": 2097152}]}"#);
+    let error = group.apply(&pages).unwrap_err().to_string();
     assert!(error.contains("hugetlb") && error.contains("threaded"), "{error}");
     group.delete().unwrap();
 }

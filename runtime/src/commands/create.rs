@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use berth_cgroups::{Cgroup, CgroupPath};
+use berth_spec::{Hook, LinuxNamespaceType, LinuxResources};
 use clap::Args;
-use oci_spec::runtime::{Hook, LinuxNamespaceType, LinuxResources};
 
 use super::{Context, ExitCode};
 use crate::bundle::Bundle;
@@ -117,7 +117,7 @@ impl Prepared {
             .spec
             .process()
             .as_ref()
-            .and_then(oci_spec::runtime::Process::terminal)
+            .and_then(berth_spec::Process::terminal)
             .unwrap_or(false)
     }
 
@@ -306,8 +306,8 @@ fn record(
         cgroup_paths,
         private_pid_namespace,
         hooks: LaterHooks {
-            poststart: list(hooks.map(oci_spec::runtime::Hooks::poststart)),
-            poststop: list(hooks.map(oci_spec::runtime::Hooks::poststop)),
+            poststart: list(hooks.map(berth_spec::Hooks::poststart)),
+            poststop: list(hooks.map(berth_spec::Hooks::poststop)),
         },
     }
 }

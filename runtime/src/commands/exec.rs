@@ -6,8 +6,8 @@ use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
 use berth_cgroups::Cgroup;
+use berth_spec::{Capability, Process, Spec};
 use clap::Args;
-use oci_spec::runtime::{Capability, Process, Spec};
 
 use super::create::{connect, write_pid_file};
 use super::{Context, ExitCode};
@@ -181,24 +181,28 @@ fn process(args: &ExecArgs, spec: &Spec) -> Result<Process, Error> {
     if command.is_empty() {
         return Err(ArgumentError::NoCommand.into());
     }
-    let mut process = spec.process().clone().unwrap_or_default();
-    process.set_args(Some(command.to_vec()));
-    process.set_terminal(Some(args.tty));
+    let mut process = spec.process().clone().unwrap_or_else(|| Process {
+        cwd: PathBuf::from("/"),
+        ..Process::default()
+    });
+    process.args = Some(command.to_vec());
+    process.terminal = Some(args.tty);
     if let Some(cwd) = args.cwd.as_ref().filter(|cwd| !cwd.as_os_str().is_empty()) {
-        process.set_cwd(cwd.clone());
+        process.cwd.clone_from(cwd);
     }
     if args.apparmor.is_some() {
-        process.set_apparmor_profile(args.apparmor.clone());
+        process.apparmor_profile.clone_from(&args.apparmor);
     }
     if args.process_label.is_some() {
-        process.set_selinux_label(args.process_label.clone());
+        process.selinux_label.clone_from(&args.process_label);
     }
     if args.no_new_privs {
-        process.set_no_new_privileges(Some(true));
+        process.no_new_privileges = Some(true);
     }
-    let mut env = process.env().clone().unwrap_or_default();
-    env.extend(args.env.iter().cloned());
-    process.set_env(Some(env));
+    process
+        .env
+        .get_or_insert_default()
+        .extend(args.env.iter().cloned());
     add_capabilities(&mut process, &args.cap)?;
     change_user(&mut process, args)?;
     Ok(process)
@@ -210,43 +214,35 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Result<(), Error
     if names.is_empty() {
         return Ok(());
     }
-    let mut sets = process.capabilities().clone().unwrap_or_default();
+    let sets = process.capabilities.get_or_insert_default();
     for name in names {
-        let capability: Capability = serde_json::from_value(serde_json::Value::from(name.as_str()))
-            .map_err(|_| ArgumentError::Capability { name: name.clone() })?;
-        let with = |set: &Option<_>| {
-            let mut set: std::collections::HashSet<Capability> = set.clone().unwrap_or_default();
-            set.insert(capability);
-            Some(set)
-        };
-        sets.set_bounding(with(sets.bounding()));
-        sets.set_effective(with(sets.effective()));
-        sets.set_permitted(with(sets.permitted()));
-        if sets.inheritable().is_some() {
-            sets.set_ambient(with(sets.ambient()));
+        let capability =
+            Capability::from_name(name).ok_or_else(|| ArgumentError::Capability { name: name.clone() })?;
+        for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
+            set.get_or_insert_default().insert(capability);
+        }
+        if sets.inheritable.is_some() {
+            sets.ambient.get_or_insert_default().insert(capability);
         }
     }
-    process.set_capabilities(Some(sets));
     Ok(())
 }
 
 fn change_user(process: &mut Process, args: &ExecArgs) -> Result<(), Error> {
-    let mut user = process.user().clone();
+    let user = &mut process.user;
     if let Some(text) = args.user.as_deref().filter(|text| !text.is_empty()) {
         let (uid, gid) = parse_user(text)?;
-        user.set_uid(uid);
+        user.uid = uid;
         if let Some(gid) = gid {
-            user.set_gid(gid);
+            user.gid = gid;
         }
     }
     if !args.additional_gids.is_empty() {
-        let mut groups = user.additional_gids().clone().unwrap_or_default();
+        let groups = user.additional_gids.get_or_insert_default();
         for gid in &args.additional_gids {
             groups.push(u32::try_from(*gid).map_err(|_| ArgumentError::AdditionalGid { gid: *gid })?);
         }
-        user.set_additional_gids(Some(groups));
     }
-    process.set_user(user);
     Ok(())
 }
 

@@ -20,9 +20,9 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use berth_spec::Spec;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use nix::unistd::geteuid;
-use oci_spec::runtime::Spec;
 
 use crate::error::{ArgumentError, Error};
 use crate::host;

@@ -5,8 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use berth_spec::Spec;
 use berth_sys::socket;
-use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
 use super::LaunchError;

@@ -16,8 +16,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use berth_cgroups::Cgroup;
+use berth_spec::Spec;
 use berth_sys::socket;
-use oci_spec::runtime::Spec;
 
 pub use error::LaunchError;
 pub use gate::{is_parked, start};

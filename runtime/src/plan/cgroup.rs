@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use berth_cgroups::Kind;
+use berth_spec::{LinuxNamespaceType, Mount};
 use berth_sys::mount::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
-use oci_spec::runtime::{LinuxNamespaceType, Mount};
 
 use super::mounts::data;
 use super::options::MountOptions;

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use berth_spec::{LinuxDevice, LinuxDeviceType, LinuxNamespaceType};
 use berth_sys::raw::{S_IFBLK, S_IFCHR, S_IFIFO};
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxNamespaceType};
 
 use super::mounts::clean;
 use super::options::MountOptions;

@@ -21,7 +21,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Process, Spec};
+use berth_spec::{LinuxNamespace, LinuxNamespaceType, Process, Spec};
 
 pub use error::PlanError;
 pub use host::{Clone, HostStep, IdMapping, IdMaps, Join, JoinSource};

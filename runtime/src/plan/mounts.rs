@@ -2,11 +2,11 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use berth_spec::Mount;
 use berth_sys::mount::{
     MOUNT_ATTR_ATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY,
 };
-use oci_spec::runtime::Mount;
 
 use super::options::{IdMap, MountOptions};
 use super::{Context, HostStep, IdMaps, PlanError, cgroup, namespaces, path_text, root, text};

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use oci_spec::runtime::{Hook, LinuxIdMapping, LinuxNamespaceType};
+use berth_spec::{Hook, LinuxIdMapping, LinuxNamespaceType};
 
 use super::host::{Clone, HostStep, IdMapping, Join, JoinSource};
 use super::{Context, Gate, PlanError, process};
@@ -114,7 +114,7 @@ pub(super) fn exec(context: &Context<'_>, init_pid: i32) -> Vec<HostStep> {
     host
 }
 
-fn namespaces<'a>(context: &Context<'a>) -> &'a [oci_spec::runtime::LinuxNamespace] {
+fn namespaces<'a>(context: &Context<'a>) -> &'a [berth_spec::LinuxNamespace] {
     context
         .spec
         .linux()

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use oci_spec::runtime::{
+use berth_spec::{
     Capabilities, IOPriorityClass, LinuxNamespaceType, LinuxPersonalityDomain, LinuxSchedulerPolicy,
     MemoryPolicyFlagType, MemoryPolicyModeType, PosixRlimitType, Process,
 };
@@ -17,51 +17,6 @@ pub(super) struct Environment {
     /// LISTEN_FDS (sd_listen_fds(3)), 0 for none.
     pub(super) listen_fds: u32,
 }
-
-/// Capabilities by number (capability.h); the names are those of runtime-spec without `CAP_`.
-const CAPABILITIES: &[&str] = &[
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
 
 /// A session and a session keyring.
 pub(super) fn session(id: &str, no_new_keyring: bool, init: &mut Vec<InitStep>) -> Result<(), PlanError> {
@@ -238,11 +193,7 @@ fn capabilities(process: &Process) -> InitStep {
 }
 
 fn mask(set: Option<&Capabilities>) -> u64 {
-    let number = |name: String| CAPABILITIES.iter().position(|known| *known == name);
-    set.into_iter()
-        .flatten()
-        .filter_map(|capability| number(capability.to_string()))
-        .fold(0, |mask, number| mask | 1 << number)
+    set.map_or(0, |set| set.mask())
 }
 
 /// Plans how the program is found; returns its arguments and environment.
@@ -383,10 +334,10 @@ fn scheduling(
 }
 
 /// `struct sched_attr` (sched_setattr(2)): size, policy, flags, nice, priority, runtime, deadline, period.
-fn scheduler_attributes(scheduler: &oci_spec::runtime::Scheduler) -> Vec<u8> {
+fn scheduler_attributes(scheduler: &berth_spec::Scheduler) -> Vec<u8> {
     /// `SCHED_ATTR_SIZE_VER0`.
     const SIZE: u32 = 48;
-    use oci_spec::runtime::LinuxSchedulerFlag as Flag;
+    use berth_spec::LinuxSchedulerFlag as Flag;
     let policy: u32 = match scheduler.policy() {
         LinuxSchedulerPolicy::SchedOther => 0,
         LinuxSchedulerPolicy::SchedFifo => 1,
@@ -461,12 +412,14 @@ mod tests {
 
     #[test]
     fn capability_numbers_are_the_kernels() {
-        use oci_spec::runtime::Capability;
-        let set = Capabilities::from([
+        use berth_spec::Capability;
+        let set: Capabilities = [
             Capability::Chown,
             Capability::SysAdmin,
             Capability::CheckpointRestore,
-        ]);
+        ]
+        .into_iter()
+        .collect();
         assert_eq!(mask(Some(&set)), 1 | 1 << 21 | 1 << 40);
         assert_eq!(mask(None), 0);
     }

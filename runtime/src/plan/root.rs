@@ -1,6 +1,6 @@
 //! The root file system: mounted, filled, entered, closed.
 
-use oci_spec::runtime::LinuxNamespaceType;
+use berth_spec::LinuxNamespaceType;
 
 use berth_sys::mount::{MOUNT_ATTR_RDONLY, MS_PRIVATE, MS_SHARED, MS_SLAVE};
 
@@ -108,7 +108,7 @@ fn finish(
         .spec
         .root()
         .as_ref()
-        .and_then(oci_spec::runtime::Root::readonly)
+        .and_then(berth_spec::Root::readonly)
         .unwrap_or_default();
     // Slave is what the tree already is.
     let propagation = propagation.filter(|(flag, _)| *flag != MS_SLAVE && *flag != MS_PRIVATE);

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use oci_spec::runtime::Spec;
+use berth_spec::Spec;
 use serde_json::{Value, json};
 
 use super::*;
@@ -13,7 +13,7 @@ fn bundle(edit: impl FnOnce(&mut Value)) -> Bundle {
     let mut config: Value = serde_json::from_str(DEFAULT).unwrap();
     config["process"]["terminal"] = json!(false);
     edit(&mut config);
-    let spec: Spec = serde_json::from_value(config).unwrap();
+    let spec: Spec = berth_spec::read(config.to_string().as_bytes()).unwrap().value;
     Bundle {
         path: PathBuf::from("/bundle"),
         rootfs: PathBuf::from("/bundle/rootfs"),

@@ -23,8 +23,8 @@ mod tests;
 
 use std::path::PathBuf;
 
+use berth_spec::{LinuxSeccomp, LinuxSeccompFilterFlag};
 use libseccomp::error::SeccompError as LibraryError;
-use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompFilterFlag};
 
 use assembler::{Assembler, Label};
 use profile::{Architecture, Profile};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use berth_spec::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompOperator, LinuxSyscall};
 use libseccomp::{ScmpArch, ScmpSyscall};
-use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompOperator, LinuxSyscall};
 
 use super::{SeccompError, invalid};
 

@@ -39,17 +39,17 @@ fn with_cgroup_namespace(text: &str, wanted: bool) -> String {
 mod tests {
     use super::*;
     use crate::host::tests::facts;
-    use oci_spec::runtime::{LinuxNamespaceType, Spec};
+    use berth_spec::{LinuxNamespaceType, Spec};
 
     fn namespaces(text: &str) -> Vec<LinuxNamespaceType> {
-        let spec: Spec = serde_json::from_str(text).unwrap();
+        let spec: Spec = berth_spec::read(text.as_bytes()).unwrap().value;
         assert_eq!(spec.version(), OCI_VERSION);
         let linux = spec.linux().as_ref().unwrap();
         linux
             .namespaces()
             .iter()
             .flatten()
-            .map(oci_spec::runtime::LinuxNamespace::typ)
+            .map(berth_spec::LinuxNamespace::typ)
             .collect()
     }
 
@@ -69,7 +69,8 @@ mod tests {
                 egid,
                 ..facts()
             };
-            let spec: Spec = serde_json::from_str(&rootless_document(&host, true)).unwrap();
+            let text = rootless_document(&host, true);
+            let spec: Spec = berth_spec::read(text.as_bytes()).unwrap().value;
             let linux = spec.linux().as_ref().unwrap();
             assert_eq!(linux.uid_mappings().as_ref().unwrap()[0].host_id(), euid);
             assert_eq!(linux.gid_mappings().as_ref().unwrap()[0].host_id(), egid);

@@ -1,6 +1,6 @@
 //! `linux.devices`, and `linux.resources.devices`.
 
-use oci_spec::runtime::{LinuxDeviceType, Spec};
+use berth_spec::{LinuxDeviceType, Spec};
 
 use super::{Invalid, linux};
 use crate::host::HostFacts;

@@ -1,6 +1,6 @@
 //! `hooks`.
 
-use oci_spec::runtime::{Hook, Spec};
+use berth_spec::{Hook, Spec};
 
 use super::Invalid;
 use super::process::environment_problem;

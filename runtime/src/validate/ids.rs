@@ -1,6 +1,6 @@
 //! User namespaces, their mappings, and users in them (user_namespaces(7)).
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
+use berth_spec::{LinuxIdMapping, LinuxNamespaceType, Spec};
 
 use super::{Invalid, linux, namespace, process};
 use crate::host::HostFacts;
@@ -124,7 +124,7 @@ pub(super) fn map(field: &str, list: &[LinuxIdMapping]) -> Result<(), Invalid> {
 
 /// The process's ids must exist in the container's user namespace.
 pub(super) fn users_are_mapped(spec: &Spec, _: &HostFacts) -> Result<(), Invalid> {
-    let Some(user) = process(spec).map(oci_spec::runtime::Process::user) else {
+    let Some(user) = process(spec).map(berth_spec::Process::user) else {
         return Ok(());
     };
     if !new_namespace(spec) {

@@ -1,6 +1,6 @@
 //! Limits of the process itself.
 
-use oci_spec::runtime::Spec;
+use berth_spec::Spec;
 
 use super::{Invalid, process};
 use crate::host::HostFacts;
@@ -33,7 +33,7 @@ pub(super) fn rlimits(spec: &Spec, _: &HostFacts) -> Result<(), Invalid> {
 
 /// proc_pid_oom_score_adj(5).
 pub(super) fn oom_score(spec: &Spec, _: &HostFacts) -> Result<(), Invalid> {
-    match process(spec).and_then(oci_spec::runtime::Process::oom_score_adj) {
+    match process(spec).and_then(berth_spec::Process::oom_score_adj) {
         Some(score) if !(-1000..=1000).contains(&score) => Err(Invalid::new(
             "process.oomScoreAdj",
             format_args!("{score} is out of range: use -1000 to 1000"),

@@ -24,7 +24,7 @@ mod time;
 
 use std::fmt;
 
-use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Process, Spec};
+use berth_spec::{Linux, LinuxNamespace, LinuxNamespaceType, Process, Spec};
 use thiserror::Error;
 
 use crate::host::HostFacts;
@@ -108,7 +108,7 @@ pub fn validate(spec: &Spec, host: &HostFacts) -> Result<(), Invalid> {
 /// Checks a process document as `exec` takes it.
 pub fn validate_process(process: &Process, spec: &Spec, host: &HostFacts) -> Result<(), Invalid> {
     let mut with = spec.clone();
-    with.set_process(Some(process.clone()));
+    with.process = Some(process.clone());
     let checks: [Check; 12] = [
         process::required,
         process::arguments,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use berth_spec::{LinuxNamespaceType, Mount, Spec};
 
 use super::{Invalid, ids, namespace};
 use crate::host::HostFacts;

@@ -1,6 +1,6 @@
 //! `linux.namespaces`, and what cannot be had without one.
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use berth_spec::{LinuxNamespaceType, Spec};
 
 use super::{Invalid, kind_name, linux, namespace};
 use crate::host::{HostFacts, Joined};

@@ -1,6 +1,6 @@
 //! `linux.netDevices` (runtime-spec 1.3).
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use berth_spec::{LinuxNamespaceType, Spec};
 
 use super::{Invalid, linux, namespace};
 use crate::host::HostFacts;

@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path};
 
-use oci_spec::runtime::Spec;
+use berth_spec::Spec;
 
 use super::{Invalid, linux};
 use crate::host::HostFacts;

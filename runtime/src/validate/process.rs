@@ -1,6 +1,6 @@
 //! `process`: what runs.
 
-use oci_spec::runtime::Spec;
+use berth_spec::Spec;
 
 use super::{Invalid, process};
 use crate::host::HostFacts;
@@ -47,7 +47,7 @@ pub(super) fn arguments(spec: &Spec, _: &HostFacts) -> Result<(), Invalid> {
 
 /// config.md "Process": `cwd` MUST be an absolute path.
 pub(super) fn working_directory(spec: &Spec, _: &HostFacts) -> Result<(), Invalid> {
-    let Some(cwd) = process(spec).map(oci_spec::runtime::Process::cwd) else {
+    let Some(cwd) = process(spec).map(berth_spec::Process::cwd) else {
         return Ok(());
     };
     if cwd.as_os_str().is_empty() {
@@ -93,7 +93,7 @@ pub(super) fn environment_problem(entry: &str) -> Option<String> {
 
 /// ioctl_tty(2) sizes are 16 bits wide.
 pub(super) fn console_size(spec: &Spec, _: &HostFacts) -> Result<(), Invalid> {
-    let Some(size) = process(spec).and_then(oci_spec::runtime::Process::console_size) else {
+    let Some(size) = process(spec).and_then(berth_spec::Process::console_size) else {
         return Ok(());
     };
     for (name, value) in [("height", size.height()), ("width", size.width())] {

@@ -1,6 +1,6 @@
 //! `linux.resources`: values that no kernel takes. Whether this host has the controller shows when the cgroup is made.
 
-use oci_spec::runtime::{LinuxResources, Spec};
+use berth_spec::{LinuxResources, Spec};
 
 use super::{Invalid, is_number_list, linux};
 use crate::host::HostFacts;

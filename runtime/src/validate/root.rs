@@ -1,6 +1,6 @@
 //! Fields of the document itself.
 
-use oci_spec::runtime::Spec;
+use berth_spec::Spec;
 
 use super::Invalid;
 use crate::host::HostFacts;

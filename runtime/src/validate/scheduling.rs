@@ -1,6 +1,6 @@
 //! How the process is scheduled: policy, io priority, cpu affinity, memory policy.
 
-use oci_spec::runtime::{LinuxSchedulerPolicy, MemoryPolicyModeType, Spec};
+use berth_spec::{LinuxSchedulerPolicy, MemoryPolicyModeType, Spec};
 
 use super::{Invalid, is_number_list, linux, process};
 use crate::host::HostFacts;

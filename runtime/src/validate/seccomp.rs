@@ -1,6 +1,6 @@
 //! `linux.seccomp`: rules that cannot be loaded or would hang the container.
 
-use oci_spec::runtime::{LinuxSeccompAction, Spec};
+use berth_spec::{LinuxSeccompAction, Spec};
 
 use super::{Invalid, linux};
 use crate::host::HostFacts;

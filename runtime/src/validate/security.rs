@@ -1,6 +1,6 @@
 //! What needs a security module or a processor feature.
 
-use oci_spec::runtime::Spec;
+use berth_spec::Spec;
 
 use super::{Invalid, linux, process};
 use crate::host::HostFacts;

@@ -1,6 +1,6 @@
 //! `linux.sysctl`: only what belongs to one of the container's own namespaces may be set.
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use berth_spec::{LinuxNamespaceType, Spec};
 
 use super::{Invalid, linux, namespace};
 use crate::host::{HostFacts, Joined};

@@ -33,7 +33,7 @@ fn check(changes: &[(&str, Value)], host: &HostFacts) -> Result<(), Invalid> {
     for (pointer, value) in changes {
         set(&mut document, pointer, value.clone());
     }
-    let spec: Spec = serde_json::from_value(document).unwrap();
+    let spec: Spec = berth_spec::read(document.to_string().as_bytes()).unwrap().value;
     validate(&spec, host)
 }
 
@@ -452,7 +452,7 @@ fn a_relative_destination_is_only_warned_about() {
         "/mounts/3",
         json!({"destination": "a", "type": "tmpfs"}),
     );
-    let spec: Spec = serde_json::from_value(document).unwrap();
+    let spec: Spec = berth_spec::read(document.to_string().as_bytes()).unwrap().value;
     validate(&spec, &facts()).unwrap();
     assert!(warnings(&spec)[0].starts_with("mounts[3].destination: a: relative"));
 }
@@ -762,6 +762,6 @@ fn hook_fields() {
 fn known_options_are_sorted_and_capabilities_are_complete() {
     assert!(KNOWN_MOUNT_OPTIONS.is_sorted());
     for name in capability_names() {
-        serde_json::from_value::<oci_spec::runtime::Capability>(json!(name)).unwrap();
+        berth_spec::Capability::from_name(&name).unwrap();
     }
 }

@@ -1,6 +1,6 @@
 //! `linux.timeOffsets` (time_namespaces(7)).
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use berth_spec::{LinuxNamespaceType, Spec};
 
 use super::{Invalid, linux, namespace};
 use crate::host::HostFacts;

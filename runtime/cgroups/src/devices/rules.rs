@@ -1,6 +1,6 @@
 //! The checked form of device rules.
 
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
+use berth_spec::{LinuxDeviceCgroup, LinuxDeviceType};
 
 use crate::CgroupError;
 
@@ -141,7 +141,6 @@ fn check(index: usize, device: &LinuxDeviceCgroup) -> Result<Rule, CgroupError> 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use oci_spec::runtime::LinuxDeviceCgroupBuilder;
 
     /// "allow c 1:3 rw", "deny a *:* rwm".
     pub(crate) fn rule(text: &str) -> LinuxDeviceCgroup {
@@ -155,14 +154,13 @@ pub(crate) mod tests {
         };
         let (major, minor) = words[2].split_once(':').unwrap();
         let number = |text: &str| if text == "*" { -1 } else { text.parse().unwrap() };
-        LinuxDeviceCgroupBuilder::default()
-            .allow(words[0] == "allow")
-            .typ(typ)
-            .major(number(major))
-            .minor(number(minor))
-            .access(words[3])
-            .build()
-            .unwrap()
+        LinuxDeviceCgroup {
+            allow: words[0] == "allow",
+            typ: Some(typ),
+            major: Some(number(major)),
+            minor: Some(number(minor)),
+            access: Some(words[3].to_owned()),
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use oci_spec::runtime::LinuxDeviceCgroup;
+use berth_spec::LinuxDeviceCgroup;
 
 use super::rules::{ALL, MKNOD, READ, WRITE};
 use super::{Class, Rule, effective};

@@ -3,9 +3,9 @@
 use std::io;
 use std::os::fd::AsFd;
 
+use berth_spec::LinuxDeviceCgroup;
 use berth_sys::bpf;
 use nix::errno::Errno;
-use oci_spec::runtime::LinuxDeviceCgroup;
 
 use super::{effective, program};
 use crate::CgroupError;

@@ -1,6 +1,6 @@
 //! blkio.weight (or blkio.bfq.weight), leaf weights, and throttling.
 
-use oci_spec::runtime::{LinuxBlockIo, LinuxResources, LinuxThrottleDevice};
+use berth_spec::{LinuxBlockIo, LinuxResources, LinuxThrottleDevice};
 
 use crate::CgroupError;
 use crate::resources::Ignored;
@@ -82,23 +82,12 @@ fn throttles(io: &LinuxBlockIo) -> impl Iterator<Item = Write> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci_spec::runtime::{LinuxBlockIoBuilder, LinuxResourcesBuilder, LinuxThrottleDeviceBuilder};
 
     #[test]
     fn files() {
-        let throttle = LinuxThrottleDeviceBuilder::default()
-            .major(8)
-            .minor(16)
-            .rate(1_048_576u64)
-            .build()
-            .unwrap();
-        let io = LinuxBlockIoBuilder::default()
-            .weight(300u16)
-            .leaf_weight(20u16)
-            .throttle_write_bps_device(vec![throttle])
-            .build()
-            .unwrap();
-        let resources = LinuxResourcesBuilder::default().block_io(io).build().unwrap();
+        let text = br#"{"blockIO": {"weight": 300, "leafWeight": 20,
+            "throttleWriteBpsDevice": [{"major": 8, "minor": 16, "rate": 1048576}]}}"#;
+        let resources: LinuxResources = berth_spec::read(text).unwrap().value;
         let found: Vec<_> = writes(&resources, &mut Vec::new())
             .unwrap()
             .into_iter()

@@ -1,6 +1,6 @@
 //! cpu.shares, cpu.idle, cpu.cfs_*, cpu.rt_*.
 
-use oci_spec::runtime::LinuxResources;
+use berth_spec::LinuxResources;
 
 use crate::CgroupError;
 use crate::resources::Ignored;
@@ -60,15 +60,14 @@ pub(crate) fn writes(resources: &LinuxResources, _: &mut Vec<Ignored>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci_spec::runtime::{LinuxCpuBuilder, LinuxResourcesBuilder};
 
     #[test]
     fn files() {
-        let of = |cpu: LinuxCpuBuilder| {
-            let resources = LinuxResourcesBuilder::default()
-                .cpu(cpu.build().unwrap())
-                .build()
-                .unwrap();
+        let of = |cpu: &str| {
+            let resources = LinuxResources {
+                cpu: Some(berth_spec::read(cpu.as_bytes()).unwrap().value),
+                ..LinuxResources::default()
+            };
             writes(&resources, &mut Vec::new())
                 .map(|list| {
                     list.into_iter()
@@ -77,15 +76,8 @@ mod tests {
                 })
                 .map_err(|error| error.to_string())
         };
-        let cpu = LinuxCpuBuilder::default;
         assert_eq!(
-            of(cpu()
-                .shares(512u64)
-                .quota(-1)
-                .period(50_000u64)
-                .burst(100u64)
-                .idle(1))
-            .unwrap(),
+            of(r#"{"shares": 512, "quota": -1, "period": 50000, "burst": 100, "idle": 1}"#).unwrap(),
             [
                 "cpu.shares 512",
                 "cpu.idle 1",
@@ -94,7 +86,7 @@ mod tests {
                 "cpu.cfs_burst_us 100"
             ]
         );
-        assert!(of(cpu().shares(1u64)).unwrap_err().contains("2 to 262144"));
-        assert!(of(cpu().shares(0u64).quota(0)).unwrap().is_empty());
+        assert!(of(r#"{"shares": 1}"#).unwrap_err().contains("2 to 262144"));
+        assert!(of(r#"{"shares": 0, "quota": 0}"#).unwrap().is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! hugetlb.SIZE.limit_in_bytes and hugetlb.SIZE.rsvd.limit_in_bytes.
 
-use oci_spec::runtime::LinuxResources;
+use berth_spec::LinuxResources;
 
 use crate::CgroupError;
 use crate::resources::Ignored;

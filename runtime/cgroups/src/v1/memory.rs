@@ -1,7 +1,7 @@
 //! memory.limit_in_bytes, memory.memsw.limit_in_bytes, memory.soft_limit_in_bytes, memory.swappiness,
 //! memory.oom_control.
 
-use oci_spec::runtime::LinuxResources;
+use berth_spec::LinuxResources;
 
 use crate::CgroupError;
 use crate::resources::{Ignored, Limit, limit};
@@ -73,15 +73,14 @@ fn write(file: &'static str, value: Limit, field: &'static str) -> Write {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci_spec::runtime::{LinuxMemoryBuilder, LinuxResourcesBuilder};
 
     #[test]
     fn files() {
-        let of = |memory: LinuxMemoryBuilder| {
-            let resources = LinuxResourcesBuilder::default()
-                .memory(memory.build().unwrap())
-                .build()
-                .unwrap();
+        let of = |memory: &str| {
+            let resources = LinuxResources {
+                memory: Some(berth_spec::read(memory.as_bytes()).unwrap().value),
+                ..LinuxResources::default()
+            };
             writes(&resources, &mut Vec::new())
                 .map(|list| {
                     list.into_iter()
@@ -90,14 +89,10 @@ mod tests {
                 })
                 .map_err(|error| error.to_string())
         };
-        let memory = LinuxMemoryBuilder::default;
         assert_eq!(
-            of(memory()
-                .limit(100)
-                .swap(200)
-                .reservation(50)
-                .swappiness(0u64)
-                .disable_oom_killer(true))
+            of(
+                r#"{"limit": 100, "swap": 200, "reservation": 50, "swappiness": 0, "disableOOMKiller": true}"#
+            )
             .unwrap(),
             [
                 "memory.limit_in_bytes 100",
@@ -108,14 +103,14 @@ mod tests {
             ]
         );
         assert_eq!(
-            of(memory().limit(-1)).unwrap(),
+            of(r#"{"limit": -1}"#).unwrap(),
             ["memory.limit_in_bytes -1", "memory.memsw.limit_in_bytes -1"]
         );
         assert!(
-            of(memory().limit(100).swap(50))
+            of(r#"{"limit": 100, "swap": 50}"#)
                 .unwrap_err()
                 .contains("must be at least memory.limit")
         );
-        assert!(of(memory().swappiness(101u64)).unwrap_err().contains("0 to 100"));
+        assert!(of(r#"{"swappiness": 101}"#).unwrap_err().contains("0 to 100"));
     }
 }

@@ -1,6 +1,6 @@
 //! net_cls.classid, net_prio.ifpriomap: v1 only.
 
-use oci_spec::runtime::LinuxResources;
+use berth_spec::LinuxResources;
 
 use crate::CgroupError;
 use crate::resources::Ignored;
@@ -12,7 +12,7 @@ pub(crate) fn class(resources: &LinuxResources, _: &mut Vec<Ignored>) -> Result<
     let class = resources
         .network()
         .as_ref()
-        .and_then(oci_spec::runtime::LinuxNetwork::class_id)
+        .and_then(berth_spec::LinuxNetwork::class_id)
         .filter(|class| *class != 0);
     Ok(class
         .map(|class| Write::new("net_cls.classid", class, "linux.resources.network.classID"))

@@ -1,6 +1,6 @@
 //! cpu.weight, cpu.idle, cpu.max, cpu.max.burst.
 
-use oci_spec::runtime::{LinuxCpu, LinuxResources};
+use berth_spec::{LinuxCpu, LinuxResources};
 
 use crate::CgroupError;
 use crate::resources::Ignored;
@@ -86,7 +86,6 @@ fn refuse_realtime(cpu: &LinuxCpu) -> Result<(), CgroupError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci_spec::runtime::{LinuxCpuBuilder, LinuxResourcesBuilder};
 
     #[test]
     fn shares_to_weight() {
@@ -110,35 +109,34 @@ mod tests {
 
     #[test]
     fn quota_and_period() {
-        let of = |cpu: LinuxCpuBuilder| {
-            let resources = LinuxResourcesBuilder::default()
-                .cpu(cpu.build().unwrap())
-                .build()
-                .unwrap();
+        let of = |cpu: &str| {
+            let resources = LinuxResources {
+                cpu: Some(berth_spec::read(cpu.as_bytes()).unwrap().value),
+                ..LinuxResources::default()
+            };
             writes(&resources, &mut Vec::new()).map_err(|error| error.to_string())
         };
-        let cpu = LinuxCpuBuilder::default;
         let value = |list: Vec<Write>| {
             list.into_iter()
                 .map(|write| (write.file.into_owned(), write.value))
                 .collect::<Vec<_>>()
         };
         assert_eq!(
-            value(of(cpu().quota(5000).period(10_000u64)).unwrap()),
+            value(of(r#"{"quota": 5000, "period": 10000}"#).unwrap()),
             [("cpu.max".into(), "5000 10000".into())]
         );
         assert_eq!(
-            value(of(cpu().quota(5000)).unwrap()),
+            value(of(r#"{"quota": 5000}"#).unwrap()),
             [("cpu.max".into(), "5000".into())]
         );
         assert_eq!(
-            value(of(cpu().quota(-1)).unwrap()),
+            value(of(r#"{"quota": -1}"#).unwrap()),
             [("cpu.max".into(), "max".into())]
         );
-        assert!(of(cpu().period(10_000u64)).unwrap()[0].keep_first);
-        assert_eq!(of(cpu().quota(0).period(0u64)).unwrap(), []);
+        assert!(of(r#"{"period": 10000}"#).unwrap()[0].keep_first);
+        assert_eq!(of(r#"{"quota": 0, "period": 0}"#).unwrap(), []);
         assert!(
-            of(cpu().realtime_runtime(950))
+            of(r#"{"realtimeRuntime": 950}"#)
                 .unwrap_err()
                 .contains("realtimeRuntime")
         );

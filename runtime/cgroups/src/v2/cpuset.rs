@@ -1,6 +1,6 @@
 //! cpuset.cpus, cpuset.mems: the same in v1 and v2.
 
-use oci_spec::runtime::LinuxResources;
+use berth_spec::LinuxResources;
 
 use crate::CgroupError;
 use crate::resources::Ignored;

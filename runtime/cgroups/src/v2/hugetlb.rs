@@ -1,6 +1,6 @@
 //! hugetlb.SIZE.max and hugetlb.SIZE.rsvd.max.
 
-use oci_spec::runtime::LinuxResources;
+use berth_spec::LinuxResources;
 
 use crate::CgroupError;
 use crate::resources::Ignored;
@@ -51,20 +51,19 @@ pub(crate) fn limits(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci_spec::runtime::{LinuxHugepageLimitBuilder, LinuxResourcesBuilder};
+    use berth_spec::LinuxHugepageLimit;
 
     #[test]
     fn page_sizes() {
         let of = |size: &str, limit: i64| {
-            let one = LinuxHugepageLimitBuilder::default()
-                .page_size(size)
-                .limit(limit)
-                .build()
-                .unwrap();
-            let resources = LinuxResourcesBuilder::default()
-                .hugepage_limits(vec![one])
-                .build()
-                .unwrap();
+            let one = LinuxHugepageLimit {
+                page_size: size.to_owned(),
+                limit,
+            };
+            let resources = LinuxResources {
+                hugepage_limits: Some(vec![one]),
+                ..LinuxResources::default()
+            };
             writes(&resources, &mut Vec::new()).map_err(|error| error.to_string())
         };
         let found = of("2MB", 4_194_304).unwrap();

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use oci_spec::runtime::{LinuxBlockIo, LinuxResources, LinuxThrottleDevice};
+use berth_spec::{LinuxBlockIo, LinuxResources, LinuxThrottleDevice};
 
 use crate::CgroupError;
 use crate::resources::Ignored;
@@ -118,9 +118,6 @@ fn note_leaf_weights(io: &LinuxBlockIo, ignored: &mut Vec<Ignored>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci_spec::runtime::{
-        LinuxBlockIoBuilder, LinuxResourcesBuilder, LinuxThrottleDeviceBuilder, LinuxWeightDeviceBuilder,
-    };
 
     #[test]
     fn weights_stretch() {
@@ -137,28 +134,11 @@ mod tests {
 
     #[test]
     fn one_write_a_device() {
-        let throttle = |major, rate: u64| {
-            LinuxThrottleDeviceBuilder::default()
-                .major(major)
-                .minor(0)
-                .rate(rate)
-                .build()
-                .unwrap()
-        };
-        let weighted = LinuxWeightDeviceBuilder::default()
-            .major(8)
-            .minor(0)
-            .weight(300u16)
-            .build()
-            .unwrap();
-        let io = LinuxBlockIoBuilder::default()
-            .weight(500u16)
-            .weight_device(vec![weighted])
-            .throttle_read_bps_device(vec![throttle(8, 1000), throttle(9, 0)])
-            .throttle_write_iops_device(vec![throttle(8, 30)])
-            .build()
-            .unwrap();
-        let resources = LinuxResourcesBuilder::default().block_io(io).build().unwrap();
+        let text = br#"{"blockIO": {"weight": 500,
+            "weightDevice": [{"major": 8, "minor": 0, "weight": 300}],
+            "throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 1000}, {"major": 9, "minor": 0, "rate": 0}],
+            "throttleWriteIOPSDevice": [{"major": 8, "minor": 0, "rate": 30}]}}"#;
+        let resources: LinuxResources = berth_spec::read(text).unwrap().value;
         let found: Vec<_> = writes(&resources, &mut Vec::new())
             .unwrap()
             .into_iter()
@@ -177,8 +157,8 @@ mod tests {
 
     #[test]
     fn weight_out_of_range() {
-        let io = LinuxBlockIoBuilder::default().weight(7u16).build().unwrap();
-        let resources = LinuxResourcesBuilder::default().block_io(io).build().unwrap();
+        let text = br#"{"blockIO": {"weight": 7}}"#;
+        let resources: LinuxResources = berth_spec::read(text).unwrap().value;
         let error = writes(&resources, &mut Vec::new()).unwrap_err().to_string();
         assert_eq!(
             error,

@@ -1,6 +1,6 @@
 //! memory.max, memory.swap.max, memory.low.
 
-use oci_spec::runtime::{LinuxMemory, LinuxResources};
+use berth_spec::{LinuxMemory, LinuxResources};
 
 use crate::CgroupError;
 use crate::resources::{Ignored, Limit, limit};
@@ -107,13 +107,12 @@ pub(crate) fn note_obsolete(memory: &LinuxMemory, ignored: &mut Vec<Ignored>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci_spec::runtime::{LinuxMemoryBuilder, LinuxResourcesBuilder};
 
-    fn of(memory: LinuxMemoryBuilder) -> Result<Vec<(String, String)>, String> {
-        let resources = LinuxResourcesBuilder::default()
-            .memory(memory.build().unwrap())
-            .build()
-            .unwrap();
+    fn of(memory: &str) -> Result<Vec<(String, String)>, String> {
+        let resources = LinuxResources {
+            memory: Some(berth_spec::read(memory.as_bytes()).unwrap().value),
+            ..LinuxResources::default()
+        };
         let writes = writes(&resources, &mut Vec::new()).map_err(|error| error.to_string())?;
         Ok(writes
             .into_iter()
@@ -129,10 +128,9 @@ mod tests {
 
     #[test]
     fn swap_is_memsw_minus_memory() {
-        let memory = LinuxMemoryBuilder::default;
-        assert_eq!(of(memory()), Ok(pairs(&[])));
+        assert_eq!(of("{}"), Ok(pairs(&[])));
         assert_eq!(
-            of(memory().limit(100).swap(150).reservation(50)),
+            of(r#"{"limit": 100, "swap": 150, "reservation": 50}"#),
             Ok(pairs(&[
                 ("memory.swap.max", "50"),
                 ("memory.max", "100"),
@@ -140,39 +138,38 @@ mod tests {
             ]))
         );
         assert_eq!(
-            of(memory().limit(100).swap(100)),
+            of(r#"{"limit": 100, "swap": 100}"#),
             Ok(pairs(&[("memory.swap.max", "0"), ("memory.max", "100")]))
         );
-        assert_eq!(of(memory().limit(100)), Ok(pairs(&[("memory.max", "100")])));
+        assert_eq!(of(r#"{"limit": 100}"#), Ok(pairs(&[("memory.max", "100")])));
         assert_eq!(
-            of(memory().limit(-1)),
+            of(r#"{"limit": -1}"#),
             Ok(pairs(&[("memory.swap.max", "max"), ("memory.max", "max")]))
         );
         assert_eq!(
-            of(memory().limit(-1).swap(7)),
+            of(r#"{"limit": -1, "swap": 7}"#),
             Ok(pairs(&[("memory.swap.max", "7"), ("memory.max", "max")]))
         );
         assert_eq!(
-            of(memory().limit(9).swap(-1)),
+            of(r#"{"limit": 9, "swap": -1}"#),
             Ok(pairs(&[("memory.swap.max", "max"), ("memory.max", "9")]))
         );
     }
 
     #[test]
     fn impossible_values() {
-        let memory = LinuxMemoryBuilder::default;
         for (bad, want) in [
             (
-                memory().swap(100),
+                r#"{"swap": 100}"#,
                 "linux.resources.memory.swap: limits memory and swap together",
             ),
             (
-                memory().limit(100).swap(99),
+                r#"{"limit": 100, "swap": 99}"#,
                 "linux.resources.memory.swap: 99 limits memory and swap together",
             ),
-            (memory().limit(-2), "linux.resources.memory.limit: -2 is negative"),
+            (r#"{"limit": -2}"#, "linux.resources.memory.limit: -2 is negative"),
             (
-                memory().reservation(-5),
+                r#"{"reservation": -5}"#,
                 "linux.resources.memory.reservation: -5 is negative",
             ),
         ] {

@@ -1,6 +1,6 @@
 //! pids.max: the same in v1 and v2.
 
-use oci_spec::runtime::LinuxResources;
+use berth_spec::LinuxResources;
 
 use crate::CgroupError;
 use crate::resources::Ignored;
@@ -25,13 +25,15 @@ pub(crate) fn writes(resources: &LinuxResources, _: &mut Vec<Ignored>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci_spec::runtime::{LinuxPidsBuilder, LinuxResourcesBuilder};
+    use berth_spec::LinuxPids;
 
     #[test]
     fn values() {
         for (limit, want) in [(20, "20"), (0, "1"), (-1, "max"), (-7, "max")] {
-            let pids = LinuxPidsBuilder::default().limit(limit).build().unwrap();
-            let resources = LinuxResourcesBuilder::default().pids(pids).build().unwrap();
+            let resources = LinuxResources {
+                pids: Some(LinuxPids { limit }),
+                ..LinuxResources::default()
+            };
             assert_eq!(writes(&resources, &mut Vec::new()).unwrap()[0].value, want);
         }
     }

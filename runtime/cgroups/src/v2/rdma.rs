@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use oci_spec::runtime::LinuxResources;
+use berth_spec::LinuxResources;
 
 use crate::CgroupError;
 use crate::resources::Ignored;
@@ -39,18 +39,11 @@ pub(crate) fn writes(resources: &LinuxResources, _: &mut Vec<Ignored>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci_spec::runtime::{LinuxRdmaBuilder, LinuxResourcesBuilder};
-    use std::collections::HashMap;
 
     #[test]
     fn a_line_a_device() {
-        let limit = LinuxRdmaBuilder::default()
-            .hca_handles(3u32)
-            .hca_objects(10_000u32)
-            .build()
-            .unwrap();
-        let map: HashMap<_, _> = [("mlx5_1".to_owned(), limit)].into();
-        let resources = LinuxResourcesBuilder::default().rdma(map).build().unwrap();
+        let text = br#"{"rdma": {"mlx5_1": {"hcaHandles": 3, "hcaObjects": 10000}}}"#;
+        let resources: LinuxResources = berth_spec::read(text).unwrap().value;
         let found = writes(&resources, &mut Vec::new()).unwrap();
         assert_eq!(found[0].value, "mlx5_1 hca_handle=3 hca_object=10000");
     }

@@ -22,7 +22,7 @@ fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T 
 
 #[test]
 fn the_kernel_does_what_the_profile_says() {
-    let seccomp = parse(json!({
+    let seccomp = parse(&json!({
         "defaultAction": "SCMP_ACT_ALLOW",
         "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
         "syscalls": [

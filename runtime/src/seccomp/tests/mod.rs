@@ -9,8 +9,8 @@ mod refused;
 
 use std::io::{Read as _, Seek as _};
 
+use berth_spec::LinuxSeccomp;
 use libseccomp::{ScmpArch, ScmpFilterContext, ScmpSyscall};
-use oci_spec::runtime::LinuxSeccomp;
 
 use super::assembler::Instruction;
 use super::profile::Profile;
@@ -103,7 +103,7 @@ impl Reference {
                     .syscalls()
                     .iter()
                     .flatten()
-                    .flat_map(oci_spec::runtime::LinuxSyscall::names);
+                    .flat_map(berth_spec::LinuxSyscall::names);
                 let numbers = names.filter_map(|name| ScmpSyscall::from_name_by_arch(name, arch).ok());
                 let greatest = numbers.map(ScmpSyscall::as_raw_syscall).max().unwrap_or(0);
                 (arch, u32::try_from(greatest).ok().filter(|number| *number > 0))

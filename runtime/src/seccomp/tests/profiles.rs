@@ -1,7 +1,7 @@
 //! Profiles: one of the shape that engines write, and random ones.
 
+use berth_spec::LinuxSeccomp;
 use libseccomp::{ScmpArch, ScmpSyscall};
-use oci_spec::runtime::LinuxSeccomp;
 use serde_json::{Value, json};
 
 /// Numbers that look random and are the same in every run (xorshift64*).
@@ -42,8 +42,8 @@ pub(super) fn names() -> Vec<String> {
     names
 }
 
-pub(super) fn parse(value: Value) -> LinuxSeccomp {
-    serde_json::from_value(value).unwrap()
+pub(super) fn parse(value: &Value) -> LinuxSeccomp {
+    berth_spec::read(value.to_string().as_bytes()).unwrap().value
 }
 
 /// What is kept from containers by default, by engines' common judgement; all else is allowed here.
@@ -122,7 +122,7 @@ pub(super) fn engine_like() -> LinuxSeccomp {
         .filter(|name| !DENIED.contains(&name.as_str()) && !special.contains(&name.as_str()))
         .collect();
     let personality = |value: u64| json!({"names": ["personality"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": value, "op": "SCMP_CMP_EQ"}]});
-    parse(json!({
+    parse(&json!({
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": 1,
         "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
@@ -217,5 +217,5 @@ pub(super) fn random(random: &mut Random, names: &[String]) -> LinuxSeccomp {
     if profile["defaultAction"] == "SCMP_ACT_ERRNO" {
         profile["defaultErrnoRet"] = json!(random.pick(&[1, 13, 38]));
     }
-    parse(profile)
+    parse(&profile)
 }

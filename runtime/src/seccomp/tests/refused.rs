@@ -75,14 +75,14 @@ fn bad_profiles_name_the_field() {
         ),
     ];
     for (profile, want) in cases {
-        let error = compile(&parse(profile.clone())).unwrap_err().to_string();
+        let error = compile(&parse(&profile)).unwrap_err().to_string();
         assert!(error.starts_with(want), "{profile}: {error}");
     }
 }
 
 #[test]
 fn flags_and_listener() {
-    let of = |value: Value| compile(&parse(value)).unwrap();
+    let of = |value: Value| compile(&parse(&value)).unwrap();
     assert_eq!(of(json!({"defaultAction": "SCMP_ACT_ALLOW"})).flags, 4);
     assert_eq!(
         of(json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": []})).flags,
