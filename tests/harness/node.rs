@@ -102,6 +102,7 @@ impl Node {
             .arg(self.cni_bin_dir())
             .arg("--cni-conf-dir")
             .arg(self.cni_conf_dir())
+            .args(self.cgroup_parent())
             .args(&self.options.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("clone the log"))
@@ -140,6 +141,15 @@ impl Node {
     /// The directory of the node's network lists.
     pub fn cni_conf_dir(&self) -> PathBuf {
         self.dir.path().join("net.d")
+    }
+
+    /// A parent cgroup of the node's own, unless the test names one.
+    fn cgroup_parent(&self) -> Vec<String> {
+        if self.options.arguments.iter().any(|a| a == "--cgroup-parent") {
+            return Vec::new();
+        }
+        let name = self.dir.path().file_name().unwrap_or_default();
+        vec!["--cgroup-parent".to_owned(), name.to_string_lossy().into_owned()]
     }
 
     /// Runs `berthctl` against the node.

@@ -554,6 +554,22 @@ fn a_pod_ends_politely_within_its_grace() {
 }
 
 #[test]
+fn a_node_that_stops_leaves_the_pods_of_its_neighbour_alone() {
+    need_root!();
+    let world = World::new();
+    world.pod("stays", json!({"containers": [script(WAIT)]}));
+    world.ready("stays");
+    // Another node in the same parent cgroup, which has no pods and ends.
+    let arguments = vec!["--cgroup-parent".to_owned(), world.cgroup.clone()];
+    drop(Node::start(NodeOptions { arguments }));
+    // What it killed would be noticed and restarted.
+    world.pod("after", json!({"containers": [script(WAIT)]}));
+    world.ready("after");
+    let pod = world.ready("stays");
+    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0, "{pod}");
+}
+
+#[test]
 fn a_killed_berthd_restarts_no_container_and_loses_no_exit() {
     need_root!();
     let mut world = World::new();

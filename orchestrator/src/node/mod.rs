@@ -245,17 +245,12 @@ fn oom_floor(status: &str, own: &str) -> i64 {
     }
 }
 
-/// Removes the parent cgroup if no pod is in it.
+/// Removes the parent cgroup if nobody's pod is in it: another node on this host may have the same one.
 fn leave(node: &Node) {
-    let pods = std::fs::read_dir(node.config.run_dir.join("pods")).map_or(0, Iterator::count);
-    if pods == 0
-        && let Err(error) = sandbox::remove_cgroup_at(
-            &node.layout,
-            &format!("/{}", node.config.cgroup_parent.trim_matches('/')),
-        )
-    {
-        tracing::debug!(%error, "the parent cgroup stays");
-    }
+    sandbox::remove_empty_cgroup(
+        &node.layout,
+        &format!("/{}", node.config.cgroup_parent.trim_matches('/')),
+    );
 }
 
 /// Runs blocking work of one pod; a panic in it is that pod's failure.

@@ -322,27 +322,29 @@ pub fn cgroup_path(parent: &str, uid: &str) -> String {
 /// # Errors
 /// [`SandboxError::Cgroup`].
 pub fn remove_cgroup(layout: &Layout, parent: &str, uid: &str) -> Result<(), SandboxError> {
-    remove_cgroup_at(layout, &cgroup_path(parent, uid))
-}
-
-/// The same for any path of ours.
-///
-/// # Errors
-/// [`SandboxError::Cgroup`].
-pub fn remove_cgroup_at(layout: &Layout, path: &str) -> Result<(), SandboxError> {
-    let Ok(path) = CgroupPath::parse(path) else {
+    let Some(cgroup) = open_cgroup(layout, &cgroup_path(parent, uid)) else {
         return Ok(());
-    };
-    let cgroup = match Cgroup::open(layout, &path) {
-        Ok(cgroup) => cgroup,
-        Err(error) => {
-            tracing::debug!(%error, "the cgroup is gone already");
-            return Ok(());
-        }
     };
     cgroup.kill()?;
     cgroup.delete()?;
     Ok(())
+}
+
+/// Removes a cgroup that has neither processes nor cgroups; any other stays.
+pub fn remove_empty_cgroup(layout: &Layout, path: &str) {
+    for (controller, directory) in open_cgroup(layout, path).iter().flat_map(Cgroup::paths) {
+        // rmdir(2) itself refuses one that is in use.
+        if let Err(error) = std::fs::remove_dir(&directory) {
+            tracing::debug!(controller, path = %directory.display(), %error, "the cgroup stays");
+        }
+    }
+}
+
+fn open_cgroup(layout: &Layout, path: &str) -> Option<Cgroup> {
+    let path = CgroupPath::parse(path).ok()?;
+    Cgroup::open(layout, &path)
+        .inspect_err(|error| tracing::debug!(%error, "the cgroup is gone already"))
+        .ok()
 }
 
 /// Unmounts everything below `dir`, innermost first, and `dir` itself if it is a mount.
