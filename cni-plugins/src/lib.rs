@@ -1,9 +1,11 @@
 //! CNI plugins over netlink, and the runtime side of CNI.
 //!
-//! `protocol` and `exec` are for programs that run plugins; the rest is the plugins. See DESIGN.md.
+//! `protocol` and `exec` are for programs that run plugins, `services` balances load with the same rules; the rest is
+//! the plugins. See DESIGN.md.
 
 pub mod exec;
 pub mod protocol;
+pub mod services;
 
 pub mod ipam;
 pub mod netlink;

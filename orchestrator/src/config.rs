@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use ipnet::Ipv4Net;
 
 /// The Berth node daemon: Kubernetes API, controllers and node agent in one process.
 #[derive(Debug, Clone, Parser)]
@@ -53,6 +54,10 @@ pub struct Config {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:6443")]
     pub listen: SocketAddr,
 
+    /// Addresses of Services: an IPv4 network that nothing else uses
+    #[arg(long, value_name = "NETWORK", default_value = "10.96.0.0/16")]
+    pub service_cidr: Ipv4Net,
+
     /// Name of the node; the host's name if left out
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
@@ -72,6 +77,12 @@ pub enum ConfigError {
     /// The host's name cannot be read.
     #[error("cannot read the host's name: give one with --node-name")]
     HostName(#[source] nix::Error),
+    /// The network of Services is too small to have addresses.
+    #[error("--service-cidr {network}: must have at least 64 addresses (a /26 or larger)")]
+    ServiceNetwork {
+        /// The network given.
+        network: Ipv4Net,
+    },
     /// A folder is not absolute.
     #[error("{flag} {path}: must be an absolute path")]
     Relative {
@@ -92,6 +103,11 @@ impl Config {
                     path: path.clone(),
                 });
             }
+        }
+        if self.service_cidr.prefix_len() > 26 {
+            return Err(ConfigError::ServiceNetwork {
+                network: self.service_cidr,
+            });
         }
         self.node_name().map(|_| ())
     }

@@ -5,6 +5,7 @@ pub mod controllers;
 pub mod events;
 pub mod node;
 pub mod pki;
+pub mod proxy;
 pub mod server;
 pub mod service;
 pub mod store;

@@ -18,6 +18,7 @@ use crate::config::{Config, ConfigError, write_atomically};
 use crate::controllers;
 use crate::node::{self, NodeConfig, NodeContext, NodeError};
 use crate::pki::{self, Pki, PkiError};
+use crate::proxy;
 use crate::server::{self, Api, BootstrapError, ListenError};
 use crate::store::{self, OpenError, Store, StoreError};
 
@@ -165,17 +166,25 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
         node_name: node_name.clone(),
         run_dir: config.run_dir.clone(),
         data_dir: config.data_dir.clone(),
+        services: server::Allocator::new(config.service_cidr),
         address: address.to_string(),
         shutdown: stopped.clone(),
     });
     let images = ImageStore::open(&config.image_dir())?;
     let router = server::router(api, server::image_router(store.clone(), images.clone()));
     let serving = tokio::spawn(server::serve(listener, acceptor, router, stopped.clone()));
+    let (balancing, routes) = proxy::start(
+        store.clone(),
+        config.service_cidr,
+        std::time::Duration::from_secs(config.network_check.into()),
+        stopped.clone(),
+    );
     let controlling = tokio::spawn(controllers::run(store.clone(), stopped.clone()));
     let context = NodeContext {
         store: store.clone(),
         images,
         config: node_config(&config, node_name),
+        routes,
         shutdown: stopped,
     };
     let mut working = tokio::spawn(node::run(context));
@@ -195,7 +204,11 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
         Some(ended) => ended,
         None => working.await,
     };
-    for (part, result) in [("API server", serving.await), ("controllers", controlling.await)] {
+    for (part, result) in [
+        ("API server", serving.await),
+        ("controllers", controlling.await),
+        ("load balancing", balancing.await),
+    ] {
         if let Err(error) = result {
             tracing::error!(%error, part, "a part ended badly");
         }

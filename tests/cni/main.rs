@@ -8,3 +8,4 @@ mod lab;
 mod ports;
 mod reference;
 mod runtime;
+mod services;

@@ -8,3 +8,4 @@ mod deployments;
 mod images;
 mod monitor;
 mod pods;
+mod services;

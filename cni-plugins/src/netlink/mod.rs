@@ -180,6 +180,16 @@ impl Channel {
             .map_err(|e| io_error(what, &e))
     }
 
+    /// Lets one datagram be this long, where it would not be anyway. Needs CAP_NET_ADMIN, as all changes do.
+    pub fn make_room(&self, bytes: usize) {
+        use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
+        const USUAL: usize = 128 << 10;
+        if bytes > USUAL {
+            // Sending tells if it did not help.
+            let _ = setsockopt(self, SndBufForce, &bytes.saturating_mul(2));
+        }
+    }
+
     /// The answers of one datagram; none when `wait` is false and nothing is queued.
     pub fn receive(&mut self, what: &str, wait: bool) -> Result<Vec<Answer>, NetlinkError> {
         self.buffer.clear();

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use nix::errno::Errno;
 
 use super::{
-    Nft, TABLE,
+    Nft,
     expr::{Program, Verdict},
     layout::{BaseChain, Set},
     wire::Writer,
@@ -17,6 +17,7 @@ const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const BATCH_GENID: u16 = 1;
 pub(super) const NEWTABLE: u16 = SUBSYSTEM;
+const DELTABLE: u16 = SUBSYSTEM | 2;
 const NEWCHAIN: u16 = SUBSYSTEM | 3;
 const DELCHAIN: u16 = SUBSYSTEM | 5;
 const NEWRULE: u16 = SUBSYSTEM | 6;
@@ -28,6 +29,11 @@ const NLM_F_ACK: u16 = 4;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_APPEND: u16 = 0x800;
+
+/// Elements in one message: an attribute holds at most 64 KiB.
+const ELEMENTS: usize = 400;
+/// The kernel's pattern for sets that have no name of their own.
+pub(super) const ANONYMOUS_MAP: &str = "__map%d";
 
 /// What an element of a set or map leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +70,8 @@ pub(crate) struct ForeignChain<'a> {
 pub(crate) struct Batch {
     /// The family of Berth's table that they are for.
     family: u8,
+    /// That table's name.
+    table: &'static str,
     messages: Vec<Message>,
 }
 
@@ -82,9 +90,10 @@ fn comment(text: &str) -> Vec<u8> {
 }
 
 impl Batch {
-    pub(super) fn new(family: u8) -> Self {
+    pub(super) fn new(family: u8, table: &'static str) -> Self {
         Self {
             family,
+            table,
             messages: Vec::new(),
         }
     }
@@ -107,26 +116,37 @@ impl Batch {
 
     /// The table, unless it is there.
     pub fn table(&mut self) {
+        let table = self.table;
         self.push(
-            format!("create nf_tables table {TABLE}"),
+            format!("create nf_tables table {}", self.table),
             NEWTABLE,
             NLM_F_CREATE,
             self.family,
             |w| {
-                w.text(1, TABLE).be32(2, 0);
+                w.text(1, table).be32(2, 0);
             },
         );
     }
 
+    /// Removes the table with all that is in it; it must be there.
+    pub fn delete_table(&mut self) {
+        let table = self.table;
+        let what = format!("delete nf_tables table {table}");
+        self.push(what, DELTABLE, 0, self.family, |w| {
+            w.text(1, table);
+        });
+    }
+
     /// A chain that a hook runs, unless it is there.
     pub fn base_chain(&mut self, chain: &BaseChain) {
+        let table = self.table;
         self.push(
             format!("create nf_tables chain {}", chain.name),
             NEWCHAIN,
             NLM_F_CREATE,
             self.family,
             |w| {
-                w.text(1, TABLE).text(3, chain.name);
+                w.text(1, table).text(3, chain.name);
                 w.nest(4, |w| {
                     w.be32(1, chain.hook).be32(2, chain.priority as u32);
                 });
@@ -137,40 +157,56 @@ impl Batch {
 
     /// A chain to jump to, unless it is there.
     pub fn chain(&mut self, name: &str) {
+        let table = self.table;
         self.push(
             format!("create nf_tables chain {name}"),
             NEWCHAIN,
             NLM_F_CREATE,
             self.family,
             |w| {
-                w.text(1, TABLE).text(3, name);
+                w.text(1, table).text(3, name);
             },
         );
     }
 
     /// Removes a chain with its rules; nothing may lead to it.
     pub fn delete_chain(&mut self, name: &str) {
-        self.push(format!("delete nf_tables chain {name}"), DELCHAIN, 0, self.family, |w| {
-            w.text(1, TABLE).text(3, name);
-        });
+        let table = self.table;
+        self.push(
+            format!("delete nf_tables chain {name}"),
+            DELCHAIN,
+            0,
+            self.family,
+            |w| {
+                w.text(1, table).text(3, name);
+            },
+        );
     }
 
     /// Removes all rules of a chain.
     pub fn flush_chain(&mut self, name: &str) {
-        self.push(format!("flush nf_tables chain {name}"), DELRULE, 0, self.family, |w| {
-            w.text(1, TABLE).text(2, name);
-        });
+        let table = self.table;
+        self.push(
+            format!("flush nf_tables chain {name}"),
+            DELRULE,
+            0,
+            self.family,
+            |w| {
+                w.text(1, table).text(2, name);
+            },
+        );
     }
 
     /// Appends a rule to a chain of Berth's table.
     pub fn rule(&mut self, chain: &str, text: &str, program: &Program) {
+        let table = self.table;
         self.push(
             format!("add nf_tables rule {text:?} to {chain}"),
             NEWRULE,
             NLM_F_CREATE | NLM_F_APPEND,
             self.family,
             |w| {
-                w.text(1, TABLE).text(2, chain);
+                w.text(1, table).text(2, chain);
                 w.nest(4, |w| w.0.extend_from_slice(program.bytes()));
                 w.bytes(7, &comment(text));
             },
@@ -235,6 +271,7 @@ impl Batch {
 
     /// A set or map, unless it is there.
     pub fn set(&mut self, set: &Set) {
+        let table = self.table;
         let id = self.messages.len() as u32 + 1;
         self.push(
             format!("create nf_tables set {}", set.name),
@@ -242,7 +279,7 @@ impl Batch {
             NLM_F_CREATE,
             self.family,
             |w| {
-                w.text(1, TABLE).text(2, set.name);
+                w.text(1, table).text(2, set.name);
                 w.be32(3, set.flags())
                     .be32(4, set.key_type)
                     .be32(5, set.key_length);
@@ -271,13 +308,65 @@ impl Batch {
         element: &Element,
         whole: bool,
     ) {
+        let table = self.table;
         let what = format!("{verb} an element ({}) of nf_tables set {set}", element.comment);
-        self.push(what, kind, flags, self.family, |w| write_element(w, set, element, whole));
+        self.push(what, kind, flags, self.family, |w| {
+            write_element(w, table, set, std::slice::from_ref(element), whole)
+        });
     }
 
     /// Adds an element, which must not be there.
     pub fn add_element(&mut self, set: &str, element: &Element) {
         self.element_message("add", NEWSETELEM, NLM_F_CREATE | NLM_F_EXCL, set, element, true);
+    }
+
+    /// Adds elements, which must not be there.
+    pub fn add_elements(&mut self, set: &str, elements: &[Element]) {
+        let table = self.table;
+        for some in elements.chunks(ELEMENTS) {
+            let what = format!("add {} elements to nf_tables set {set}", some.len());
+            let flags = NLM_F_CREATE | NLM_F_EXCL;
+            self.push(what, NEWSETELEM, flags, self.family, |w| {
+                write_element(w, table, set, some, true);
+            });
+        }
+    }
+
+    /// A map from 0, 1, 2, … to values, without a name: it belongs to the next rule that looks up in it by the
+    /// identifier given, and goes with it. `data` is the values' type and length in bytes.
+    pub fn numbered_map(&mut self, data: (u32, u32), values: &[Vec<u8>]) -> u32 {
+        const ANONYMOUS_CONSTANT_MAP: u32 = 1 | 2 | 8;
+        let table = self.table;
+        let id = self.messages.len() as u32 + 1;
+        let what = "create an nf_tables map".to_owned();
+        self.push(what, NEWSET, NLM_F_CREATE, self.family, |w| {
+            w.text(1, table).text(2, ANONYMOUS_MAP);
+            w.be32(3, ANONYMOUS_CONSTANT_MAP)
+                .be32(4, super::datatype::INTEGER)
+                .be32(5, 4)
+                .be32(6, data.0)
+                .be32(7, data.1)
+                .be32(10, id);
+            // For nft(8): the numbers are in the host's byte order, the values in the network's.
+            w.bytes(13, &[0, 4, 1, 0, 0, 0, 1, 4, 2, 0, 0, 0]);
+        });
+        let elements: Vec<Element> = values
+            .iter()
+            .enumerate()
+            .map(|(number, value)| Element {
+                key: (number as u32).to_ne_bytes().to_vec(),
+                data: Data::Value(value.clone()),
+                comment: String::new(),
+            })
+            .collect();
+        for some in elements.chunks(ELEMENTS) {
+            let what = format!("add {} elements to an nf_tables map", some.len());
+            self.push(what, NEWSETELEM, NLM_F_CREATE, self.family, |w| {
+                write_element(w, table, ANONYMOUS_MAP, some, true);
+                w.be32(4, id);
+            });
+        }
+        id
     }
 
     /// Removes an element.
@@ -286,31 +375,37 @@ impl Batch {
     }
 }
 
-/// Set, and a list of one element.
-pub(super) fn write_element(w: &mut Writer, set: &str, element: &Element, whole: bool) {
-    w.text(1, TABLE).text(2, set);
+/// Set, and a list of elements.
+pub(super) fn write_element(w: &mut Writer, table: &str, set: &str, elements: &[Element], whole: bool) {
+    w.text(1, table).text(2, set);
     w.nest(3, |w| {
-        w.nest(1, |w| {
-            w.nest(1, |w| {
-                w.bytes(1, &element.key);
-            });
-            if !whole {
-                return;
-            }
-            match &element.data {
-                Data::Nothing => {}
-                Data::Value(value) => {
-                    w.nest(2, |w| {
-                        w.bytes(1, value);
-                    });
-                }
-                Data::Jump(chain) => {
-                    w.nest(2, |w| Verdict::Jump(chain.clone()).write(w));
-                }
-            }
-            w.bytes(6, &comment(&element.comment));
-        });
+        for element in elements {
+            w.nest(1, |w| write_one(w, element, whole));
+        }
     });
+}
+
+fn write_one(w: &mut Writer, element: &Element, whole: bool) {
+    w.nest(1, |w| {
+        w.bytes(1, &element.key);
+    });
+    if !whole {
+        return;
+    }
+    match &element.data {
+        Data::Nothing => {}
+        Data::Value(value) => {
+            w.nest(2, |w| {
+                w.bytes(1, value);
+            });
+        }
+        Data::Jump(chain) => {
+            w.nest(2, |w| Verdict::Jump(chain.clone()).write(w));
+        }
+    }
+    if !element.comment.is_empty() {
+        w.bytes(6, &comment(&element.comment));
+    }
 }
 
 impl Nft {
@@ -340,6 +435,7 @@ impl Nft {
             );
             sent.push((sequence, message));
         }
+        self.channel.make_room(bytes.len());
         self.channel.send(what, &bytes)?;
         // The kernel has answered before send returned: an error a message, and the acknowledgement.
         let mut error = None;

@@ -1,7 +1,7 @@
 //! Connection tracking: UDP "connections" that were made before a published port changed would go on
 //! to the old place for ever, so they are removed on ADD and on DEL (plugins#1190).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
@@ -17,6 +17,11 @@ const SUBSYSTEM: u16 = 1 << 8;
 const GET: u16 = SUBSYSTEM | 1;
 const DELETE: u16 = SUBSYSTEM | 2;
 const TUPLE_ORIGINAL: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const PROTOCOL_INFO: u16 = 4;
+const TIMEOUT: u16 = 7;
+/// TCP_CONNTRACK_ESTABLISHED
+const TCP_ESTABLISHED: u8 = 3;
 const UDP: u8 = 17;
 const NLM_F_ACK: u16 = 4;
 
@@ -66,6 +71,31 @@ pub(crate) fn forget(ports: &[UdpPort]) -> Result<(), NetlinkError> {
         }
     }
     Ok(())
+}
+
+/// Whether a TCP connection to one of the addresses, however it got there, was used within the last second or so.
+/// `whole` is the time that an established connection is remembered without packets, in seconds.
+pub(crate) fn in_use(addresses: &[Ipv4Addr], whole: u32) -> Result<bool, NetlinkError> {
+    let mut channel = Channel::open(NETLINK_NETFILTER)?;
+    let list = message("list tracked connections", GET, Family::V4, &[]);
+    let mut busy = false;
+    match channel.dump(&list, |answer| {
+        let entry = Attributes::new(answer.body.get(4..).unwrap_or_default());
+        busy = busy || is_in_use(&entry, addresses, whole) == Some(true);
+    }) {
+        Ok(()) => Ok(busy),
+        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EINVAL) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+fn is_in_use(entry: &Attributes<'_>, addresses: &[Ipv4Addr], whole: u32) -> Option<bool> {
+    // The packets that come back are from the address itself, also where its clients know another one.
+    let from = entry.inner(TUPLE_REPLY)?.inner(1)?.value(1)?;
+    let from = Ipv4Addr::from(*from.first_chunk::<4>()?);
+    let state = entry.inner(PROTOCOL_INFO)?.inner(1)?.value(1)?;
+    let left = entry.be32(TIMEOUT)?;
+    Some(addresses.contains(&from) && state == [TCP_ESTABLISHED] && left.saturating_add(1) >= whole)
 }
 
 fn message(what: &str, kind: u16, family: Family, tuple: &[u8]) -> Message {

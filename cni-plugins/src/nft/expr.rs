@@ -213,6 +213,14 @@ impl Program {
         })
     }
 
+    /// Goes on only for connections whose destination was translated.
+    pub fn translated() -> Self {
+        Self::default()
+            .ct(Ct::Status, Register::FIRST)
+            .mask(Register::FIRST, &CT_STATUS_DNAT.to_ne_bytes())
+            .compare(Register::FIRST, Is::NotEqual, &0u32.to_ne_bytes())
+    }
+
     /// Goes on only if the register compares.
     pub fn compare(self, register: Register, is: Is, value: &[u8]) -> Self {
         self.push("cmp", |w| {
@@ -263,6 +271,45 @@ impl Program {
         self.push("lookup", |w| {
             // NFT_LOOKUP_F_INV
             w.text(1, set).be32(2, key.0).be32(5, 1);
+        })
+    }
+
+    /// Loads the next number below `modulus`, one after the other over all packets.
+    pub fn next_number(self, modulus: u32, to: Register) -> Self {
+        self.push("numgen", |w| {
+            // NFT_NG_INCREMENTAL
+            w.be32(1, to.0).be32(2, modulus).be32(3, 0);
+        })
+    }
+
+    /// Loads a number below `modulus` that is always the same for the same `length` bytes at `from`.
+    pub fn hashed_number(self, from: Register, length: u32, modulus: u32, to: Register) -> Self {
+        self.push("hash", |w| {
+            // NFT_HASH_JENKINS with a seed of our own: the same choice after a restart.
+            w.be32(1, from.0)
+                .be32(2, to.0)
+                .be32(3, length)
+                .be32(4, modulus)
+                .be32(5, 0x6265_7274)
+                .be32(7, 0);
+        })
+    }
+
+    /// Loads the value of a map without a name (see `Batch::numbered_map`).
+    pub fn lookup_numbered(self, map: u32, key: Register, to: Register) -> Self {
+        self.push("lookup", |w| {
+            w.text(1, super::batch::ANONYMOUS_MAP)
+                .be32(2, key.0)
+                .be32(3, to.0)
+                .be32(4, map);
+        })
+    }
+
+    /// Answers that the port is unreachable (ICMP).
+    pub fn reject(self) -> Self {
+        self.push("reject", |w| {
+            // NFT_REJECT_ICMP_UNREACH, ICMP_PORT_UNREACH
+            w.be32(1, 0).bytes(2, &[3]);
         })
     }
 

@@ -13,6 +13,7 @@ use crate::protocol::Failure;
 pub(crate) mod datatype {
     use super::Family;
 
+    pub const INTEGER: u32 = 4;
     pub const IPV4: u32 = 7;
     pub const IPV6: u32 = 8;
     pub const HARDWARE_ADDRESS: u32 = 9;

@@ -35,6 +35,8 @@ use crate::{
 
 /// The table's name.
 pub(crate) const TABLE: &str = "berth";
+/// The table of services, apart from the plugins' so that it can be replaced as a whole.
+const SERVICES_TABLE: &str = "berth-services";
 /// NFPROTO_INET.
 const INET: u8 = 1;
 /// NFPROTO_BRIDGE.
@@ -50,30 +52,37 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Nft {
     channel: Channel,
     family: u8,
+    table: &'static str,
 }
 
 impl Nft {
     /// Opens it in the thread's namespace, for what is routed: table `inet berth`.
     pub fn open() -> Result<Self, NetlinkError> {
-        Self::open_family(INET)
+        Self::open_table(INET, TABLE)
     }
 
     /// For what passes bridges: table `bridge berth`.
     pub fn open_bridge() -> Result<Self, NetlinkError> {
-        Self::open_family(BRIDGE)
+        Self::open_table(BRIDGE, TABLE)
     }
 
-    fn open_family(family: u8) -> Result<Self, NetlinkError> {
+    /// For the load balancing of services: table `inet berth-services`.
+    pub fn open_services() -> Result<Self, NetlinkError> {
+        Self::open_table(INET, SERVICES_TABLE)
+    }
+
+    fn open_table(family: u8, table: &'static str) -> Result<Self, NetlinkError> {
         Ok(Self {
             channel: Channel::open(NETLINK_NETFILTER)?,
             family,
+            table,
         })
     }
 
     /// How nft(8) names the table.
     pub fn table(&self) -> String {
         let family = if self.family == BRIDGE { "bridge" } else { "inet" };
-        format!("{family} {TABLE}")
+        format!("{family} {}", self.table)
     }
 
     /// Makes one change: `plan` reads the ruleset and fills a batch, which is committed atomically if
@@ -87,7 +96,7 @@ impl Nft {
         let mut pause = Duration::from_micros(200);
         loop {
             let generation = self.generation()?;
-            let mut batch = Batch::new(self.family);
+            let mut batch = Batch::new(self.family, self.table);
             let outcome = plan(self, &mut batch)?;
             if batch.is_empty() {
                 return Ok(outcome);

@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 
 use super::{
-    Data, Element, Nft, TABLE,
+    Data, Element, Nft,
     batch::{generic_header, write_element},
     wire::{Attributes, Writer},
 };
@@ -114,7 +114,7 @@ impl Nft {
 
     /// All rules of Berth's table.
     pub fn rules(&mut self) -> Result<Vec<FoundRule>, NetlinkError> {
-        self.foreign_rules(self.family, TABLE, None)
+        self.foreign_rules(self.family, self.table, None)
     }
 
     /// Rules of any table; of one chain if named.
@@ -155,7 +155,7 @@ impl Nft {
 
     /// A chain of Berth's table.
     pub fn own_chain(&mut self, name: &str) -> Result<Option<FoundChain>, NetlinkError> {
-        self.chain(self.family, TABLE, name)
+        self.chain(self.family, self.table, name)
     }
 
     /// A chain of any table.
@@ -174,12 +174,13 @@ impl Nft {
 
     /// All elements of a set; none when there is no such set.
     pub fn elements(&mut self, set: &str) -> Result<Vec<Element>, NetlinkError> {
+        let table = self.table;
         let message = request(
             &format!("list the elements of nf_tables set {set}"),
             GETSETELEM,
             self.family,
             |w| {
-                w.text(1, TABLE).text(2, set);
+                w.text(1, table).text(2, set);
             },
         );
         let mut elements = Vec::new();
@@ -193,6 +194,7 @@ impl Nft {
 
     /// The element with that key.
     pub fn element(&mut self, set: &str, key: &[u8]) -> Result<Option<Element>, NetlinkError> {
+        let table = self.table;
         let wanted = Element {
             key: key.to_vec(),
             data: Data::Nothing,
@@ -203,7 +205,7 @@ impl Nft {
             GETSETELEM,
             self.family,
             |w| {
-                write_element(w, set, &wanted, false);
+                write_element(w, table, set, std::slice::from_ref(&wanted), false);
             },
         );
         Ok(self.one(&message)?.and_then(|body| {

@@ -22,7 +22,7 @@ use ipnet::IpNet;
 use super::config::{Config, Mapping, Protocol};
 use crate::nft::{
     BaseChain, Data, Element, Layout, Rule, Set, Tag, datatype,
-    expr::{CT_STATUS_DNAT, Ct, Family, Is, Meta, Program, Register, Verdict, octets},
+    expr::{Family, Is, Meta, Program, Register, Verdict, octets},
     hook, subnet_chain,
 };
 
@@ -94,7 +94,7 @@ pub(super) fn layout(config: &Config) -> Layout {
         layout.rules.push(Rule {
             chain: "ports-postrouting".into(),
             text: format!("ct status dnat {} daddr vmap @{set}", family.keyword()),
-            program: translated()
+            program: Program::translated()
                 .family(family)
                 .destination(family, Register::FIRST)
                 .lookup(set, Register::FIRST, Some(Register::VERDICT)),
@@ -112,14 +112,6 @@ pub(super) fn layout(config: &Config) -> Layout {
             .extend(config.addresses.iter().flat_map(hairpin_rules));
     }
     layout
-}
-
-/// Goes on only for connections whose destination was translated.
-pub(crate) fn translated() -> Program {
-    Program::default()
-        .ct(Ct::Status, Register::FIRST)
-        .mask(Register::FIRST, &CT_STATUS_DNAT.to_ne_bytes())
-        .compare(Register::FIRST, Is::NotEqual, &0u32.to_ne_bytes())
 }
 
 fn loopback() -> IpNet {

@@ -283,6 +283,51 @@ pub const SERVICE_ACCOUNT: &Kind = &Kind {
     generations: false,
 };
 
+/// core/v1 Service.
+pub const SERVICE: &Kind = &Kind {
+    group: "",
+    version: "v1",
+    kind: "Service",
+    plural: "services",
+    singular: "service",
+    short: &["svc"],
+    namespaced: true,
+    categories: &["all"],
+    subresources: &[status_of("", "Service")],
+    writable: true,
+    generations: false,
+};
+
+/// core/v1 Endpoints: what clients older than EndpointSlice read, kept beside it.
+pub const ENDPOINTS: &Kind = &Kind {
+    group: "",
+    version: "v1",
+    kind: "Endpoints",
+    plural: "endpoints",
+    singular: "endpoints",
+    short: &["ep"],
+    namespaced: true,
+    categories: &[],
+    subresources: &[],
+    writable: true,
+    generations: false,
+};
+
+/// discovery.k8s.io/v1 EndpointSlice: where a Service's traffic goes.
+pub const ENDPOINT_SLICE: &Kind = &Kind {
+    group: "discovery.k8s.io",
+    version: "v1",
+    kind: "EndpointSlice",
+    plural: "endpointslices",
+    singular: "endpointslice",
+    short: &[],
+    namespaced: true,
+    categories: &[],
+    subresources: &[],
+    writable: true,
+    generations: true,
+};
+
 /// apps/v1 Deployment.
 pub const DEPLOYMENT: &Kind = &Kind {
     group: "apps",
@@ -316,14 +361,17 @@ pub const REPLICA_SET: &Kind = &Kind {
 /// Every served kind, in the order of discovery (group, then plural name).
 pub static ALL: &[&Kind] = &[
     CONFIG_MAP,
+    ENDPOINTS,
     EVENT,
     NAMESPACE,
     NODE,
     POD,
     SECRET,
     SERVICE_ACCOUNT,
+    SERVICE,
     DEPLOYMENT,
     REPLICA_SET,
+    ENDPOINT_SLICE,
 ];
 
 /// Finds a kind by what a request path names.

@@ -13,6 +13,7 @@
 //! kube-controller-manager needs expectations for, and why there are none here.
 
 pub mod deployment;
+pub mod endpoints;
 mod fields;
 pub mod gc;
 pub mod namespace;
@@ -67,6 +68,7 @@ pub async fn run(store: Store, shutdown: watch::Receiver<bool>) {
         ),
         drive(gc::GarbageCollector::default(), store.clone(), shutdown.clone()),
         drive(namespace::NamespaceController, store.clone(), shutdown.clone()),
+        drive(endpoints::EndpointsController, store.clone(), shutdown.clone()),
         drive(pod_gc::PodCollector, store, shutdown),
     );
 }

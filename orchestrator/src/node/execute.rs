@@ -20,6 +20,8 @@ use super::worker::{Worker, stopped};
 use super::{Node, blocking, monitor, resources, sandbox, teardown, volumes};
 use crate::store::{Preconditions, StoreError};
 
+/// How long connections that are in use may go on before a program is asked to end, within half its grace period.
+const DRAIN: Duration = Duration::from_secs(5);
 /// First and longest pause before a failed set-up is tried again, in seconds.
 const RETRY: (i64, i64) = (1, 30);
 /// The same for a missing image or ConfigMap; a changed ConfigMap or Secret ends the pause.
@@ -370,6 +372,11 @@ impl Worker {
         self.event(Some(name), false, "Killing", &message);
         // Whoever sends requests here learns it before the program does.
         self.publish().await;
+        if grace > 0 {
+            let drain = Duration::from_secs(grace as u64 / 2).min(DRAIN);
+            let mut routes = self.node.routes.clone();
+            routes.leave(&self.seen.sandbox.ips, drain).await;
+        }
         if grace > 0
             && self.start_hook(name, true, Duration::from_secs(grace as u64))
             && let Some(stop) = &mut self.seen.seen_mut(name).stop

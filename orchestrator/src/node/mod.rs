@@ -41,6 +41,7 @@ use std::sync::Arc;
 use berth_cgroups::Layout;
 use berth_image::ImageStore;
 
+use crate::proxy::Routes;
 use crate::store::{Object, Store};
 use network::PodNetwork;
 use paths::PodPaths;
@@ -83,6 +84,8 @@ pub struct NodeContext {
     pub images: ImageStore,
     /// The settings.
     pub config: NodeConfig,
+    /// Where connections of Services are led to.
+    pub routes: Routes,
     /// True when `berthd` ends; pods go on.
     pub shutdown: tokio::sync::watch::Receiver<bool>,
 }
@@ -115,6 +118,7 @@ pub(crate) struct Node {
     store: Store,
     images: ImageStore,
     config: NodeConfig,
+    routes: Routes,
     network: PodNetwork,
     layout: Layout,
     /// Id of this boot of the kernel.
@@ -171,13 +175,15 @@ pub async fn run(context: NodeContext) -> Result<(), NodeError> {
         store,
         images,
         config,
+        routes,
         shutdown,
     } = context;
-    let node = tokio::task::spawn_blocking(move || prepare(store, images, config)).await??;
+    let node = tokio::task::spawn_blocking(move || prepare(store, images, config, routes)).await??;
     let node = Arc::new(node);
     let registration = tokio::spawn(registration::run(Arc::clone(&node), shutdown.clone()));
     let every = node.config.network_check;
-    let patrol = (!every.is_zero()).then(|| tokio::spawn(patrol::run(Arc::clone(&node), every, shutdown.clone())));
+    let patrol =
+        (!every.is_zero()).then(|| tokio::spawn(patrol::run(Arc::clone(&node), every, shutdown.clone())));
     queue::run(Arc::clone(&node), shutdown).await?;
     registration.abort();
     if let Some(patrol) = patrol {
@@ -189,7 +195,7 @@ pub async fn run(context: NodeContext) -> Result<(), NodeError> {
 }
 
 /// Makes the directories and looks at the host. Blocks.
-fn prepare(store: Store, images: ImageStore, config: NodeConfig) -> Result<Node, NodeError> {
+fn prepare(store: Store, images: ImageStore, config: NodeConfig, routes: Routes) -> Result<Node, NodeError> {
     for dir in [
         config.run_dir.join("pods"),
         config.run_dir.join("netns"),
@@ -228,6 +234,7 @@ fn prepare(store: Store, images: ImageStore, config: NodeConfig) -> Result<Node,
         store,
         images,
         config,
+        routes,
     })
 }
 

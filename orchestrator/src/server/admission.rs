@@ -76,7 +76,12 @@ impl Api {
             defaults::pod(value, &self.node_name);
             self.check_account(value)?;
         }
-        invalid(kind, value, validate::create(kind, value, &self.node()))
+        let mut causes = Vec::new();
+        if kind == kinds::SERVICE {
+            causes = self.services.complete(&self.store, value, None);
+        }
+        causes.extend(validate::create(kind, value, &self.node()));
+        invalid(kind, value, causes)
     }
 
     /// Makes a decoded changed object ready for the store.
@@ -93,7 +98,12 @@ impl Api {
         if kind == kinds::NAMESPACE {
             value["status"] = old.get("status").cloned().unwrap_or_default();
         }
-        invalid(kind, value, validate::update(kind, value, old, &self.node()))
+        let mut causes = Vec::new();
+        if kind == kinds::SERVICE {
+            causes = self.services.complete(&self.store, value, Some(old));
+        }
+        causes.extend(validate::update(kind, value, old, &self.node()));
+        invalid(kind, value, causes)
     }
 
     /// The namespace must be there and not on its way out.

@@ -6,6 +6,7 @@
 //! request.rs  path and query -> Target, Query
 //! body.rs     JSON, YAML, protobuf -> object that follows its schema
 //! list.rs watch.rs write.rs patch.rs apply.rs delete.rs scale.rs    a verb each
+//! services.rs   addresses and node ports of Services
 //! admission.rs  defaults, validation, what depends on other objects
 //! respond.rs  object, table or metadata; Status for errors
 //! ```
@@ -24,6 +25,7 @@ mod patch;
 mod request;
 mod respond;
 mod scale;
+mod services;
 mod tls;
 mod watch;
 mod write;
@@ -46,6 +48,7 @@ use respond::Failure;
 
 pub use bootstrap::{BootstrapError, bootstrap};
 pub use images::router as image_router;
+pub use services::Allocator;
 pub use tls::{ListenError, acceptor, listen, serve};
 
 /// Turns true when berthd is to stop.
@@ -61,6 +64,8 @@ pub struct Api {
     pub run_dir: PathBuf,
     /// The node's folder for what must.
     pub data_dir: PathBuf,
+    /// Addresses and node ports of Services.
+    pub services: Allocator,
     /// Address clients are told to come to.
     pub address: String,
     /// Turns true when berthd is to stop.

@@ -6,6 +6,7 @@
 mod namespace;
 mod pod;
 mod secret;
+mod service;
 mod workload;
 
 use serde_json::{Map, Value};
@@ -20,6 +21,9 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         "ReplicaSet" => workload::replica_set(object),
         "Namespace" => namespace::namespace(object),
         "Secret" => secret::secret(object),
+        "Service" => service::service(object),
+        "Endpoints" => service::endpoints(object),
+        "EndpointSlice" => service::endpoint_slice(object),
         _ => {}
     }
 }

@@ -6,6 +6,7 @@
 mod age;
 mod core;
 mod pod;
+mod service;
 mod workload;
 
 use jiff::Timestamp;
@@ -68,6 +69,9 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         "ConfigMap" => core::CONFIG_MAP,
         "Secret" => core::SECRET,
         "Event" => core::EVENT,
+        "Service" => service::SERVICE,
+        "Endpoints" => service::ENDPOINTS,
+        "EndpointSlice" => service::ENDPOINT_SLICE,
         _ => core::PLAIN,
     }
 }
@@ -83,6 +87,9 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
         "ConfigMap" => core::config_map(object, now),
         "Secret" => core::secret(object, now),
         "Event" => core::event(object, now),
+        "Service" => service::service(object, now),
+        "Endpoints" => service::endpoints(object, now),
+        "EndpointSlice" => service::endpoint_slice(object, now),
         _ => core::plain(object, now),
     }
 }

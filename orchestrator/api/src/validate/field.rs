@@ -112,6 +112,12 @@ impl Errors {
         self.push("FieldValueTooLong", field, message);
     }
 
+    /// The list has too many elements.
+    pub fn too_many(&mut self, field: &Path, count: usize, limit: usize) {
+        let message = format!("Too many: {count}: must have at most {limit} items");
+        self.push("FieldValueTooMany", field, message);
+    }
+
     /// The whole list.
     pub fn into_causes(self) -> Vec<Cause> {
         self.0

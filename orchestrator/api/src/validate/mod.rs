@@ -11,6 +11,7 @@ pub mod names;
 mod namespace;
 mod pod;
 mod probe;
+mod service;
 mod update;
 mod volume;
 mod workload;
@@ -64,6 +65,9 @@ fn content(kind: &Kind, object: &Value, node: &Node, errors: &mut Errors) {
         "Secret" => config::secret(object, errors),
         "Namespace" => namespace::validate(object, errors),
         "Event" => config::event(object, errors),
+        "Service" => service::service(object, errors),
+        "Endpoints" => service::endpoints(object, errors),
+        "EndpointSlice" => service::endpoint_slice(object, errors),
         _ => {}
     }
 }

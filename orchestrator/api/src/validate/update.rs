@@ -22,6 +22,20 @@ pub(super) fn immutable(kind: &Kind, object: &Value, old: &Value, errors: &mut E
             }
             true
         }
+        "Service" => {
+            service(object, old, errors);
+            true
+        }
+        "EndpointSlice" => {
+            if object.get("addressType") != old.get("addressType") {
+                errors.invalid(
+                    &Path::root("addressType"),
+                    object.get("addressType").unwrap_or(&Value::Null),
+                    IMMUTABLE,
+                );
+            }
+            true
+        }
         "ConfigMap" => {
             sealed(&["data", "binaryData"], object, old, errors);
             true
@@ -38,6 +52,17 @@ pub(super) fn immutable(kind: &Kind, object: &Value, old: &Value, errors: &mut E
             true
         }
         _ => true,
+    }
+}
+
+/// An address stays with its Service, as long as that has one.
+fn service(object: &Value, old: &Value, errors: &mut Errors) {
+    let kept = |o: &Value| o.pointer("/spec/type").is_some_and(|t| t != "ExternalName");
+    let address = |o: &Value| o.pointer("/spec/clusterIPs/0").cloned().unwrap_or_default();
+    let (new, was) = (address(object), address(old));
+    if kept(object) && kept(old) && !was.is_null() && new != was {
+        let at = Path::root("spec").child("clusterIPs").index(0);
+        errors.invalid(&at, &new, "may not change once set");
     }
 }
 

@@ -1,0 +1,235 @@
+//! PURE: from Services and EndpointSlices to what the kernel shall know.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use cni_plugins::services::{Frontend, Protocol, Service, Services};
+use ipnet::Ipv4Net;
+use serde_json::Value;
+
+/// Label that names the Service of a slice.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// One endpoint's answer to one port.
+struct Backend {
+    place: SocketAddrV4,
+    ready: bool,
+    /// Being deleted, but still answering: used where nobody else is left.
+    serving: bool,
+}
+
+/// What the kernel shall know. `networks` are those that the host itself is in.
+pub fn services(services: &[Value], slices: &[Value], addresses: Ipv4Net, networks: &[Ipv4Net]) -> Services {
+    let mut by_service: BTreeMap<(&str, &str), Vec<&Value>> = BTreeMap::new();
+    for slice in slices.iter().filter(|slice| slice["addressType"] == "IPv4") {
+        let service = slice["metadata"]["labels"][SERVICE_NAME]
+            .as_str()
+            .unwrap_or_default();
+        let namespace = slice["metadata"]["namespace"].as_str().unwrap_or_default();
+        by_service.entry((namespace, service)).or_default().push(slice);
+    }
+    let mut all = BTreeMap::new();
+    for service in services {
+        let meta = |field: &str| service["metadata"][field].as_str().unwrap_or_default();
+        let (namespace, name) = (meta("namespace"), meta("name"));
+        let slices = by_service.get(&(namespace, name)).map_or(&[][..], Vec::as_slice);
+        for port in service["spec"]["ports"].as_array().into_iter().flatten() {
+            let port_name = port["name"].as_str().unwrap_or_default();
+            if let Some(found) = one(service, port, slices) {
+                let number = &port["port"];
+                let shown = if port_name.is_empty() {
+                    number.to_string()
+                } else {
+                    port_name.to_owned()
+                };
+                all.insert(format!("{namespace}/{name}:{shown}"), found);
+            }
+        }
+    }
+    let direct = direct(&all, networks);
+    Services {
+        services: all,
+        addresses,
+        direct,
+    }
+}
+
+/// One port of a Service; nothing for those that have no address.
+fn one(service: &Value, port: &Value, slices: &[&Value]) -> Option<Service> {
+    let spec = &service["spec"];
+    if spec["type"] == "ExternalName" {
+        return None;
+    }
+    let address: Ipv4Addr = spec["clusterIP"].as_str()?.parse().ok()?;
+    let protocol = match port["protocol"].as_str().unwrap_or("TCP") {
+        "TCP" => Protocol::Tcp,
+        "UDP" => Protocol::Udp,
+        "SCTP" => Protocol::Sctp,
+        _ => return None,
+    };
+    let number = |field: &str| {
+        port[field]
+            .as_u64()
+            .and_then(|n| u16::try_from(n).ok())
+            .filter(|n| *n > 0)
+    };
+    let mut frontends = BTreeSet::from([Frontend {
+        address: Some(address),
+        protocol,
+        port: number("port")?,
+    }]);
+    frontends.extend(number("nodePort").map(|port| Frontend {
+        address: None,
+        protocol,
+        port,
+    }));
+    Some(Service {
+        frontends,
+        backends: backends(port, slices),
+        sticky: spec["sessionAffinity"] == "ClientIP",
+    })
+}
+
+/// Where a port's connections go, in an order that does not change: the ready endpoints, or, where all are being
+/// deleted, those that still answer.
+fn backends(port: &Value, slices: &[&Value]) -> Vec<SocketAddrV4> {
+    let mut all: Vec<Backend> = slices.iter().flat_map(|slice| offered(port, slice)).collect();
+    let any_ready = all.iter().any(|backend| backend.ready);
+    all.retain(|backend| if any_ready { backend.ready } else { backend.serving });
+    let mut places: Vec<SocketAddrV4> = all.into_iter().map(|backend| backend.place).collect();
+    places.sort_unstable();
+    places.dedup();
+    places
+}
+
+fn offered(port: &Value, slice: &Value) -> Vec<Backend> {
+    let text = |value: &Value, field: &str, default: &'static str| {
+        value[field].as_str().unwrap_or(default).to_owned()
+    };
+    let same = |offered: &&Value| {
+        text(offered, "name", "") == text(port, "name", "")
+            && text(offered, "protocol", "TCP") == text(port, "protocol", "TCP")
+    };
+    let found = slice["ports"].as_array().into_iter().flatten().find(same);
+    let Some(number) = found
+        .and_then(|port| port["port"].as_u64())
+        .and_then(|n| u16::try_from(n).ok())
+    else {
+        return Vec::new();
+    };
+    let endpoints = slice["endpoints"].as_array().into_iter().flatten();
+    endpoints
+        .filter_map(|endpoint| {
+            // Only the first address counts; the others are the same endpoint's (discovery/v1 Endpoint).
+            let address: Ipv4Addr = endpoint["addresses"][0].as_str()?.parse().ok()?;
+            let is = |field: &str, default: bool| endpoint["conditions"][field].as_bool().unwrap_or(default);
+            let ready = is("ready", true);
+            Some(Backend {
+                place: SocketAddrV4::new(address, number),
+                ready,
+                serving: is("serving", ready) && is("terminating", false),
+            })
+        })
+        .collect()
+}
+
+/// The networks of the host in which backends are: their neighbours would answer a client there directly.
+fn direct(services: &BTreeMap<String, Service>, networks: &[Ipv4Net]) -> BTreeSet<Ipv4Net> {
+    let backends: BTreeSet<&Ipv4Addr> = services
+        .values()
+        .flat_map(|service| &service.backends)
+        .map(SocketAddrV4::ip)
+        .collect();
+    networks
+        .iter()
+        .filter(|network| backends.iter().any(|address| network.contains(*address)))
+        .copied()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn service(spec: Value) -> Value {
+        json!({"metadata": {"namespace": "default", "name": "web"}, "spec": spec})
+    }
+
+    fn slice(endpoints: Value) -> Value {
+        json!({
+            "metadata": {"namespace": "default", "name": "web-x", "labels": {SERVICE_NAME: "web"}},
+            "addressType": "IPv4",
+            "ports": [{"name": "http", "protocol": "TCP", "port": 8080}],
+            "endpoints": endpoints,
+        })
+    }
+
+    fn endpoint(address: &str, ready: bool, terminating: bool) -> Value {
+        json!({"addresses": [address], "conditions": {"ready": ready, "serving": true, "terminating": terminating}})
+    }
+
+    fn web() -> Value {
+        service(json!({
+            "type": "NodePort", "clusterIP": "10.96.0.40",
+            "ports": [{"name": "http", "port": 80, "protocol": "TCP", "nodePort": 30080}],
+        }))
+    }
+
+    fn planned(service: Value, slices: &[Value]) -> Services {
+        let networks = ["10.90.0.0/16".parse().unwrap(), "192.0.2.0/24".parse().unwrap()];
+        services(&[service], slices, "10.96.0.0/16".parse().unwrap(), &networks)
+    }
+
+    fn addresses(found: &Services) -> Vec<String> {
+        let all = found.services.values().flat_map(|service| &service.backends);
+        all.map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn ready_endpoints_serve_and_the_last_ones_go_on_until_they_are_gone() {
+        let some = slice(json!([
+            endpoint("10.90.0.3", true, false),
+            endpoint("10.90.0.2", true, false),
+            endpoint("10.90.0.4", false, true),
+        ]));
+        let found = planned(web(), &[some]);
+        assert_eq!(addresses(&found), ["10.90.0.2:8080", "10.90.0.3:8080"]);
+        let service = &found.services["default/web:http"];
+        let ports: Vec<(bool, u16)> = service
+            .frontends
+            .iter()
+            .map(|f| (f.address.is_some(), f.port))
+            .collect();
+        assert_eq!(ports, [(false, 30080), (true, 80)]);
+        assert_eq!(found.direct, BTreeSet::from(["10.90.0.0/16".parse().unwrap()]));
+        let last = slice(json!([
+            endpoint("10.90.0.4", false, true),
+            endpoint("10.90.0.5", false, false)
+        ]));
+        assert_eq!(addresses(&planned(web(), &[last])), ["10.90.0.4:8080"]);
+    }
+
+    #[test]
+    fn slices_add_up_and_other_ports_and_families_do_not_count() {
+        let mut other = slice(json!([endpoint("10.90.0.9", true, false)]));
+        other["ports"][0]["name"] = json!("metrics");
+        let mut six = slice(json!([endpoint("fd00::1", true, false)]));
+        six["addressType"] = json!("IPv6");
+        let one = slice(json!([endpoint("10.90.0.2", true, false)]));
+        // Without conditions an endpoint is ready.
+        let two = slice(json!([{"addresses": ["192.0.2.7"]}]));
+        let found = planned(web(), &[other, six, one, two]);
+        assert_eq!(addresses(&found), ["10.90.0.2:8080", "192.0.2.7:8080"]);
+    }
+
+    #[test]
+    fn services_without_an_address_have_no_rules() {
+        for spec in [
+            json!({"type": "ClusterIP", "clusterIP": "None", "ports": [{"port": 80}]}),
+            json!({"type": "ExternalName", "externalName": "example.com", "ports": [{"port": 80}]}),
+        ] {
+            assert!(planned(service(spec), &[]).services.is_empty());
+        }
+    }
+}
