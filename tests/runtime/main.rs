@@ -15,5 +15,7 @@ mod logging;
 mod mounts;
 mod namespaces;
 mod process;
+mod rootless;
 mod security;
+mod systemd;
 mod verbs;
