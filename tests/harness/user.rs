@@ -119,6 +119,17 @@ impl User {
     }
 }
 
+impl Drop for User {
+    fn drop(&mut self) {
+        // Podman leaves a process that holds its namespaces.
+        let pid = fs::read_to_string(self.runtime_dir().join("libpod/tmp/pause.pid")).ok();
+        if let Some(pid) = pid.and_then(|text| text.trim().parse().ok()) {
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}
+
 /// Gives a file, or a directory with all in it, to the user.
 pub fn chown_all(path: &Path) {
     let link = path.is_symlink();

@@ -435,7 +435,7 @@ fn below_unit(path: &Path, unit: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use berth_spec::{LinuxMemoryBuilder, LinuxResourcesBuilder};
+    use berth_spec::LinuxMemory;
 
     fn scope(path: &str, annotations: &[(&str, &str)]) -> Result<Scope, SystemdError> {
         let annotations = annotations
@@ -470,8 +470,14 @@ mod tests {
 
     #[test]
     fn an_annotation_changes_defaults_but_no_limit() {
-        let memory = LinuxMemoryBuilder::default().limit(1 << 20).build().unwrap();
-        let resources = LinuxResourcesBuilder::default().memory(memory).build().unwrap();
+        let memory = LinuxMemory {
+            limit: Some(1 << 20),
+            ..LinuxMemory::default()
+        };
+        let resources = LinuxResources {
+            memory: Some(memory),
+            ..LinuxResources::default()
+        };
         let ask = |key: &str, value: &str| {
             let scope = scope("", &[(&format!("org.systemd.property.{key}"), value)]).unwrap();
             scope
