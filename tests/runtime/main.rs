@@ -18,4 +18,5 @@ mod process;
 mod rootless;
 mod security;
 mod systemd;
+mod unified;
 mod verbs;
