@@ -14,7 +14,7 @@ use crate::driver::{PATIENCE, Runtime, unique};
 macro_rules! need_systemd {
     () => {
         need_root!();
-        if !systemd_runs() {
+        if !systemd_runs() || !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
             harness::skip!("needs systemd as PID 1");
         }
     };
@@ -359,6 +359,55 @@ fn a_bus_address_in_the_environment_is_used() {
     with("unix:path=/run/dbus/system_bus_socket").ok();
     let error = with("tcp:host=localhost").err();
     assert!(error.contains("DBUS_SYSTEM_BUS_ADDRESS"), "{error}");
+}
+
+#[test]
+fn on_a_hybrid_host_every_hierarchy_has_the_scope() {
+    need_root!();
+    let root = Path::new("/sys/fs/cgroup");
+    if !systemd_runs() || !root.join("memory").exists() {
+        harness::skip!("needs systemd as PID 1 of a hybrid host");
+    }
+    let berth = Berth::new();
+    let id = unique();
+    let mut bundle = sleeper(&format!("berthtest-a.slice:pre:{id}"));
+    bundle.edit(|config| {
+        config["linux"]["resources"] = json!({
+            "memory": {"limit": 64 << 20}, "cpu": {"shares": 512, "quota": 25_000, "period": 100_000, "cpus": "0"},
+            "pids": {"limit": 40}, "devices": [{"allow": false, "access": "rwm"}],
+        });
+    });
+    berth.start(&bundle, &id);
+    let unit = format!("pre-{id}.scope");
+    let scope = format!("berthtest.slice/berthtest-a.slice/{unit}");
+    let state: Value = serde_json::from_str(&berth.call(&["state", &id]).ok()).unwrap();
+    let text = fs::read_to_string(format!("/proc/{}/cgroup", state["pid"])).unwrap();
+    assert!(
+        text.lines().all(|line| line.ends_with(&format!(":/{scope}"))),
+        "{text}"
+    );
+    let holds = |when: &str| {
+        for (file, want) in [
+            ("memory/SCOPE/memory.limit_in_bytes", "67108864"),
+            ("cpu,cpuacct/SCOPE/cpu.shares", "512"),
+            ("cpu,cpuacct/SCOPE/cpu.cfs_quota_us", "25000"),
+            ("cpuset/SCOPE/cpuset.cpus", "0"),
+            ("pids/SCOPE/pids.max", "40"),
+        ] {
+            assert_eq!(read(root, &file.replace("SCOPE", &scope)), want, "{file} {when}");
+        }
+        let devices = read(root, &format!("devices/{scope}/devices.list"));
+        assert!(
+            devices.contains("c 1:3 rwm") && !devices.contains("a *:* rwm"),
+            "{when}: {devices}"
+        );
+    };
+    holds("after the start");
+    run(Command::new("systemctl").arg("daemon-reload")).ok();
+    holds("after systemd was reloaded");
+    berth.call(&["delete", "--force", &id]).ok();
+    assert!(!loaded(&unit));
+    assert!(!root.join("memory").join(&scope).exists() && !root.join("cpuset").join(&scope).exists());
 }
 
 /// The user's own systemd, as tests/vm's machine has it.

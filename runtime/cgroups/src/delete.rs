@@ -31,7 +31,7 @@ impl Cgroup {
             if let Some(dir) = self.members() {
                 wait_for_all(dir, end)?;
             }
-            self.stop_unit(unit)?;
+            unit.stop()?;
         }
         let directories = self.legacy.iter().map(|one| &one.dir).chain(&self.unified);
         // Go on after a failure: one hierarchy's trouble should not leave the others behind.

@@ -279,16 +279,6 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Ends the unit of a cgroup that was removed. A unit that is gone is no error.
-    pub(crate) fn stop_unit(&self, unit: &Unit) -> Result<(), CgroupError> {
-        match Connection::open(unit.instance) {
-            Ok(mut connection) => Ok(stop(&mut connection, unit)?),
-            // A user's session ends with all its units.
-            Err(SystemdError::NoSession { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// The cgroup of a unit that may or may not be there.
     ///
     /// # Errors
@@ -301,6 +291,18 @@ impl Cgroup {
             group.unit = Some(unit.clone());
             group
         }))
+    }
+}
+
+impl Unit {
+    /// Ends the unit, whose processes are gone. A unit that is gone, too, is no error.
+    pub(crate) fn stop(&self) -> Result<(), SystemdError> {
+        match Connection::open(self.instance) {
+            Ok(mut connection) => stop(&mut connection, self),
+            // A user's session ends with all its units.
+            Err(SystemdError::NoSession { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -348,7 +350,14 @@ fn limits(resources: &LinuxResources, pure: bool, cpu_max: &str) -> Result<Vec<P
         Err(_) => {}
     }
     writes.extend(unified(resources)?.into_iter().map(|(_, write)| write));
-    properties::of(&writes, cpu_max)
+    let mut list = properties::of(&writes, cpu_max)?;
+    let shares = resources.cpu().as_ref().and_then(|cpu| cpu.shares());
+    if let (false, Some(shares @ 1..)) = (pure, shares) {
+        // Its own way from weight to shares is another one than the way here from shares to weight.
+        list.retain(|property| property.name != "CPUWeight");
+        list.push(Property::new("CPUShares", Value::Uint64(shares)));
+    }
+    Ok(list)
 }
 
 /// For the computation of values every controller is in v2; those it has not are not systemd's either.

@@ -129,7 +129,9 @@ impl Writer {
             Value::Array(element, list) => self.array(element, list),
             Value::Struct(fields) => {
                 self.align(EIGHT);
-                fields.iter().for_each(|field| self.value(field));
+                for field in fields {
+                    self.value(field);
+                }
             }
             Value::Variant(inner) => {
                 self.signature(&inner.signature());
@@ -144,7 +146,9 @@ impl Writer {
         // The padding before the first element does not count.
         self.align(alignment(element));
         let start = self.0.len();
-        list.iter().for_each(|value| self.value(value));
+        for value in list {
+            self.value(value);
+        }
         let length = (self.0.len() - start) as u32;
         self.0[at - 4..at].copy_from_slice(&length.to_ne_bytes());
     }
@@ -164,7 +168,9 @@ impl Call<'_> {
     /// The message's bytes; `serial` must not be 0.
     pub(super) fn encode(&self, serial: u32) -> Vec<u8> {
         let mut body = Writer::default();
-        self.arguments.iter().for_each(|value| body.value(value));
+        for value in self.arguments {
+            body.value(value);
+        }
         let mut message = Writer(vec![ENDIAN, CALL, 0, 1]);
         message.number((body.0.len() as u32).to_ne_bytes());
         message.number(serial.to_ne_bytes());

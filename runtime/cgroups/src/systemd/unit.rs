@@ -45,7 +45,7 @@ impl Place {
         check_slice(slice)?;
         check_name("prefix", prefix)?;
         check_name("name", name)?;
-        if name.ends_with(".slice") {
+        if name.strip_suffix(".slice").is_some() {
             return Err(SystemdError::Name {
                 what: "name",
                 name: name.to_owned(),
