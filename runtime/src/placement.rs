@@ -8,14 +8,24 @@ use berth_cgroups::{Cgroup, CgroupError, CgroupPath, Layout};
 use berth_spec::{LinuxResources, Spec};
 
 use crate::error::Error;
+use crate::host::HostFacts;
 
 /// What the command line says about cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Driver {
     /// `--systemd-cgroup`: systemd makes them.
     pub systemd: bool,
-    /// Whether the caller is taken for somebody who may lack the right to make cgroups: `--rootless`, or found out.
-    pub rootless: bool,
+    /// `--rootless`: whether the caller is taken for somebody who may lack the right to make cgroups; found out where
+    /// it is not said.
+    pub rootless: Option<bool>,
+}
+
+impl Driver {
+    /// Whether rights that are missing are to be expected. As with runc, of everybody but root of the initial user
+    /// namespace.
+    pub fn is_rootless(self, host: &HostFacts) -> bool {
+        self.rootless.unwrap_or_else(|| host.rootless())
+    }
 }
 
 /// Where a container's cgroup is to be. Checked; nothing was made.
@@ -35,7 +45,8 @@ pub enum Placement {
 
 impl Placement {
     /// Reads `linux.cgroupsPath` and the annotations of `spec`.
-    pub fn new(spec: &Spec, id: &str, driver: Driver) -> Result<Self, Error> {
+    pub fn new(spec: &Spec, id: &str, driver: Driver, host: &HostFacts) -> Result<Self, Error> {
+        let rootless = driver.is_rootless(host);
         let linux = spec.linux().as_ref();
         let configured = linux.and_then(|linux| linux.cgroups_path().as_deref());
         if driver.systemd {
@@ -45,7 +56,7 @@ impl Placement {
                 .flatten()
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect();
-            let instance = if driver.rootless {
+            let instance = if rootless {
                 Instance::User
             } else {
                 Instance::System
@@ -55,7 +66,7 @@ impl Placement {
         }
         Ok(Self::Path {
             path: CgroupPath::for_container(configured, id)?,
-            optional: driver.rootless && configured.is_none_or(|path| path == Path::new("")),
+            optional: rootless && configured.is_none_or(|path| path == Path::new("")),
         })
     }
 

@@ -137,8 +137,8 @@ impl Prepared {
             args,
             console,
             gate,
-            placement: Placement::new(&self.bundle.spec, id.as_str(), context.driver)?,
-            rootless: context.driver.rootless,
+            placement: Placement::new(&self.bundle.spec, id.as_str(), context.driver, &self.host)?,
+            rootless: context.driver.is_rootless(&self.host),
             seccomp: super::filter(&self.bundle.spec)?,
         };
         let lock = context.root.create(id)?;

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use berth_cgroups::CgroupPath;
 use clap::Args;
 
 use super::{Context, ExitCode};
@@ -9,7 +10,7 @@ use crate::bundle;
 use crate::container::{Container, ContainerError};
 use crate::error::Error;
 use crate::host::HostFacts;
-use crate::placement::Placement;
+use crate::placement::{Driver, Placement};
 use crate::state::{CONFIG_FILE, ContainerId, LockedDir, StateError, Status};
 
 /// Delete any resources held by the container, often used with a detached container
@@ -64,7 +65,17 @@ fn remove_unfinished(context: &Context, lock: LockedDir, id: &ContainerId) -> Re
         && let Ok((spec, _)) = bundle::parse_spec(&file, &text)
     {
         let host = HostFacts::collect()?;
-        let placement = Placement::new(&spec, id.as_str(), context.driver)?;
+        // Only systemd makes what is named in its form, whether the option is given now or not.
+        let configured = spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.cgroups_path().as_deref());
+        let named = CgroupPath::for_container(configured, id.as_str())?;
+        let driver = Driver {
+            systemd: context.driver.systemd || matches!(named, CgroupPath::Systemd(_)),
+            ..context.driver
+        };
+        let placement = Placement::new(&spec, id.as_str(), driver, &host)?;
         if let Some(cgroup) = placement.find(&host.cgroups)? {
             cgroup.kill()?;
             cgroup.delete()?;

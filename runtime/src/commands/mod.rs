@@ -172,12 +172,12 @@ fn context(global: &GlobalArgs) -> Result<Context, Error> {
     })
 }
 
-/// `--rootless`; "auto" is true for everybody but root of the initial user namespace, as with runc.
-fn rootless(word: &str) -> Result<bool, Error> {
+/// `--rootless`, in the words that Go takes; none for "auto".
+fn rootless(word: &str) -> Result<Option<bool>, Error> {
     match word {
-        "" | "auto" => Ok(!geteuid().is_root() || host::in_user_namespace()?),
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        "" | "auto" => Ok(None),
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
         _ => Err(ArgumentError::Rootless {
             value: word.to_owned(),
         }

@@ -36,7 +36,7 @@ pub(super) fn run(context: &Context, args: &PlanArgs) -> Result<ExitCode, Error>
     host.look_at(&bundle.spec);
     validate::validate(&bundle.spec, &host)?;
     let seccomp = super::filter(&bundle.spec)?;
-    let placement = Placement::new(&bundle.spec, id.as_str(), context.driver)?;
+    let placement = Placement::new(&bundle.spec, id.as_str(), context.driver, &host)?;
     let cgroup_paths = placement.paths(&host.cgroups)?;
     let options = CreateOptions {
         id: id.as_str(),

@@ -351,7 +351,7 @@ fn limits(resources: &LinuxResources, pure: bool, cpu_max: &str) -> Result<Vec<P
     }
     writes.extend(unified(resources)?.into_iter().map(|(_, write)| write));
     let mut list = properties::of(&writes, cpu_max)?;
-    let shares = resources.cpu().as_ref().and_then(|cpu| cpu.shares());
+    let shares = resources.cpu().as_ref().and_then(berth_spec::LinuxCpu::shares);
     if let (false, Some(shares @ 1..)) = (pure, shares) {
         // Its own way from weight to shares is another one than the way here from shares to weight.
         list.retain(|property| property.name != "CPUWeight");
