@@ -44,6 +44,9 @@ test: deps ## Every test, on the real kernel; ends with a count
 test-unit: deps-build ## Only the tests that need no privilege and no program
 	@tests/run unit
 
+test-vm: deps ## The runtime's and the orchestrator's tests in virtual machines: pure cgroup v2, and systemd as PID 1
+	@tests/vm/run all
+
 demo: build ## Deployment to running containers, in a private network: prints a table of what it measured
 	@$(TARGET)/berth/bin/berth-demo run --bin-dir $(TARGET)/berth/bin
 
@@ -85,4 +88,4 @@ clean: ## Remove everything that was built
 	cargo clean
 	rm -rf .demo
 
-.PHONY: help deps deps-build build build-berth lint test test-unit demo up down bench bench-ab bench-cni install uninstall clean
+.PHONY: help deps deps-build build build-berth lint test test-unit test-vm demo up down bench bench-ab bench-cni install uninstall clean

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use berth_cgroups::systemd::Unit;
 use berth_cgroups::{Cgroup, CgroupError, State as Freezer};
 use berth_spec::Spec;
 use nix::errno::Errno;
@@ -156,7 +157,12 @@ impl Container {
 
     /// Its cgroup, in every hierarchy.
     pub fn cgroup(&self) -> Cgroup {
-        Cgroup::from_paths(&self.record.cgroup_paths)
+        Cgroup::from_paths(&self.record.cgroup_paths).with_unit(self.unit())
+    }
+
+    /// The unit of its cgroup, if systemd made that.
+    pub fn unit(&self) -> Option<Unit> {
+        self.record.systemd.as_ref().map(Unit::from)
     }
 
     /// A handle on the live init, or `None` when it has exited. The start time makes sure that it is the init, and
@@ -228,6 +234,12 @@ impl Container {
     pub fn signal_all(&self, signal: i32) -> Result<(), ContainerError> {
         let fail = |source| ContainerError::SignalAll { source };
         let cgroup = self.cgroup();
+        if cgroup.is_none() {
+            // A rootless container without a cgroup: its other processes, if it shares a pid namespace, are nowhere listed.
+            let init = self.init()?.ok_or(ContainerError::NotRunning)?;
+            return berth_sys::pidfd::send_signal(init.as_fd(), signal)
+                .map_err(|source| ContainerError::Signal { source });
+        }
         if signal == libc::SIGKILL {
             if cgroup.pids().map_err(fail)?.is_empty() {
                 return Err(ContainerError::NotRunning);

@@ -182,12 +182,6 @@ pub enum ArgumentError {
         /// The word.
         value: String,
     },
-    /// The systemd driver is not there.
-    #[error(
-        "--systemd-cgroup: this version has no systemd cgroup driver: leave the option out (Docker: --exec-opt \
-         native.cgroupdriver=cgroupfs, containerd: SystemdCgroup = false, Podman: --cgroup-manager=cgroupfs)"
-    )]
-    SystemdCgroup,
     /// checkpoint and restore are not there.
     #[error("--criu: this version has no checkpoint and restore: leave the option out")]
     Criu,

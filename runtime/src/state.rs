@@ -15,6 +15,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use berth_cgroups::systemd::{Instance, Unit};
 use berth_spec::Hook;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -144,11 +145,46 @@ pub struct Record {
     /// The container's cgroup in each hierarchy: v1 controller, or the empty string for the unified hierarchy.
     #[serde(default)]
     pub cgroup_paths: BTreeMap<String, PathBuf>,
+    /// The unit that the cgroup belongs to, if systemd made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub systemd: Option<SystemdUnit>,
     /// Whether the container has a pid namespace of its own, so that the end of its init is the end of all.
     pub private_pid_namespace: bool,
     /// The hooks that later verbs run.
     #[serde(default)]
     pub hooks: LaterHooks,
+}
+
+/// A unit of systemd's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SystemdUnit {
+    /// Its name.
+    pub unit: String,
+    /// Whether it belongs to the user's own manager, not to the system's.
+    #[serde(default)]
+    pub user: bool,
+}
+
+impl From<&Unit> for SystemdUnit {
+    fn from(unit: &Unit) -> Self {
+        Self {
+            unit: unit.name.clone(),
+            user: unit.instance == Instance::User,
+        }
+    }
+}
+
+impl From<&SystemdUnit> for Unit {
+    fn from(stored: &SystemdUnit) -> Self {
+        Self {
+            name: stored.unit.clone(),
+            instance: if stored.user {
+                Instance::User
+            } else {
+                Instance::System
+            },
+        }
+    }
 }
 
 /// Hooks that run after the container was created: kept here so that `start` and `delete` need not parse the
@@ -430,6 +466,7 @@ mod tests {
             created: rfc3339(UNIX_EPOCH),
             annotations: BTreeMap::new(),
             cgroup_paths: BTreeMap::new(),
+            systemd: None,
             private_pid_namespace: true,
             hooks: LaterHooks::default(),
         }

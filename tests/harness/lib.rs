@@ -8,11 +8,13 @@ mod node;
 mod programs;
 mod rootfs;
 mod snapshot;
+mod user;
 
 pub use node::{Node, NodeOptions};
 pub use programs::{bin, kubectl, kubectl_versions, program, repository_root};
 pub use rootfs::{Bundle, busybox_rootfs};
 pub use snapshot::HostSnapshot;
+pub use user::{SUBORDINATE_ID, USER_ID, User, chown_all};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};

@@ -15,5 +15,8 @@ mod logging;
 mod mounts;
 mod namespaces;
 mod process;
+mod rootless;
 mod security;
+mod systemd;
+mod unified;
 mod verbs;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
+use crate::systemd::SystemdError;
+
 /// A cgroup operation failed; the message says what was attempted, on what, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -16,6 +18,9 @@ pub enum CgroupError {
         /// The path as configured.
         path: String,
     },
+    /// systemd was asked and did not do it.
+    #[error(transparent)]
+    Systemd(#[from] SystemdError),
     /// A system call on a cgroup directory or file failed.
     #[error("cannot {action} {}", path.display())]
     Io {
@@ -129,6 +134,16 @@ impl CgroupError {
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(Errno) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }
+    }
+
+    /// Whether the caller lacks a right, or the place is not writable for anybody.
+    pub fn is_permission(&self) -> bool {
+        match self {
+            Self::Io { source, .. } | Self::Write { source, .. } | Self::DeviceFilter { source, .. } => {
+                matches!(source, Errno::EACCES | Errno::EPERM | Errno::EROFS)
+            }
+            _ => false,
+        }
     }
 
     pub(crate) fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Self {

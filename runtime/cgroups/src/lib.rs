@@ -6,9 +6,12 @@
 //! limit of the configuration is written where the host has its controller. A limit that no hierarchy can
 //! enforce is an error that names the controller and the field.
 //!
+//! With [`systemd::Scope`], systemd makes the cgroup; everything else is the same.
+//!
 //! What a limit means in files is computed without I/O (`v1`, `v2`: one file a controller) and then
 //! written in one pass.
 
+mod create;
 mod delete;
 mod devices;
 mod dir;
@@ -21,6 +24,7 @@ mod path;
 mod resources;
 mod stats;
 mod subtree;
+pub mod systemd;
 mod v1;
 mod v2;
 mod write;

@@ -303,9 +303,11 @@ impl Cgroup {
         if let Some(dir) = self.v1("blkio") {
             // BFQ counts where it schedules; the throttling layer counts everywhere else.
             let either = |bfq, all| {
-                Ok(text(dir, bfq)?
-                    .filter(|text| text.lines().count() > 1)
-                    .or(text(dir, all)?))
+                Ok::<_, CgroupError>(
+                    text(dir, bfq)?
+                        .filter(|text| text.lines().count() > 1)
+                        .or(text(dir, all)?),
+                )
             };
             let bytes: Option<String> = either(
                 "blkio.bfq.io_service_bytes_recursive",

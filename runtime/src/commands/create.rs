@@ -11,7 +11,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use berth_cgroups::{Cgroup, CgroupPath};
+use berth_cgroups::Cgroup;
+use berth_cgroups::systemd::Placeholder;
 use berth_spec::{Hook, LinuxNamespaceType, LinuxResources};
 use clap::Args;
 
@@ -23,10 +24,11 @@ use crate::hooks::{self, HookState};
 use crate::host::HostFacts;
 use crate::launch::{self, HookPoint, LaunchError, Launched};
 use crate::log;
+use crate::placement::Placement;
 use crate::plan::{self, CreateOptions, Gate};
 use crate::seccomp::Program;
 use crate::spec::OCI_VERSION;
-use crate::state::{ContainerId, LaterHooks, LockedDir, Record, Status, rfc3339};
+use crate::state::{ContainerId, LaterHooks, LockedDir, Record, Status, SystemdUnit, rfc3339};
 use crate::validate;
 
 /// Create a container
@@ -130,14 +132,13 @@ impl Prepared {
         console: Option<OwnedFd>,
         gate: Gate,
     ) -> Result<Created, Error> {
-        let linux = self.bundle.spec.linux().as_ref();
-        let configured = linux.and_then(|linux| linux.cgroups_path().as_deref());
         let request = Request {
             id,
             args,
             console,
             gate,
-            cgroup: CgroupPath::for_container(configured, id.as_str())?,
+            placement: Placement::new(&self.bundle.spec, id.as_str(), context.driver, &self.host)?,
+            rootless: context.driver.is_rootless(&self.host),
             seccomp: super::filter(&self.bundle.spec)?,
         };
         let lock = context.root.create(id)?;
@@ -164,12 +165,23 @@ impl Prepared {
 
     /// Makes the cgroup and what goes into it.
     fn with_cgroup(&self, request: Request<'_>, lock: &LockedDir) -> Result<(Launched, Record), Error> {
-        let cgroup = Cgroup::create(&self.host.cgroups, &request.cgroup)?;
+        let none = LinuxResources::default();
+        let linux = self.bundle.spec.linux().as_ref();
+        let resources = linux
+            .and_then(|linux| linux.resources().as_ref())
+            .unwrap_or(&none);
+        let id = request.id.as_str();
+        let (cgroup, placeholder) = request.placement.make(&self.host.cgroups, id, resources)?;
+        let group = Group {
+            cgroup: &cgroup,
+            resources,
+            placeholder,
+        };
         // Only now: whoever finds a configuration without a record takes its cgroup for this container's.
         let launched = lock
             .write_config(&self.bundle.config)
             .map_err(Error::from)
-            .and_then(|()| self.launch(request, lock, &cgroup));
+            .and_then(|()| self.launch(request, lock, group));
         launched.inspect_err(|_| remove_cgroup(&cgroup))
     }
 
@@ -178,7 +190,7 @@ impl Prepared {
         &self,
         request: Request<'_>,
         lock: &LockedDir,
-        cgroup: &Cgroup,
+        group: Group<'_>,
     ) -> Result<(Launched, Record), Error> {
         let Request {
             id,
@@ -186,13 +198,14 @@ impl Prepared {
             console,
             gate,
             seccomp,
+            rootless,
             ..
         } = request;
-        let none = LinuxResources::default();
-        let linux = self.bundle.spec.linux().as_ref();
-        let resources = linux
-            .and_then(|linux| linux.resources().as_ref())
-            .unwrap_or(&none);
+        let Group {
+            cgroup,
+            resources,
+            placeholder,
+        } = group;
         for ignored in cgroup.limit(resources)? {
             log::warn(&format!("{}: ignored: {}", ignored.field, ignored.reason));
         }
@@ -215,6 +228,8 @@ impl Prepared {
             annotations: annotations(&self.bundle),
             resources,
             cgroup,
+            placeholder,
+            rootless,
             lock,
             record: None,
         };
@@ -241,8 +256,16 @@ struct Request<'a> {
     args: &'a SharedArgs,
     console: Option<OwnedFd>,
     gate: Gate,
-    cgroup: CgroupPath,
+    placement: Placement,
+    rootless: bool,
     seccomp: Option<Program>,
+}
+
+/// A new cgroup with what it is to be limited to, and what keeps it alive while it has no process.
+struct Group<'a> {
+    cgroup: &'a Cgroup,
+    resources: &'a LinuxResources,
+    placeholder: Option<Placeholder>,
 }
 
 /// Kills and removes what a failed start may have left.
@@ -277,7 +300,7 @@ fn record(
     bundle: &Bundle,
     annotations: BTreeMap<String, String>,
     (pid, start_time): (i32, u64),
-    cgroup_paths: BTreeMap<String, PathBuf>,
+    cgroup: &Cgroup,
 ) -> Record {
     let spec = &bundle.spec;
     let namespaces = spec
@@ -303,7 +326,8 @@ fn record(
         rootfs: bundle.rootfs.clone(),
         created: rfc3339(SystemTime::now()),
         annotations,
-        cgroup_paths,
+        cgroup_paths: cgroup.paths(),
+        systemd: cgroup.unit().map(SystemdUnit::from),
         private_pid_namespace,
         hooks: LaterHooks {
             poststart: list(hooks.map(berth_spec::Hooks::poststart)),
@@ -389,6 +413,9 @@ struct Parent<'a> {
     annotations: BTreeMap<String, String>,
     resources: &'a LinuxResources,
     cgroup: &'a Cgroup,
+    placeholder: Option<Placeholder>,
+    /// Whether this user may lack the right to a device filter.
+    rootless: bool,
     lock: &'a LockedDir,
     /// The container's record, once its first process is there.
     record: Option<Record>,
@@ -410,15 +437,21 @@ impl Parent<'_> {
 impl launch::Host for Parent<'_> {
     fn beside(&mut self, pid: i32, start_time: u64) -> Result<(), Box<dyn StdError + Send + Sync>> {
         let own = |error: Error| -> Box<dyn StdError + Send + Sync> { Box::new(error) };
-        self.cgroup
-            .filter_devices(self.resources)
-            .map_err(|error| own(error.into()))?;
+        // The container's process keeps the cgroup alive now.
+        drop(self.placeholder.take());
+        match self.cgroup.filter_devices(self.resources) {
+            // As with runc: a user who may load no filter has no right to devices that are not open to all, either.
+            Err(error) if self.rootless && error.is_permission() => {
+                log::debug(&format!("no device filter: {}", crate::error::chain(&error)));
+            }
+            done => done.map_err(|error| own(error.into()))?,
+        }
         let record = record(
             self.id,
             self.bundle,
             self.annotations.clone(),
             (pid, start_time),
-            self.cgroup.paths(),
+            self.cgroup,
         );
         self.lock
             .prepare_record(&record)

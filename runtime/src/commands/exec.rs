@@ -135,7 +135,7 @@ fn execute(context: &Context, args: &ExecArgs) -> Result<ExitCode, Error> {
         launch::Context {
             spec: &spec,
             state_dir: None,
-            cgroup: &Cgroup::from_paths(&cgroup_paths),
+            cgroup: &Cgroup::from_paths(&cgroup_paths).with_unit(container.unit()),
             console_socket: console,
             host: &mut Parent {
                 container: &container,

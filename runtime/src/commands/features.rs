@@ -185,8 +185,8 @@ fn features() -> Features {
             cgroup: CgroupFeatures {
                 v1: true,
                 v2: true,
-                systemd: false,
-                systemd_user: false,
+                systemd: true,
+                systemd_user: true,
                 rdma: true,
             },
             seccomp: SeccompFeatures {

@@ -27,6 +27,7 @@ use nix::unistd::geteuid;
 use crate::error::{ArgumentError, Error};
 use crate::host;
 use crate::log::{self, Log};
+use crate::placement::Driver;
 use crate::seccomp::{self, Program};
 use crate::spec::OCI_VERSION;
 use crate::state::{ContainerId, StateRoot};
@@ -108,6 +109,8 @@ struct Context {
     root: StateRoot,
     /// Whether `--root` was given.
     root_given: bool,
+    /// `--systemd-cgroup` and `--rootless`.
+    driver: Driver,
 }
 
 /// Runs the command line. What it returns is the process's exit code.
@@ -142,7 +145,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
     match command {
         Command::Create(args) => create::run(&context, &args),
         Command::Exec(args) => exec::run(&context, &args),
-        Command::Plan(args) => plan::run(&args),
+        Command::Plan(args) => plan::run(&context, &args),
         Command::Run(args) => run::run(&context, &args),
         Command::Start(args) => start::run(&context, &args),
         Command::Delete(args) => delete::run(&context, &args),
@@ -155,26 +158,31 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
 }
 
 fn context(global: &GlobalArgs) -> Result<Context, Error> {
-    if global.systemd_cgroup {
-        return Err(ArgumentError::SystemdCgroup.into());
-    }
     if global.criu.is_some() {
         return Err(ArgumentError::Criu.into());
-    }
-    // Containers of the unprivileged are recognised by themselves ("auto"): the words are checked and change nothing.
-    if !["", "auto", "true", "t", "1", "false", "f", "0"]
-        .contains(&global.rootless.to_ascii_lowercase().as_str())
-    {
-        return Err(ArgumentError::Rootless {
-            value: global.rootless.clone(),
-        }
-        .into());
     }
     let root = state_root(global.root.as_deref())?;
     Ok(Context {
         root: StateRoot::new(root),
         root_given: global.root.is_some(),
+        driver: Driver {
+            systemd: global.systemd_cgroup,
+            rootless: rootless(&global.rootless)?,
+        },
     })
+}
+
+/// `--rootless`, in the words that Go takes; none for "auto".
+fn rootless(word: &str) -> Result<Option<bool>, Error> {
+    match word {
+        "" | "auto" => Ok(None),
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
+        _ => Err(ArgumentError::Rootless {
+            value: word.to_owned(),
+        }
+        .into()),
+    }
 }
 
 /// `--root` made absolute; without it the user's runtime directory for the unprivileged, else /run/berth.
