@@ -13,6 +13,7 @@ pub mod launch;
 pub mod log;
 pub mod plan;
 mod process;
+pub mod resctrl;
 pub mod seccomp;
 pub mod spec;
 pub mod state;

@@ -24,6 +24,7 @@ use crate::host::HostFacts;
 use crate::launch::{self, HookPoint, LaunchError, Launched};
 use crate::log;
 use crate::plan::{self, CreateOptions, Gate};
+use crate::resctrl::Group;
 use crate::seccomp::Program;
 use crate::spec::OCI_VERSION;
 use crate::state::{ContainerId, LaterHooks, LockedDir, Record, Status, rfc3339};
@@ -180,14 +181,6 @@ impl Prepared {
         lock: &LockedDir,
         cgroup: &Cgroup,
     ) -> Result<(Launched, Record), Error> {
-        let Request {
-            id,
-            args,
-            console,
-            gate,
-            seccomp,
-            ..
-        } = request;
         let none = LinuxResources::default();
         let linux = self.bundle.spec.linux().as_ref();
         let resources = linux
@@ -196,35 +189,63 @@ impl Prepared {
         for ignored in cgroup.limit(resources)? {
             log::warn(&format!("{}: ignored: {}", ignored.field, ignored.reason));
         }
-        let paths = cgroup.paths();
-        let options = CreateOptions {
-            id: id.as_str(),
-            cgroup_paths: &paths,
-            no_pivot: args.no_pivot,
-            no_new_keyring: args.no_new_keyring,
-            preserve_fds: args.preserve_fds,
-            listen_fds: self.listen_fds,
-            console: console.is_some(),
-            gate,
-            seccomp: seccomp.as_ref(),
-        };
-        let plan = plan::create(&self.bundle, &self.host, &options)?;
-        let mut parent = Parent {
-            id,
+        let group = self.resctrl_group(request.id)?;
+        let parent = Parent {
+            id: request.id,
             bundle: &self.bundle,
             annotations: annotations(&self.bundle),
             resources,
             cgroup,
+            group: group.as_ref(),
             lock,
             record: None,
         };
+        let launched = self.launch_under(parent, request);
+        if let (Err(_), Some(group)) = (&launched, &group)
+            && let Err(error) = group.delete()
+        {
+            log::warn(&crate::error::chain(&error));
+        }
+        launched
+    }
+
+    /// The group of `linux.intelRdt`, made and with its shares.
+    fn resctrl_group(&self, id: &ContainerId) -> Result<Option<Group>, Error> {
+        let linux = self.bundle.spec.linux().as_ref();
+        let asked = linux.and_then(|linux| linux.intel_rdt().as_ref());
+        match (asked, &self.host.resctrl) {
+            (Some(asked), Some(found)) => Ok(Some(Group::create(&found.mounted, asked, id.as_str())?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Starts the init and writes the record.
+    fn launch_under(
+        &self,
+        mut parent: Parent<'_>,
+        request: Request<'_>,
+    ) -> Result<(Launched, Record), Error> {
+        let (lock, cgroup) = (parent.lock, parent.cgroup);
+        let paths = cgroup.paths();
+        let options = CreateOptions {
+            id: request.id.as_str(),
+            cgroup_paths: &paths,
+            no_pivot: request.args.no_pivot,
+            no_new_keyring: request.args.no_new_keyring,
+            preserve_fds: request.args.preserve_fds,
+            listen_fds: self.listen_fds,
+            console: request.console.is_some(),
+            gate: request.gate,
+            seccomp: request.seccomp.as_ref(),
+        };
+        let plan = plan::create(&self.bundle, &self.host, &options)?;
         let launched = launch::launch(
             &plan,
             launch::Context {
                 spec: &self.bundle.spec,
                 state_dir: Some(lock.path()),
                 cgroup,
-                console_socket: console,
+                console_socket: request.console,
                 host: &mut parent,
             },
         )
@@ -278,6 +299,7 @@ fn record(
     annotations: BTreeMap<String, String>,
     (pid, start_time): (i32, u64),
     cgroup_paths: BTreeMap<String, PathBuf>,
+    intel_rdt: Option<&Group>,
 ) -> Record {
     let spec = &bundle.spec;
     let namespaces = spec
@@ -305,6 +327,7 @@ fn record(
         annotations,
         cgroup_paths,
         private_pid_namespace,
+        intel_rdt: intel_rdt.cloned(),
         hooks: LaterHooks {
             poststart: list(hooks.map(berth_spec::Hooks::poststart)),
             poststop: list(hooks.map(berth_spec::Hooks::poststop)),
@@ -389,6 +412,7 @@ struct Parent<'a> {
     annotations: BTreeMap<String, String>,
     resources: &'a LinuxResources,
     cgroup: &'a Cgroup,
+    group: Option<&'a Group>,
     lock: &'a LockedDir,
     /// The container's record, once its first process is there.
     record: Option<Record>,
@@ -413,12 +437,16 @@ impl launch::Host for Parent<'_> {
         self.cgroup
             .filter_devices(self.resources)
             .map_err(|error| own(error.into()))?;
+        if let Some(group) = self.group {
+            group.add(pid).map_err(|error| own(error.into()))?;
+        }
         let record = record(
             self.id,
             self.bundle,
             self.annotations.clone(),
             (pid, start_time),
             self.cgroup.paths(),
+            self.group,
         );
         self.lock
             .prepare_record(&record)

@@ -317,6 +317,13 @@ struct Parent<'a> {
 }
 
 impl launch::Host for Parent<'_> {
+    fn beside(&mut self, pid: i32, _: u64) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        match &self.container.record.intel_rdt {
+            Some(group) => Ok(group.add_if_there(pid)?),
+            None => Ok(()),
+        }
+    }
+
     fn hooks(&mut self, _: HookPoint, _: i32) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Ok(())
     }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::host::tests::facts;
-use crate::host::{Joined, JoinedNamespace};
+use crate::host::{Joined, JoinedNamespace, ResctrlFacts};
 use crate::spec::default_document;
 
 fn base() -> Value {
@@ -708,7 +708,7 @@ fn labels_need_their_module() {
     let bare = HostFacts {
         apparmor: false,
         selinux: false,
-        resctrl: false,
+        resctrl: None,
         ..facts()
     };
     refused_on(
@@ -733,6 +733,43 @@ fn labels_need_their_module() {
         &[("/linux/intelRdt", json!({"closID": "a/b"}))],
         "linux.intelRdt.closID",
         "plain name",
+    );
+    let bandwidth = |schema: &str| [("/linux/intelRdt", json!({"memBwSchema": schema}))];
+    accepted(&bandwidth("MB:0=20"));
+    refused(
+        &bandwidth("L3:0=f"),
+        "linux.intelRdt.memBwSchema",
+        "must start with",
+    );
+    refused(
+        &bandwidth("MB:0=20\nL3:0=f"),
+        "linux.intelRdt.memBwSchema",
+        "newlines",
+    );
+    refused(
+        &[("/linux/intelRdt", json!({"schemata": ["L3:0=f\n"]}))],
+        "linux.intelRdt.schemata",
+        "newlines",
+    );
+    let poor = HostFacts {
+        resctrl: facts().resctrl.map(|found| ResctrlFacts {
+            cache: false,
+            bandwidth: false,
+            ..found
+        }),
+        ..facts()
+    };
+    refused_on(
+        &poor,
+        &bandwidth("MB:0=20"),
+        "linux.intelRdt.memBwSchema",
+        "MBA is not enabled",
+    );
+    refused_on(
+        &poor,
+        &[("/linux/intelRdt", json!({"l3CacheSchema": "L3:0=f"}))],
+        "linux.intelRdt.l3CacheSchema",
+        "CAT is not enabled",
     );
     check(&[("/process/apparmorProfile", json!(""))], &bare).unwrap();
 }
