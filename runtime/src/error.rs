@@ -16,6 +16,7 @@ use crate::hooks::HookError;
 use crate::host::HostError;
 use crate::launch::LaunchError;
 use crate::log::LogError;
+use crate::notify::NotifyError;
 use crate::plan::PlanError;
 use crate::resctrl::ResctrlError;
 use crate::seccomp::SeccompError;
@@ -64,6 +65,9 @@ pub enum Error {
         #[from]
         source: PathError,
     },
+    /// Telling a service manager.
+    #[error(transparent)]
+    Notify(#[from] NotifyError),
     /// The container's resctrl group.
     #[error(transparent)]
     Resctrl(#[from] ResctrlError),

@@ -11,6 +11,7 @@ pub mod hooks;
 pub mod host;
 pub mod launch;
 pub mod log;
+pub mod notify;
 pub mod plan;
 mod process;
 pub mod resctrl;

@@ -23,6 +23,7 @@ use crate::hooks::{self, HookState};
 use crate::host::HostFacts;
 use crate::launch::{self, HookPoint, LaunchError, Launched};
 use crate::log;
+use crate::notify::Manager;
 use crate::plan::{self, CreateOptions, Gate};
 use crate::resctrl::Group;
 use crate::seccomp::Program;
@@ -124,7 +125,7 @@ impl Prepared {
 
     /// Makes the container. On failure nothing of it is left.
     pub(super) fn create(
-        self,
+        mut self,
         context: &Context,
         id: &ContainerId,
         args: &SharedArgs,
@@ -164,7 +165,10 @@ impl Prepared {
     }
 
     /// Makes the cgroup and what goes into it.
-    fn with_cgroup(&self, request: Request<'_>, lock: &LockedDir) -> Result<(Launched, Record), Error> {
+    fn with_cgroup(&mut self, request: Request<'_>, lock: &LockedDir) -> Result<(Launched, Record), Error> {
+        if let Some(manager) = Manager::from_environment() {
+            manager.prepare(&mut self.bundle.spec, lock.path())?;
+        }
         let cgroup = Cgroup::create(&self.host.cgroups, &request.cgroup)?;
         // Only now: whoever finds a configuration without a record takes its cgroup for this container's.
         let launched = lock

@@ -110,7 +110,11 @@ fn execute(context: &Context, args: &ExecArgs) -> Result<ExitCode, Error> {
     let terminal = process.terminal().unwrap_or(false);
     super::check_terminal(terminal, args.detach, args.console_socket.as_deref())?;
     super::check_preserved_fds(0, args.preserve_fds)?;
-    let cgroup_paths = sub_cgroups(&container.record.cgroup_paths, &args.cgroup)?;
+    let cgroup_paths = if args.cgroup.is_empty() {
+        own_cgroups(&container, &host)
+    } else {
+        sub_cgroups(&container.record.cgroup_paths, &args.cgroup)?
+    };
     let seccomp = super::filter(&spec)?;
     let (mut foreground, console) = if args.detach {
         (None, connect("--console-socket", args.console_socket.as_deref())?)
@@ -175,7 +179,7 @@ fn process(args: &ExecArgs, spec: &Spec) -> Result<Process, Error> {
         for warning in &warnings {
             log::warn(warning);
         }
-        return Ok(process);
+        return Ok(completed(process, spec.process().as_ref()));
     }
     let command = args.arguments.get(1..).unwrap_or_default();
     if command.is_empty() {
@@ -206,6 +210,42 @@ fn process(args: &ExecArgs, spec: &Spec) -> Result<Process, Error> {
     add_capabilities(&mut process, &args.cap)?;
     change_user(&mut process, args)?;
     Ok(process)
+}
+
+/// What a process document leaves out is the container's, as with runc: a document is more often written by hand than
+/// meant to give up what the container has.
+fn completed(mut process: Process, container: Option<&Process>) -> Process {
+    let Some(container) = container else {
+        return process;
+    };
+    if process.capabilities().is_none() {
+        process.set_capabilities(container.capabilities().clone());
+    }
+    if process.rlimits().iter().flatten().next().is_none() {
+        process.set_rlimits(container.rlimits().clone());
+    }
+    let empty = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
+    if empty(process.apparmor_profile()) {
+        process.set_apparmor_profile(container.apparmor_profile().clone());
+    }
+    if empty(process.selinux_label()) {
+        process.set_selinux_label(container.selinux_label().clone());
+    }
+    if process.scheduler().is_none() {
+        process.set_scheduler(container.scheduler().clone());
+    }
+    if process.io_priority().is_none() {
+        process.set_io_priority(container.io_priority().clone());
+    }
+    if process.exec_cpu_affinity().is_none() {
+        process.set_exec_cpu_affinity(container.exec_cpu_affinity().clone());
+    }
+    if process.user().umask().is_none() {
+        let mut user = process.user().clone();
+        user.set_umask(container.user().umask());
+        process.set_user(user);
+    }
+    process
 }
 
 /// Adds to the bounding, effective and permitted sets; to the ambient one only if there are inheritable ones, without
@@ -260,6 +300,26 @@ fn parse_user(text: &str) -> Result<(u32, Option<u32>), ArgumentError> {
         Some((uid, gid)) => Ok((number("uid", uid)?, Some(number("gid", gid)?))),
         None => Ok((number("uid", text)?, None)),
     }
+}
+
+/// The container's cgroups. In one that passes controllers on to others, as systemd or Docker inside make it, cgroup2
+/// allows no process (cgroups(7), "no internal processes" rule): then the one that the init has gone to.
+fn own_cgroups(container: &Container, host: &HostFacts) -> BTreeMap<String, PathBuf> {
+    let mut paths = container.record.cgroup_paths.clone();
+    let Some(own) = paths.get_mut("") else {
+        return paths;
+    };
+    let passed_on = fs::read_to_string(own.join("cgroup.subtree_control")).unwrap_or_default();
+    if passed_on.trim().is_empty() {
+        return paths;
+    }
+    let text = fs::read_to_string(format!("/proc/{}/cgroup", container.record.pid)).unwrap_or_default();
+    let now = text.lines().find_map(|line| line.strip_prefix("0::"));
+    let located = now.and_then(|now| host.cgroups.unified()?.locate(Path::new(now)));
+    if let Some(located) = located.filter(|located| located.starts_with(&*own)) {
+        *own = located;
+    }
+    paths
 }
 
 /// The directories of existing sub-cgroups: `controller[,controller]:path`, or a path for all hierarchies.

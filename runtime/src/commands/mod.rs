@@ -124,6 +124,11 @@ struct Context {
     root_given: bool,
 }
 
+/// The definition of the command line, for what is made from it: completions, man pages.
+pub fn definition() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs the command line. What it returns is the process's exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {

@@ -80,6 +80,11 @@ pub enum HostStep {
         /// Out of the host's peer groups.
         slave: bool,
     },
+    /// Run on these processors until the process is made, which begins on them.
+    Affinity {
+        /// One bit a processor.
+        mask: Vec<u8>,
+    },
     /// Make the first process.
     Clone(Clone),
     /// Write the id maps of its new user namespace.
@@ -216,6 +221,7 @@ impl fmt::Display for HostStep {
                 }
                 Ok(())
             }
+            Self::Affinity { mask } => write!(f, "Affinity mask={mask:x?}"),
             Self::Clone(clone) => clone.fmt(f),
             Self::IdMaps { uids, gids } => {
                 f.write_str("IdMaps uids=")?;

@@ -85,7 +85,7 @@ pub(super) fn create(context: &Context<'_>, gate: Gate, before: Vec<HostStep>) -
 }
 
 /// The parent's part of `exec`.
-pub(super) fn exec(context: &Context<'_>, init_pid: i32) -> Vec<HostStep> {
+pub(super) fn exec(context: &Context<'_>, init_pid: i32) -> Result<Vec<HostStep>, PlanError> {
     let mut kinds = 0;
     for namespace in namespaces(context) {
         kinds |= namespace.typ() as u64;
@@ -105,13 +105,18 @@ pub(super) fn exec(context: &Context<'_>, init_pid: i32) -> Vec<HostStep> {
     // Nothing else holds the program back until these are done.
     clone.waits |= !after.is_empty();
     let waits = clone.waits;
-    let mut host = vec![HostStep::Clone(clone)];
+    let mut host = Vec::new();
+    if let Some(list) = context.process.and_then(process::initial_affinity) {
+        let mask = process::bits("process.execCPUAffinity.initial", list)?;
+        host.push(HostStep::Affinity { mask });
+    }
+    host.push(HostStep::Clone(clone));
     host.append(&mut after);
     if waits {
         host.push(HostStep::Release);
     }
     host.push(HostStep::AwaitExec);
-    host
+    Ok(host)
 }
 
 fn namespaces<'a>(context: &Context<'a>) -> &'a [berth_spec::LinuxNamespace] {
