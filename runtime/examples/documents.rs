@@ -22,7 +22,11 @@ fn main() -> io::Result<()> {
     let Some(directory) = std::env::args_os().nth(1) else {
         return Err(io::Error::other("usage: documents DIRECTORY"));
     };
-    let directory = Path::new(&directory);
+    write(Path::new(&directory))
+}
+
+/// Writes everything.
+pub fn write(directory: &Path) -> io::Result<()> {
     let mut command = berth::commands::definition().version(env!("CARGO_PKG_VERSION"));
     command.build();
     completions(&command, &directory.join("completions"))?;
@@ -42,7 +46,9 @@ fn completions(command: &Command, directory: &Path) -> io::Result<()> {
 /// berth(8), and a page a verb: berth-run(8).
 fn manual(command: &Command, directory: &Path) -> io::Result<()> {
     fs::create_dir_all(directory)?;
-    let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set() && verb.get_name() != "help");
+    let verbs = command
+        .get_subcommands()
+        .filter(|verb| !verb.is_hide_set() && verb.get_name() != "help");
     page(command.clone(), "berth", directory)?;
     for verb in verbs {
         page(verb.clone(), &format!("berth-{}", verb.get_name()), directory)?;

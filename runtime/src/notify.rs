@@ -16,10 +16,10 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use berth_spec::{LinuxNamespaceType, Mount, Spec};
 use berth_sys::{files, socket};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use oci_spec::runtime::{LinuxNamespaceType, Mount, MountBuilder, Spec};
 use thiserror::Error;
 
 use crate::log;
@@ -86,7 +86,7 @@ impl Manager {
             .iter()
             .flat_map(|list| list.iter())
             .any(|entry| entry.typ() == LinuxNamespaceType::Mount);
-        let Some(mut process) = spec.process().clone() else {
+        let Some(process) = spec.process.as_mut() else {
             return Ok(());
         };
         if !private {
@@ -103,13 +103,11 @@ impl Manager {
             .mode(0o755)
             .create(&folder)
             .map_err(|source| fail("create", source))?;
-        let mut mounts = spec.mounts().clone().unwrap_or_default();
-        mounts.push(mount(&folder).map_err(|source| fail("mount", source))?);
-        spec.set_mounts(Some(mounts));
-        let mut variables = process.env().clone().unwrap_or_default();
-        variables.push(format!("{VARIABLE}={INSIDE}/{SOCKET}"));
-        process.set_env(Some(variables));
-        spec.set_process(Some(process));
+        process
+            .env
+            .get_or_insert_default()
+            .push(format!("{VARIABLE}={INSIDE}/{SOCKET}"));
+        spec.mounts.get_or_insert_default().push(mount(folder));
         Ok(())
     }
 
@@ -167,15 +165,15 @@ impl Manager {
     }
 }
 
-fn mount(folder: &Path) -> io::Result<Mount> {
+fn mount(folder: PathBuf) -> Mount {
     let options = ["bind", "nosuid", "noexec", "nodev", "ro"].map(str::to_owned);
-    MountBuilder::default()
-        .destination(INSIDE)
-        .typ("bind")
-        .source(folder)
-        .options(options.to_vec())
-        .build()
-        .map_err(io::Error::other)
+    Mount {
+        destination: PathBuf::from(INSIDE),
+        typ: Some("bind".to_owned()),
+        source: Some(folder),
+        options: Some(options.to_vec()),
+        ..Mount::default()
+    }
 }
 
 /// A container's socket.

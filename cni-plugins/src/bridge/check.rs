@@ -85,7 +85,9 @@ fn repair(
         masquerade::add(&mut Nft::open()?, &tag, &addresses)?;
     }
     if config.spoof_check {
-        let mac = config.mac.unwrap_or_else(|| super::hardware_address(&tag, result));
+        let mac = config
+            .mac
+            .unwrap_or_else(|| super::hardware_address(&tag, result));
         spoofing::add(&mut Nft::open_bridge()?, &tag, &port.name, mac)?;
     }
     Ok(())
@@ -129,12 +131,7 @@ fn check_bridge(bridge: &Link, result: &AddResult) -> Result<(), Failure> {
     }
 }
 
-fn check_gateways(
-    host: &mut Rtnl,
-    config: &Config,
-    bridge: &Link,
-    ours: &[&Address],
-) -> Result<(), Failure> {
+fn check_gateways(host: &mut Rtnl, config: &Config, bridge: &Link, ours: &[&Address]) -> Result<(), Failure> {
     let router = match config.vlans.access {
         None => bridge.clone(),
         Some(vlan) => {
@@ -146,7 +143,10 @@ fn check_gateways(
     };
     let there = host.addresses(router.index)?;
     let gateways = ours.iter().map(|ip| gateway_of(ip));
-    match gateways.into_iter().find(|g| !there.iter().any(|a| a.address.addr() == *g)) {
+    match gateways
+        .into_iter()
+        .find(|g| !there.iter().any(|a| a.address.addr() == *g))
+    {
         Some(gateway) => Err(Failure::check(format!(
             "{} does not have the gateway address {gateway}",
             router.name

@@ -56,7 +56,11 @@ pub(super) fn join(host: &mut Rtnl, vlans: &Vlans, port: &str) -> Result<(), Fai
 }
 
 fn covers(vlans: &Vlans, id: u16) -> bool {
-    vlans.access == Some(id) || vlans.trunk.iter().any(|(first, last)| (*first..=*last).contains(&id))
+    vlans.access == Some(id)
+        || vlans
+            .trunk
+            .iter()
+            .any(|(first, last)| (*first..=*last).contains(&id))
 }
 
 fn index_of(host: &mut Rtnl, name: &str) -> Result<u32, Failure> {
@@ -135,7 +139,10 @@ pub(super) fn check(host: &mut Rtnl, vlans: &Vlans, port: &Link) -> Result<(), F
     let there = host.port_vlans(port.index)?;
     let wrong = |what: String| Err(Failure::check(format!("{}: {} {what}", vlans.field(), port.name)));
     if let Some(access) = vlans.access
-        && !there.contains(&PortVlan { id: access, access: true })
+        && !there.contains(&PortVlan {
+            id: access,
+            access: true,
+        })
     {
         return wrong(format!("is no access port of VLAN {access}"));
     }

@@ -4,10 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::{
-    Attachment, ExecError, Network, Outcome, Runtime,
-    runtime::needs,
-};
+use super::{Attachment, ExecError, Network, Outcome, Runtime, runtime::needs};
 use crate::protocol::Version;
 
 /// What [`Runtime::repair`] found.
@@ -57,7 +54,11 @@ impl Runtime {
             }
         }
         let result = cached.result.as_ref().map_or("{}", |r| r.get());
-        ask_for_the_same(network, &mut again, &serde_json::from_str(result).unwrap_or_default());
+        ask_for_the_same(
+            network,
+            &mut again,
+            &serde_json::from_str(result).unwrap_or_default(),
+        );
         self.del_locked(network, attachment)?;
         self.add_locked(network, &again)
     }
@@ -88,7 +89,9 @@ fn ask_for_the_same(network: &Network, attachment: &mut Attachment, result: &Val
         .as_array()
         .into_iter()
         .flatten()
-        .find(|i| i["name"] == attachment.ifname.as_str() && i["sandbox"].as_str().is_some_and(|s| !s.is_empty()))
+        .find(|i| {
+            i["name"] == attachment.ifname.as_str() && i["sandbox"].as_str().is_some_and(|s| !s.is_empty())
+        })
         .and_then(|i| i["mac"].as_str());
     if let Some(mac) = mac.filter(|_| network.declares("mac")) {
         attachment

@@ -94,7 +94,9 @@ fn admin_chain(fields: &Fields<'_>) -> Result<String, Failure> {
     if !fits {
         return Err(Failure::field(
             field,
-            format!("{chain:?} is no chain's name: up to {LONGEST_CHAIN} letters, digits, '-' and '_', a letter first"),
+            format!(
+                "{chain:?} is no chain's name: up to {LONGEST_CHAIN} letters, digits, '-' and '_', a letter first"
+            ),
         ));
     }
     if matches!(chain, "INPUT" | "FORWARD" | "OUTPUT") || rules::is_own_chain(chain) {

@@ -184,7 +184,13 @@ pub(super) fn require_admin(nft: &mut Nft, batch: &mut Batch, admin: &str) -> Re
 /// The jump to the administrator's chain, if it is missing.
 pub(super) fn missing_admin(nft: &mut Nft, admin: &str) -> Result<Option<String>, Failure> {
     let found = leads_to(nft, admin)?;
-    Ok((!found).then(|| format!("rule {:?} of chain {ADMINS} in table {}", jump(admin), nft.table())))
+    Ok((!found).then(|| {
+        format!(
+            "rule {:?} of chain {ADMINS} in table {}",
+            jump(admin),
+            nft.table()
+        )
+    }))
 }
 
 fn from_container(family: Family) -> Program {

@@ -4,8 +4,8 @@ use std::os::fd::AsRawFd as _;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, Parseable as _};
 use netlink_packet_route::link::{
-    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage, MacVlanMode, State,
+    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData, InfoPortKind, InfoVeth,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode, State,
 };
 use nix::errno::Errno;
 
@@ -231,7 +231,12 @@ impl Message {
         let info = vec![LinkInfo::Kind(InfoKind::Bridge), vlan_filtering()];
         message.attributes.push(LinkAttribute::LinkInfo(info));
         // Like a port's, a bridge's properties are only taken by RTM_NEWLINK.
-        Self::new(format!("let bridge {bridge} filter VLANs"), RTM_NEWLINK, 0, &message)
+        Self::new(
+            format!("let bridge {bridge} filter VLANs"),
+            RTM_NEWLINK,
+            0,
+            &message,
+        )
     }
 
     /// Turns promiscuous mode on or off.

@@ -150,16 +150,28 @@ impl Batch {
 
     /// Removes a chain with its rules; nothing may lead to it.
     pub fn delete_chain(&mut self, name: &str) {
-        self.push(format!("delete nf_tables chain {name}"), DELCHAIN, 0, self.family, |w| {
-            w.text(1, TABLE).text(3, name);
-        });
+        self.push(
+            format!("delete nf_tables chain {name}"),
+            DELCHAIN,
+            0,
+            self.family,
+            |w| {
+                w.text(1, TABLE).text(3, name);
+            },
+        );
     }
 
     /// Removes all rules of a chain.
     pub fn flush_chain(&mut self, name: &str) {
-        self.push(format!("flush nf_tables chain {name}"), DELRULE, 0, self.family, |w| {
-            w.text(1, TABLE).text(2, name);
-        });
+        self.push(
+            format!("flush nf_tables chain {name}"),
+            DELRULE,
+            0,
+            self.family,
+            |w| {
+                w.text(1, TABLE).text(2, name);
+            },
+        );
     }
 
     /// Appends a rule to a chain of Berth's table.
@@ -272,7 +284,9 @@ impl Batch {
         whole: bool,
     ) {
         let what = format!("{verb} an element ({}) of nf_tables set {set}", element.comment);
-        self.push(what, kind, flags, self.family, |w| write_element(w, set, element, whole));
+        self.push(what, kind, flags, self.family, |w| {
+            write_element(w, set, element, whole)
+        });
     }
 
     /// Adds an element, which must not be there.

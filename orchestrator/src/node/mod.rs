@@ -177,7 +177,8 @@ pub async fn run(context: NodeContext) -> Result<(), NodeError> {
     let node = Arc::new(node);
     let registration = tokio::spawn(registration::run(Arc::clone(&node), shutdown.clone()));
     let every = node.config.network_check;
-    let patrol = (!every.is_zero()).then(|| tokio::spawn(patrol::run(Arc::clone(&node), every, shutdown.clone())));
+    let patrol =
+        (!every.is_zero()).then(|| tokio::spawn(patrol::run(Arc::clone(&node), every, shutdown.clone())));
     queue::run(Arc::clone(&node), shutdown).await?;
     registration.abort();
     if let Some(patrol) = patrol {

@@ -218,33 +218,29 @@ fn completed(mut process: Process, container: Option<&Process>) -> Process {
     let Some(container) = container else {
         return process;
     };
-    if process.capabilities().is_none() {
-        process.set_capabilities(container.capabilities().clone());
+    if process.capabilities.is_none() {
+        process.capabilities.clone_from(&container.capabilities);
     }
-    if process.rlimits().iter().flatten().next().is_none() {
-        process.set_rlimits(container.rlimits().clone());
+    if process.rlimits.iter().flatten().next().is_none() {
+        process.rlimits.clone_from(&container.rlimits);
     }
     let empty = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
-    if empty(process.apparmor_profile()) {
-        process.set_apparmor_profile(container.apparmor_profile().clone());
+    if empty(&process.apparmor_profile) {
+        process.apparmor_profile.clone_from(&container.apparmor_profile);
     }
-    if empty(process.selinux_label()) {
-        process.set_selinux_label(container.selinux_label().clone());
+    if empty(&process.selinux_label) {
+        process.selinux_label.clone_from(&container.selinux_label);
     }
-    if process.scheduler().is_none() {
-        process.set_scheduler(container.scheduler().clone());
+    if process.scheduler.is_none() {
+        process.scheduler.clone_from(&container.scheduler);
     }
-    if process.io_priority().is_none() {
-        process.set_io_priority(container.io_priority().clone());
+    if process.io_priority.is_none() {
+        process.io_priority.clone_from(&container.io_priority);
     }
-    if process.exec_cpu_affinity().is_none() {
-        process.set_exec_cpu_affinity(container.exec_cpu_affinity().clone());
+    if process.exec_cpu_affinity.is_none() {
+        process.exec_cpu_affinity.clone_from(&container.exec_cpu_affinity);
     }
-    if process.user().umask().is_none() {
-        let mut user = process.user().clone();
-        user.set_umask(container.user().umask());
-        process.set_user(user);
-    }
+    process.user.umask = process.user.umask.or(container.user.umask);
     process
 }
 

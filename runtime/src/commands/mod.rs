@@ -26,8 +26,8 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use berth_spec::Spec;
 use berth_cgroups::CgroupError;
+use berth_spec::Spec;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use nix::errno::Errno;
 use nix::unistd::geteuid;

@@ -13,8 +13,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use berth_spec::LinuxIntelRdt;
 use nix::sys::statfs::statfs;
-use oci_spec::runtime::LinuxIntelRdt;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 

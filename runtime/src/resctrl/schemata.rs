@@ -1,6 +1,6 @@
 //! Lines of a schemata file: `L3:0=7f0;1=1f`, `MB:0=20;1=70`.
 
-use oci_spec::runtime::LinuxIntelRdt;
+use berth_spec::LinuxIntelRdt;
 
 /// What is to be written, in order, each with the field that says so (config-linux.md).
 pub(super) fn lines(asked: &LinuxIntelRdt) -> Vec<(&'static str, &str)> {

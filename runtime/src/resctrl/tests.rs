@@ -40,7 +40,7 @@ fn group(dir: &TempDir, name: &str, schemata: &str) {
 }
 
 fn asked(json: &str) -> LinuxIntelRdt {
-    serde_json::from_str(json).unwrap()
+    berth_spec::read(json.as_bytes()).unwrap().value
 }
 
 fn read(dir: &TempDir, file: &str) -> String {

@@ -8,9 +8,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use berth_cgroups::CgroupError;
+use berth_spec::{LinuxResources, Spec};
 use clap::Args;
-use oci_spec::runtime::{LinuxResources, Spec};
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use thiserror::Error as ThisError;
 
@@ -144,6 +143,13 @@ pub enum UpdateError {
         #[source]
         source: Box<ParseError>,
     },
+    /// The document is one that only the other reader of it took.
+    #[error("--resources")]
+    Json {
+        /// The reason.
+        #[source]
+        source: serde_json::Error,
+    },
     /// No cache shares on this host.
     #[error("--l3-cache-schema: Intel RDT/CAT: l3 cache schema is not enabled")]
     NoCacheShares,
@@ -217,15 +223,15 @@ fn given(args: &UpdateArgs) -> Result<(Map<String, Value>, Origin), UpdateError>
         path: path.to_path_buf(),
         source,
     })?;
-    // What does not fit the type is found with its line and field.
-    parse::<LinuxResources>(path, &text)?;
-    Ok((parse(path, &text)?, Origin(Some(path.to_path_buf()))))
-}
-
-fn parse<T: DeserializeOwned>(path: &Path, text: &[u8]) -> Result<T, UpdateError> {
-    bundle::parse(path, text).map_err(|source| UpdateError::Parse {
+    let fail = |source| UpdateError::Parse {
         source: Box::new(source),
-    })
+    };
+    // What does not fit the type is found with its line and field.
+    bundle::parse::<LinuxResources>(path, &text).map_err(fail)?;
+    match serde_json::from_slice(&text) {
+        Ok(document) => Ok((document, Origin(Some(path.to_path_buf())))),
+        Err(source) => Err(UpdateError::Json { source }),
+    }
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -328,7 +334,7 @@ fn configuration(container: &Container) -> Result<Value, Error> {
         path: path.clone(),
         source,
     })?;
-    Ok(bundle::parse(&path, &text).map_err(ContainerError::from)?)
+    serde_json::from_slice(&text).map_err(|source| Error::Json { source })
 }
 
 /// Writes what is asked for, and notes it in the configuration.
@@ -357,9 +363,7 @@ fn update(
     };
     validate::validate_resources(&after, &host).map_err(invalid)?;
     let wanted: LinuxResources = typed(&Value::Object(given))?;
-    let mut linux = after.linux().clone().unwrap_or_default();
-    linux.set_resources(Some(wanted.clone()));
-    after.set_linux(Some(linux));
+    after.linux.get_or_insert_default().resources = Some(wanted.clone());
     for warning in validate::warnings(&after) {
         log::warn(&warning);
     }
@@ -376,9 +380,11 @@ fn update(
     Ok(())
 }
 
-/// A document that was checked before it was put together.
-fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Error> {
-    serde_json::from_value(value.clone()).map_err(|source| Error::Json { source })
+/// The meaning of a document whose parts were read before.
+fn typed<T: berth_spec::Value>(value: &Value) -> Result<T, Error> {
+    let text = serde_json::to_vec(value).map_err(|source| Error::Json { source })?;
+    let document = bundle::parse(Path::new(CONFIG_FILE), &text).map_err(ContainerError::from)?;
+    Ok(document.value)
 }
 
 /// Before anything is changed: whether this host and this container have the shares.
