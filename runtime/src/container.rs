@@ -14,6 +14,7 @@ use thiserror::Error;
 use crate::bundle::{self, ParseError};
 use crate::error::Error;
 use crate::hooks::{self, HookError, HookState};
+use crate::host_mounts;
 use crate::log;
 use crate::process::{self, ProcessState};
 use crate::state::{self, ContainerId, LockedDir, Record, StateRoot, Status};
@@ -114,6 +115,15 @@ pub enum ContainerError {
         /// The reason.
         #[source]
         source: CgroupError,
+    },
+    /// What a container without a mount namespace has mounted could not be taken away.
+    #[error("unmount what the container has mounted below {}", root.display())]
+    Mounts {
+        /// Its root directory.
+        root: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
     },
     /// The cgroup could not be removed.
     #[error("unable to remove container's cgroup")]
@@ -353,6 +363,13 @@ impl Container {
             .map_err(|source| ContainerError::RemoveCgroup { source })?;
         if let Some(group) = &self.record.intel_rdt {
             group.delete()?;
+        }
+        if let Some(before) = &self.record.mounted_before {
+            let root = &self.record.rootfs;
+            host_mounts::detach(root, before).map_err(|source| ContainerError::Mounts {
+                root: root.clone(),
+                source,
+            })?;
         }
         lock.remove()?;
         let list = &self.record.hooks.poststop;

@@ -9,6 +9,7 @@ pub mod container;
 pub mod error;
 pub mod hooks;
 pub mod host;
+pub mod host_mounts;
 pub mod launch;
 pub mod log;
 pub mod notify;

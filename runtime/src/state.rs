@@ -150,6 +150,9 @@ pub struct Record {
     pub cgroup_paths: BTreeMap<String, PathBuf>,
     /// Whether the container has a pid namespace of its own, so that the end of its init is the end of all.
     pub private_pid_namespace: bool,
+    /// For a container without a mount namespace: what was mounted below its root before its own mounts were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mounted_before: Option<Vec<PathBuf>>,
     /// The resctrl group, for `linux.intelRdt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intel_rdt: Option<Group>,
@@ -446,6 +449,7 @@ mod tests {
             annotations: BTreeMap::new(),
             cgroup_paths: BTreeMap::new(),
             private_pid_namespace: true,
+            mounted_before: None,
             intel_rdt: None,
             hooks: LaterHooks::default(),
         }

@@ -15,6 +15,7 @@ mod limits;
 mod logging;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod pause;
 mod placement;
 mod process;

@@ -17,10 +17,11 @@ use clap::Args;
 
 use super::{Context, ExitCode};
 use crate::bundle::Bundle;
-use crate::container::Container;
+use crate::container::{Container, ContainerError};
 use crate::error::{ArgumentError, Error};
 use crate::hooks::{self, HookState};
 use crate::host::HostFacts;
+use crate::host_mounts;
 use crate::launch::{self, HookPoint, LaunchError, Launched};
 use crate::log;
 use crate::notify::Manager;
@@ -194,6 +195,7 @@ impl Prepared {
             log::warn(&format!("{}: ignored: {}", ignored.field, ignored.reason));
         }
         let group = self.resctrl_group(request.id)?;
+        let mounted_before = self.mounted_before()?;
         let parent = Parent {
             id: request.id,
             bundle: &self.bundle,
@@ -201,16 +203,44 @@ impl Prepared {
             resources,
             cgroup,
             group: group.as_ref(),
+            mounted_before: mounted_before.as_deref(),
             lock,
             record: None,
         };
         let launched = self.launch_under(parent, request);
+        if let (Err(_), Some(before)) = (&launched, &mounted_before)
+            && let Err(error) = host_mounts::detach(&self.bundle.rootfs, before)
+        {
+            log::warn(&format!("unmount what the container has mounted: {error}"));
+        }
         if let (Err(_), Some(group)) = (&launched, &group)
             && let Err(error) = group.delete()
         {
             log::warn(&crate::error::chain(&error));
         }
         launched
+    }
+
+    /// For a container without a mount namespace, whose mounts are seen by all: what is there without them.
+    fn mounted_before(&self) -> Result<Option<Vec<PathBuf>>, Error> {
+        let spec = &self.bundle.spec;
+        let namespaces = spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.namespaces().as_ref());
+        let private = namespaces
+            .iter()
+            .flat_map(|list| list.iter())
+            .any(|entry| entry.typ() == LinuxNamespaceType::Mount);
+        if private {
+            return Ok(None);
+        }
+        let root = &self.bundle.rootfs;
+        let found = host_mounts::below(root).map_err(|source| ContainerError::Mounts {
+            root: root.clone(),
+            source,
+        })?;
+        Ok(Some(found))
     }
 
     /// The group of `linux.intelRdt`, made and with its shares.
@@ -303,6 +333,7 @@ fn record(
     annotations: BTreeMap<String, String>,
     (pid, start_time): (i32, u64),
     cgroup_paths: BTreeMap<String, PathBuf>,
+    mounted_before: Option<&[PathBuf]>,
     intel_rdt: Option<&Group>,
 ) -> Record {
     let spec = &bundle.spec;
@@ -331,6 +362,7 @@ fn record(
         annotations,
         cgroup_paths,
         private_pid_namespace,
+        mounted_before: mounted_before.map(<[PathBuf]>::to_vec),
         intel_rdt: intel_rdt.cloned(),
         hooks: LaterHooks {
             poststart: list(hooks.map(berth_spec::Hooks::poststart)),
@@ -417,6 +449,7 @@ struct Parent<'a> {
     resources: &'a LinuxResources,
     cgroup: &'a Cgroup,
     group: Option<&'a Group>,
+    mounted_before: Option<&'a [PathBuf]>,
     lock: &'a LockedDir,
     /// The container's record, once its first process is there.
     record: Option<Record>,
@@ -450,6 +483,7 @@ impl launch::Host for Parent<'_> {
             self.annotations.clone(),
             (pid, start_time),
             self.cgroup.paths(),
+            self.mounted_before,
             self.group,
         );
         self.lock

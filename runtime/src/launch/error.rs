@@ -98,6 +98,17 @@ pub enum LaunchError {
         /// Its message.
         reason: String,
     },
+    /// A network device could not be moved.
+    #[error("linux.netDevices.{name}: cannot {action}")]
+    NetDevice {
+        /// Its name on the host.
+        name: String,
+        /// What was attempted.
+        action: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// `exec` cannot run where it should.
     #[error("process.execCPUAffinity.initial: these processors cannot be used: name some that are online")]
     Affinity {

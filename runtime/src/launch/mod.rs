@@ -7,6 +7,7 @@ mod gate;
 mod listener;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod program;
 mod run;
 

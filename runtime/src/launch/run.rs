@@ -11,7 +11,8 @@ use nix::sched::CpuSet;
 use super::affinity;
 use super::error::Failed;
 use super::{
-    Context, HookPoint, LaunchError, Launched, gate, listener, mounts, namespaces, program, start_time,
+    Context, HookPoint, LaunchError, Launched, gate, listener, mounts, namespaces, net_devices, program,
+    start_time,
 };
 use crate::plan::{Clone, HostStep, JoinSource, Plan};
 use crate::wire::encode::SlotNumbers;
@@ -168,6 +169,7 @@ impl<'a> Launch<'a> {
                 }
             }
             HostStep::Place { all } => self.place(*all)?,
+            HostStep::NetDevices { devices } => net_devices::attach(devices, self.pid()?)?,
             HostStep::OomScore { score } => self.oom_score(*score)?,
             HostStep::Limit { resource, soft, hard } => {
                 let set = process::set_limit(self.pid()?, *resource, *soft, *hard);

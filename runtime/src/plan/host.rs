@@ -104,6 +104,11 @@ pub enum HostStep {
         /// All of them.
         all: bool,
     },
+    /// Move network devices into its network namespace.
+    NetDevices {
+        /// Their names, and their names in the container.
+        devices: Vec<(String, String)>,
+    },
     /// Set how likely the kernel kills it when memory is short.
     OomScore {
         /// /proc/PID/oom_score_adj.
@@ -231,6 +236,12 @@ impl fmt::Display for HostStep {
             }
             Self::TimeOffsets { offsets } => write!(f, "TimeOffsets {:?}", offsets.trim_end()),
             Self::Place { all } => write!(f, "Place all={all}"),
+            Self::NetDevices { devices } => {
+                f.write_str("NetDevices")?;
+                devices
+                    .iter()
+                    .try_for_each(|(name, inside)| write!(f, " {name}:{inside}"))
+            }
             Self::OomScore { score } => write!(f, "OomScore score={score}"),
             Self::Limit { resource, soft, hard } => {
                 write!(f, "Limit resource={resource} soft={soft:#x} hard={hard:#x}")

@@ -144,6 +144,7 @@ pub fn validate_resources(spec: &Spec, host: &HostFacts) -> Result<(), Invalid> 
 /// What is accepted though it should not be written, to be logged.
 pub fn warnings(spec: &Spec) -> Vec<String> {
     let mut warnings = mounts::deprecated(spec);
+    warnings.extend(namespaces::visible_mounts(spec));
     warnings.extend(resources::ignored(spec));
     let personality = linux(spec).and_then(|linux| linux.personality().as_ref());
     if personality.is_some_and(|personality| personality.flags().iter().flatten().next().is_some()) {
