@@ -1,6 +1,7 @@
 //! Tests of the runtime: what its command line does on the real kernel. Those that compare or conform also drive runc
 //! where it is installed. `BERTH_TEST_RUNTIMES` (such as `runc` or `berth,runc`) narrows the choice.
 
+mod attributes;
 mod bad_input;
 mod containerd;
 mod differential;
@@ -13,6 +14,7 @@ mod hooks;
 mod leftovers;
 mod limits;
 mod logging;
+mod mount_options;
 mod mounts;
 mod namespaces;
 mod net_devices;
@@ -20,6 +22,7 @@ mod pause;
 mod placement;
 mod process;
 mod ps;
+mod seccomp;
 mod security;
 mod sockets;
 mod update;
