@@ -21,11 +21,14 @@ deps: ## Install from Debian what building and testing needs
 deps-build:
 	@tests/deps build
 
-build: deps-build build-berth ## Build every program, optimised and static, into target/
+build: deps-build build-berth documents ## Build every program, optimised and static, into target/
 	cargo build --locked --profile runtime --package berth-monitor --package cni-plugins
 	cargo build --locked --release --package berthd --package berthctl --package user-service --package berth-demo
 	@mkdir -p $(TARGET)/berth/bin
 	@ln -f $(addprefix $(BIN)/runtime/,berth berth-monitor cni-plugins) $(addprefix $(BIN)/release/,berthd berthctl user-service berth-demo) $(TARGET)/berth/bin/
+
+documents: deps-build ## Write completions and man pages of berth into target/berth/
+	cargo run --quiet --locked --release --package berth --example documents -- $(TARGET)/berth
 
 # Not position-independent: 11,000 relocations and the pages they dirty would be a tenth of every start
 # (runtime/DESIGN.md, "Where the time goes").
@@ -74,12 +77,17 @@ bench-cni: ## Compare the CNI plugins with the reference set, where that is inst
 install: build ## Put programs, plugins, unit and configuration in place (PREFIX, CNI_BIN_DIR, DESTDIR)
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(TARGET)/berth/bin/,berth berthd berthctl berth-monitor)
 	install -D -m 755 $(TARGET)/berth/bin/cni-plugins $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins
+	install -D -m 644 $(TARGET)/berth/completions/berth $(DESTDIR)$(PREFIX)/share/bash-completion/completions/berth
+	install -D -m 644 $(TARGET)/berth/completions/_berth $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_berth
+	install -D -m 644 $(TARGET)/berth/completions/berth.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/berth.fish
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 $(TARGET)/berth/man/*.8
 	for plugin in $(PLUGINS); do ln -f $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins $(DESTDIR)$(CNI_BIN_DIR)/$$plugin; done
 	sed 's|@PREFIX@|$(PREFIX)|g; s|@CNI_BIN_DIR@|$(CNI_BIN_DIR)|g' orchestrator/berthd.service.in | install -D -m 644 /dev/stdin $(DESTDIR)/etc/systemd/system/berthd.service
 	test -e $(DESTDIR)/etc/cni/net.d/10-berth.conflist || install -D -m 644 examples/cni/10-berth.conflist $(DESTDIR)/etc/cni/net.d/10-berth.conflist
 
 uninstall: ## Remove what install put in place (data and changed configuration stay)
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,berth berthd berthctl berth-monitor)
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions/berth zsh/site-functions/_berth fish/vendor_completions.d/berth.fish man/man8/berth.8 man/man8/berth-*.8)
 	for plugin in $(PLUGINS); do if [ $(DESTDIR)$(CNI_BIN_DIR)/$$plugin -ef $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins ]; then rm -f $(DESTDIR)$(CNI_BIN_DIR)/$$plugin; fi; done
 	rm -f $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins $(DESTDIR)/etc/systemd/system/berthd.service
 	if cmp -s examples/cni/10-berth.conflist $(DESTDIR)/etc/cni/net.d/10-berth.conflist; then rm -f $(DESTDIR)/etc/cni/net.d/10-berth.conflist; fi
@@ -88,4 +96,4 @@ clean: ## Remove everything that was built
 	cargo clean
 	rm -rf .demo
 
-.PHONY: help deps deps-build build build-berth lint test test-unit test-vm demo up down bench bench-ab bench-cni install uninstall clean
+.PHONY: help deps deps-build build build-berth documents lint test test-unit test-vm demo up down bench bench-ab bench-cni install uninstall clean

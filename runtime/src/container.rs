@@ -15,6 +15,7 @@ use thiserror::Error;
 use crate::bundle::{self, ParseError};
 use crate::error::Error;
 use crate::hooks::{self, HookError, HookState};
+use crate::host_mounts;
 use crate::log;
 use crate::process::{self, ProcessState};
 use crate::state::{self, ContainerId, LockedDir, Record, StateRoot, Status};
@@ -38,6 +39,33 @@ pub enum ContainerError {
     /// `kill --all` could not reach the container's processes.
     #[error("unable to kill all processes")]
     SignalAll {
+        /// The reason.
+        #[source]
+        source: CgroupError,
+    },
+    /// `events` of a container whose init is gone.
+    #[error("container with id {id} is not running")]
+    Stopped {
+        /// The container.
+        id: String,
+    },
+    /// The cgroup's counters could not be read.
+    #[error("unable to get container cgroup stats")]
+    Stats {
+        /// The reason.
+        #[source]
+        source: CgroupError,
+    },
+    /// Waiting for events failed.
+    #[error("wait for events of the container's cgroup")]
+    Watch {
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The container's processes could not be listed.
+    #[error("unable to get all container pids")]
+    Pids {
         /// The reason.
         #[source]
         source: CgroupError,
@@ -72,12 +100,31 @@ pub enum ContainerError {
         #[source]
         source: CgroupError,
     },
-    /// The cgroup could not be thawed for a SIGKILL to take effect.
+    /// `resume` of a container that is not paused.
+    #[error("container not paused")]
+    NotPaused,
+    /// The cgroup could not be frozen.
+    #[error("unable to freeze the container's cgroup")]
+    Freeze {
+        /// The reason.
+        #[source]
+        source: CgroupError,
+    },
+    /// The cgroup could not be thawed.
     #[error("unable to thaw the container's cgroup")]
     Thaw {
         /// The reason.
         #[source]
         source: CgroupError,
+    },
+    /// What a container without a mount namespace has mounted could not be taken away.
+    #[error("unmount what the container has mounted below {}", root.display())]
+    Mounts {
+        /// Its root directory.
+        root: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
     },
     /// The cgroup could not be removed.
     #[error("unable to remove container's cgroup")]
@@ -191,11 +238,12 @@ impl Container {
         if self.init()?.is_none() {
             return Ok(Status::Stopped);
         }
-        if self.dir.join(state::GATE).exists() {
-            return Ok(Status::Created);
-        }
+        // A container may be paused before it was started.
         if self.frozen()? {
             return Ok(Status::Paused);
+        }
+        if self.dir.join(state::GATE).exists() {
+            return Ok(Status::Created);
         }
         Ok(Status::Running)
     }
@@ -268,6 +316,28 @@ impl Container {
         Ok(())
     }
 
+    /// Stops all processes until [`Container::resume`].
+    pub fn pause(&self) -> Result<(), ContainerError> {
+        match self.status()? {
+            Status::Running | Status::Created => self
+                .cgroup()
+                .freeze()
+                .map_err(|source| ContainerError::Freeze { source }),
+            _ => Err(ContainerError::NotRunning),
+        }
+    }
+
+    /// Lets the processes go on.
+    pub fn resume(&self) -> Result<(), ContainerError> {
+        match self.status()? {
+            Status::Paused => self
+                .cgroup()
+                .thaw()
+                .map_err(|source| ContainerError::Thaw { source }),
+            _ => Err(ContainerError::NotPaused),
+        }
+    }
+
     /// Ends the init and waits until it is gone. Nothing to do is success.
     pub fn kill_and_wait(&self) -> Result<(), ContainerError> {
         let Some(init) = self.init()? else { return Ok(()) };
@@ -303,6 +373,16 @@ impl Container {
         cgroup
             .delete()
             .map_err(|source| ContainerError::RemoveCgroup { source })?;
+        if let Some(group) = &self.record.intel_rdt {
+            group.delete()?;
+        }
+        if let Some(before) = &self.record.mounted_before {
+            let root = &self.record.rootfs;
+            host_mounts::detach(root, before).map_err(|source| ContainerError::Mounts {
+                root: root.clone(),
+                source,
+            })?;
+        }
         lock.remove()?;
         let list = &self.record.hooks.poststop;
         for error in hooks::run_all("poststop", list, &self.hook_state(Status::Stopped)) {

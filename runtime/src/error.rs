@@ -9,12 +9,16 @@ use nix::errno::Errno;
 use thiserror::Error;
 
 use crate::bundle::BundleError;
+use crate::commands::ps::PsError;
+use crate::commands::update::UpdateError;
 use crate::container::ContainerError;
 use crate::hooks::HookError;
 use crate::host::HostError;
 use crate::launch::LaunchError;
 use crate::log::LogError;
+use crate::notify::NotifyError;
 use crate::plan::PlanError;
+use crate::resctrl::ResctrlError;
 use crate::seccomp::SeccompError;
 use crate::state::StateError;
 use crate::supervise::SuperviseError;
@@ -61,6 +65,18 @@ pub enum Error {
         #[from]
         source: PathError,
     },
+    /// Telling a service manager.
+    #[error(transparent)]
+    Notify(#[from] NotifyError),
+    /// The container's resctrl group.
+    #[error(transparent)]
+    Resctrl(#[from] ResctrlError),
+    /// The resources of an `update`.
+    #[error(transparent)]
+    Update(#[from] UpdateError),
+    /// `ps` of the host.
+    #[error(transparent)]
+    Ps(#[from] PsError),
     /// The state root or a container's directory.
     #[error(transparent)]
     State(#[from] StateError),
@@ -195,6 +211,15 @@ pub enum ArgumentError {
     /// `list --format`.
     #[error("invalid format option")]
     ListFormat,
+    /// `events --interval`.
+    #[error("--interval: {text:?} is no duration: use numbers with units, such as 500ms, 5s or 1m30s")]
+    Interval {
+        /// The text given.
+        text: String,
+    },
+    /// `events --interval` of no time.
+    #[error("duration interval must be greater than 0")]
+    NoInterval,
     /// A signal that does not exist.
     #[error("unknown signal {signal:?}")]
     Signal {

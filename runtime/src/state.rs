@@ -22,12 +22,16 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::resctrl::Group;
+
 /// Name of the record in a container's directory.
 pub const STATE_FILE: &str = "state.json";
 /// A record on its way to become [`STATE_FILE`].
 const PREPARED_FILE: &str = ".state.json";
 /// Name of the copy of the configuration in a container's directory.
 pub const CONFIG_FILE: &str = "config.json";
+/// A configuration on its way to become [`CONFIG_FILE`].
+const PREPARED_CONFIG: &str = ".config.json";
 
 /// Name of the gate in a container's directory: the socket at which an init waits between create and start.
 pub const GATE: &str = "start.sock";
@@ -150,6 +154,12 @@ pub struct Record {
     pub systemd: Option<SystemdUnit>,
     /// Whether the container has a pid namespace of its own, so that the end of its init is the end of all.
     pub private_pid_namespace: bool,
+    /// For a container without a mount namespace: what was mounted below its root before its own mounts were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mounted_before: Option<Vec<PathBuf>>,
+    /// The resctrl group, for `linux.intelRdt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intel_rdt: Option<Group>,
     /// The hooks that later verbs run.
     #[serde(default)]
     pub hooks: LaterHooks,
@@ -365,6 +375,14 @@ impl LockedDir {
         write_new(&path, config, 0o600)
     }
 
+    /// Puts another configuration in the copy's place, so that a reader sees the one or the other.
+    pub fn replace_config(&self, config: &[u8]) -> Result<(), StateError> {
+        let prepared = self.path.join(PREPARED_CONFIG);
+        write_new(&prepared, config, 0o600)?;
+        fs::rename(&prepared, self.path.join(CONFIG_FILE))
+            .map_err(|source| StateError::io("rename", &prepared, source))
+    }
+
     /// Writes the record so that a reader sees all of it or nothing.
     pub fn write_record(&self, record: &Record) -> Result<(), StateError> {
         self.prepare_record(record)?;
@@ -468,6 +486,8 @@ mod tests {
             cgroup_paths: BTreeMap::new(),
             systemd: None,
             private_pid_namespace: true,
+            mounted_before: None,
+            intel_rdt: None,
             hooks: LaterHooks::default(),
         }
     }

@@ -131,6 +131,18 @@ pub enum CgroupError {
 }
 
 impl CgroupError {
+    /// The field of the configuration that could not be had, such as `linux.resources.memory.limit`.
+    pub fn field(&self) -> Option<&str> {
+        match self {
+            Self::Write { field, .. }
+            | Self::MissingController { field, .. }
+            | Self::MissingFile { field, .. }
+            | Self::Invalid { field, .. } => Some(field),
+            Self::DeviceFilter { .. } => Some("linux.resources.devices"),
+            _ => None,
+        }
+    }
+
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(Errno) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }

@@ -220,7 +220,8 @@ impl Cgroup {
         self.restrict(rules, true)
     }
 
-    /// Changes the limits of a running container: only what `resources` has.
+    /// Changes the limits of a running container: only what `resources` has. If one of them cannot be had, those
+    /// that were changed by then get their former values back, as far as the kernel takes them.
     ///
     /// # Errors
     /// As [`Cgroup::apply`].
@@ -228,33 +229,61 @@ impl Cgroup {
         if let Some(memory) = resources.memory() {
             self.check_usage(memory)?;
         }
+        let mut ignored = Vec::new();
+        let wanted = self.wanted(resources, &mut ignored)?;
+        let before: Vec<_> = wanted
+            .iter()
+            .map(|(dir, writes)| (*dir, write::former(dir, writes)))
+            .collect();
         if let Some(unit) = &self.unit {
             self.tell_unit(unit, resources)?;
         }
-        let ignored = self.write_limits(resources)?;
-        if let Some(rules) = resources.devices() {
-            self.restrict(rules, false)?;
+        let written = wanted
+            .iter()
+            .try_for_each(|(dir, writes)| write::apply(dir, writes))
+            .and_then(|()| match resources.devices() {
+                Some(rules) => self.restrict(rules, false),
+                None => Ok(()),
+            });
+        if let Err(error) = written {
+            for (dir, writes) in before.iter().rev() {
+                // Best effort: the error that led here is the one to tell.
+                let _ = write::apply(dir, writes);
+            }
+            return Err(error);
         }
         Ok(ignored)
     }
 
     fn write_limits(&self, resources: &LinuxResources) -> Result<Vec<Ignored>, CgroupError> {
         let mut ignored = Vec::new();
-        let wanted = parts(resources, |v1, v2| self.home(v1, v2), &mut ignored)?;
+        for (dir, writes) in self.wanted(resources, &mut ignored)? {
+            write::apply(dir, &writes)?;
+        }
+        Ok(ignored)
+    }
+
+    /// Everything that `resources` asks for, with the directory it goes to, in order.
+    fn wanted(
+        &self,
+        resources: &LinuxResources,
+        ignored: &mut Vec<Ignored>,
+    ) -> Result<Vec<(&Dir, Vec<Write>)>, CgroupError> {
+        let parts = parts(resources, |v1, v2| self.home(v1, v2), ignored)?;
         let extra = unified(resources)?;
-        self.prepare_unified(&wanted, &extra)?;
-        for part in &wanted {
-            let dir = self.directory(part);
-            if let Some(dir) = dir {
-                write::apply(dir, &place_weights(dir, part))?;
+        self.prepare_unified(&parts, &extra)?;
+        let mut wanted: Vec<(&Dir, Vec<Write>)> = Vec::with_capacity(parts.len() + extra.len());
+        for part in parts {
+            if let Some(dir) = self.directory(&part) {
+                let writes = place_weights(dir, part);
+                wanted.push((dir, writes));
             }
         }
         if let Some(dir) = &self.unified {
-            for (_, one) in extra {
-                write::apply(dir, std::slice::from_ref(&one))?;
-            }
+            // Each on its own: they are not tried again after one another.
+            wanted.extend(extra.into_iter().map(|(_, one)| (dir, vec![one])));
         }
-        Ok(ignored)
+        Ok(wanted)
     }
 
     fn directory(&self, part: &Part) -> Option<&Dir> {
@@ -399,25 +428,33 @@ impl Cgroup {
     /// `memory.checkBeforeUpdate`: refuses a limit below what is in use, which on v2 would set the OOM
     /// killer to work (v1 refuses by itself).
     fn check_usage(&self, memory: &LinuxMemory) -> Result<(), CgroupError> {
-        let (Some(limit), Some(true), None) =
-            (memory.limit(), memory.check_before_update(), self.v1("memory"))
+        let (Some(true), None, Some(dir)) = (memory.check_before_update(), self.v1("memory"), &self.unified)
         else {
-            return Ok(());
-        };
-        let (Some(dir), Ok(limit @ 1..)) = (&self.unified, u64::try_from(limit)) else {
             return Ok(());
         };
         let text = dir
             .read("memory.current")
             .map_err(CgroupError::io("read", dir.file("memory.current")))?;
         let usage: u64 = text.trim().parse().unwrap_or(0);
-        if limit < usage {
-            return Err(CgroupError::invalid(
-                "linux.resources.memory.limit",
-                format!("{limit} is less than the {usage} bytes in use, and checkBeforeUpdate is set"),
-            ));
+        let limits = [
+            ("linux.resources.memory.swap", memory.swap()),
+            ("linux.resources.memory.limit", memory.limit()),
+        ];
+        let set = |limit: Option<i64>| {
+            limit
+                .and_then(|limit| u64::try_from(limit).ok())
+                .filter(|limit| *limit > 0)
+        };
+        let below = limits
+            .into_iter()
+            .find_map(|(field, limit)| Some((field, set(limit).filter(|limit| *limit <= usage)?)));
+        match below {
+            None => Ok(()),
+            Some((field, limit)) => Err(CgroupError::invalid(
+                field,
+                format!("{limit} is not more than the {usage} bytes in use, and checkBeforeUpdate is set"),
+            )),
         }
-        Ok(())
     }
 }
 
@@ -437,23 +474,23 @@ fn add(dir: &Dir, pid: u32) -> Result<(), CgroupError> {
 }
 
 /// Settles which file takes block I/O weights on this kernel.
-fn place_weights<'a>(dir: &Dir, part: &'a Part) -> std::borrow::Cow<'a, [Write]> {
+fn place_weights(dir: &Dir, part: Part) -> Vec<Write> {
     let (from, to): (&[&str], &[&str]) = match part.controller {
         "io" => (&[v2::io::BFQ], &[v2::io::IOCOST]),
         "blkio" => (
             &[v1::blkio::WEIGHT, v1::blkio::WEIGHT_DEVICE],
             &["blkio.bfq.weight", "blkio.bfq.weight_device"],
         ),
-        _ => return part.writes.as_slice().into(),
+        _ => return part.writes,
     };
     let weighted = part
         .writes
         .iter()
         .any(|write| from.contains(&write.file.as_ref()));
     if !weighted || dir.has(from[0]) {
-        return part.writes.as_slice().into();
+        return part.writes;
     }
-    let mut writes = part.writes.clone();
+    let mut writes = part.writes;
     for write in &mut writes {
         if let Some(index) = from.iter().position(|name| *name == write.file) {
             write.file = to[index].into();
@@ -462,5 +499,5 @@ fn place_weights<'a>(dir: &Dir, part: &'a Part) -> std::borrow::Cow<'a, [Write]>
             }
         }
     }
-    writes.into()
+    writes
 }

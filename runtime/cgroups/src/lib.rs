@@ -20,6 +20,7 @@ mod freeze;
 mod group;
 mod kill;
 mod layout;
+mod oom;
 mod path;
 mod resources;
 mod stats;
@@ -33,9 +34,10 @@ pub use error::CgroupError;
 pub use freeze::State;
 pub use group::Cgroup;
 pub use layout::{Hierarchy, Kind, Layout, LayoutError};
+pub use oom::{Announced, OomWatch};
 pub use path::{CgroupPath, PathError, SystemdPath};
 pub use resources::Ignored;
 pub use stats::{
-    CpuStats, HugetlbStats, IoEntry, IoStats, MemoryStats, PidsStats, Pressure, PressureLine, RdmaEntry,
-    Stats,
+    CpuStats, CpusetStats, HugetlbStats, IoEntry, IoStats, MemoryCounter, MemoryStats, PidsStats, Pressure,
+    PressureLine, RdmaEntry, RdmaStats, Stats,
 };

@@ -2,15 +2,21 @@
 
 mod create;
 mod delete;
+mod duration;
+mod events;
 mod exec;
 mod features;
 mod kill;
 mod list;
+mod pause;
 mod plan;
+pub(crate) mod ps;
+mod resume;
 mod run;
 mod spec;
 mod start;
 mod state;
+pub(crate) mod update;
 
 use std::env;
 use std::ffi::OsString;
@@ -20,10 +26,13 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use berth_cgroups::CgroupError;
 use berth_spec::Spec;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use nix::errno::Errno;
 use nix::unistd::geteuid;
 
+use crate::container::ContainerError;
 use crate::error::{ArgumentError, Error};
 use crate::host;
 use crate::log::{self, Log};
@@ -91,6 +100,7 @@ struct GlobalArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     Create(create::CreateArgs),
+    Events(events::EventsArgs),
     Exec(exec::ExecArgs),
     Plan(plan::PlanArgs),
     Run(run::RunArgs),
@@ -99,8 +109,12 @@ enum Command {
     Features(features::FeaturesArgs),
     Kill(kill::KillArgs),
     List(list::ListArgs),
+    Pause(pause::PauseArgs),
+    Ps(ps::PsArgs),
+    Resume(resume::ResumeArgs),
     Spec(spec::SpecArgs),
     State(state::StateArgs),
+    Update(Box<update::UpdateArgs>),
 }
 
 /// What every verb knows.
@@ -111,6 +125,11 @@ struct Context {
     root_given: bool,
     /// `--systemd-cgroup` and `--rootless`.
     driver: Driver,
+}
+
+/// The definition of the command line, for what is made from it: completions, man pages.
+pub fn definition() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command line. What it returns is the process's exit code.
@@ -144,6 +163,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
     let context = context(&global)?;
     match command {
         Command::Create(args) => create::run(&context, &args),
+        Command::Events(args) => events::run(&context, &args),
         Command::Exec(args) => exec::run(&context, &args),
         Command::Plan(args) => plan::run(&context, &args),
         Command::Run(args) => run::run(&context, &args),
@@ -152,8 +172,12 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
         Command::Features(args) => features::run(&args),
         Command::Kill(args) => kill::run(&context, &args),
         Command::List(args) => list::run(&context, &args),
+        Command::Pause(args) => pause::run(&context, &args),
+        Command::Ps(args) => ps::run(&context, &args),
+        Command::Resume(args) => resume::run(&context, &args),
         Command::Spec(args) => spec::run(&args),
         Command::State(args) => state::run(&context, &args),
+        Command::Update(args) => update::run(&context, &args),
     }
 }
 
@@ -309,6 +333,22 @@ fn filter(spec: &Spec) -> Result<Option<Program>, Error> {
         log::debug(&format!("unknown seccomp syscall {name:?} ignored"));
     }
     Ok(Some(program))
+}
+
+/// Says what a refused operation on a cgroup most likely is for want of.
+fn warn_of_permission(verb: &str, error: &ContainerError) {
+    if let ContainerError::Freeze { source }
+    | ContainerError::Thaw { source }
+    | ContainerError::Pids { source } = error
+        && let CgroupError::Io {
+            source: Errno::EACCES | Errno::EPERM,
+            ..
+        } = source
+    {
+        log::warn(&format!(
+            "berth {verb} failure might be caused by lack of full access to cgroups"
+        ));
+    }
 }
 
 /// Writes a verb's result to standard output. A reader that has gone away is no error.

@@ -98,6 +98,24 @@ pub enum LaunchError {
         /// Its message.
         reason: String,
     },
+    /// A network device could not be moved.
+    #[error("linux.netDevices.{name}: cannot {action}")]
+    NetDevice {
+        /// Its name on the host.
+        name: String,
+        /// What was attempted.
+        action: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// `exec` cannot run where it should.
+    #[error("process.execCPUAffinity.initial: these processors cannot be used: name some that are online")]
+    Affinity {
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// The seccomp agent could not be reached.
     #[error("linux.seccomp.listenerPath: cannot hand the listener to {}", path.display())]
     Listener {
@@ -336,6 +354,13 @@ impl<'a> Failed<'a> {
             InitStep::PivotRoot {} => format!("error jailing process inside rootfs: pivot_root .: {errno}"),
             InitStep::Hostname { .. } => format!("sethostname: {errno}: is there a uts namespace?"),
             InitStep::Domainname { .. } => format!("setdomainname: {errno}: is there a uts namespace?"),
+            InitStep::Affinity { .. } => format!(
+                "process.execCPUAffinity.final: {errno}: name processors that are online and in the container's cpuset"
+            ),
+            InitStep::Scheduler { .. } => format!("process.scheduler: {errno}"),
+            InitStep::IoPriority { .. } => format!("process.ioPriority: {errno}"),
+            InitStep::MemoryPolicy { .. } => format!("linux.memoryPolicy: {errno}: are the nodes there and allowed?"),
+            InitStep::Personality { .. } => format!("linux.personality: {errno}"),
             step => {
                 let text = step.to_string();
                 let name = text.split(' ').next().unwrap_or_default();
