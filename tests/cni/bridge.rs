@@ -223,11 +223,11 @@ fn check_notices_every_missing_part() {
 }
 
 #[test]
-fn forty_eight_parallel_first_adds() {
+fn fifty_parallel_first_adds() {
     need_root!();
     let lab = Lab::new();
     let config = lab.bridge("net", &["10.88.0.0/24", "fd88::/64"], json!({}));
-    let containers: Vec<_> = (0..48).map(|_| lab.container()).collect();
+    let containers: Vec<_> = (0..50).map(|_| lab.container()).collect();
     // Started from this thread, so that all are in the lab's namespaces.
     let input = lab.path().join("config");
     std::fs::write(&input, config.to_string()).unwrap();
@@ -272,15 +272,15 @@ fn forty_eight_parallel_first_adds() {
         .collect();
     addresses.sort();
     addresses.dedup();
-    assert_eq!(addresses.len(), 96, "no address twice");
+    assert_eq!(addresses.len(), 100, "no address twice");
     let mut bridges: Vec<String> = results.iter().map(|r| r["interfaces"][0].to_string()).collect();
     bridges.dedup();
     assert_eq!(bridges.len(), 1, "all results tell the same bridge: {bridges:?}");
     for (container, result) in containers.iter().zip(&results) {
         lab.check(container, &config, result).success();
     }
-    let (first, last) = (&containers[0], &results[47]);
-    tcp_server(&containers[47].netns, at(ip_of(last, true), 80));
+    let (first, last) = (&containers[0], &results[49]);
+    tcp_server(&containers[49].netns, at(ip_of(last, true), 80));
     assert_eq!(
         tcp_ask(Some(&first.netns), at(ip_of(last, true), 80)).unwrap(),
         ip_of(&results[0], true).to_string()

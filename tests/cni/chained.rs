@@ -108,6 +108,73 @@ fn firewall_lets_through_where_forward_drops() {
 }
 
 #[test]
+fn the_administrators_chains_come_first() {
+    need_root!();
+    let lab = Lab::new();
+    let outside = lab.outside();
+    sh("nft add table ip filter
+        nft add chain ip filter FORWARD '{ type filter hook forward priority filter; policy drop; }'");
+    let bridge = lab.bridge("net", &["10.88.0.0/24"], json!({}));
+    let (a, b) = (lab.container(), lab.container());
+    let (ra, rb) = (lab.add(&a, &bridge), lab.add(&b, &bridge));
+    tcp_server(&outside.netns, at(OUTSIDE, 80));
+    let config = |r: &Value| chained("firewall", r, json!({}));
+    add(&lab, &a, &config(&ra));
+    let passes = || tcp_ask(Some(&a.netns), at(OUTSIDE, 80)).is_ok();
+    assert!(passes());
+    // In iptables' chain, as with the reference, and in Berth's own table, which is for IPv6, too.
+    for (block, allow) in [
+        (
+            "nft add rule ip filter CNI-ADMIN ip daddr 192.0.2.2 drop",
+            "nft flush chain ip filter CNI-ADMIN",
+        ),
+        (
+            "nft add rule inet berth CNI-ADMIN ip daddr 192.0.2.2 drop",
+            "nft flush chain inet berth CNI-ADMIN",
+        ),
+    ] {
+        sh(block);
+        assert!(!passes(), "{block}");
+        // Another container comes: the administrator's rules stay before its accepts, too.
+        add(&lab, &b, &config(&rb));
+        assert!(
+            !passes() && tcp_ask(Some(&b.netns), at(OUTSIDE, 80)).is_err(),
+            "{block}"
+        );
+        lab.call("DEL", Some(&b), &config(&rb)).success();
+        assert!(!passes(), "{block}");
+        sh(allow);
+        assert!(passes(), "{allow}");
+    }
+    if let Some(iptables) = harness::program("iptables") {
+        let shown = sh(&format!("{} -S", iptables.display()));
+        assert!(
+            shown.contains("-A FORWARD -m comment --comment") || shown.contains("-A FORWARD -j CNI-ADMIN"),
+            "{shown}"
+        );
+    }
+    sh("nft 'flush chain ip filter FORWARD; delete chain ip filter CNI-ADMIN'");
+    let (code, msg) = lab.call("CHECK", Some(&a), &config(&ra)).failure();
+    assert!(code == 101 && msg.contains("CNI-ADMIN"), "{msg}");
+    add(&lab, &a, &config(&ra));
+    lab.call("CHECK", Some(&a), &config(&ra)).success();
+    // Another name; and with the last container an empty chain goes, one with rules stays.
+    add(
+        &lab,
+        &b,
+        &chained("firewall", &rb, json!({"iptablesAdminChainName": "MINE"})),
+    );
+    sh("nft add rule ip filter MINE counter");
+    lab.call("DEL", Some(&a), &config(&ra)).success();
+    lab.call("DEL", Some(&b), &config(&rb)).success();
+    let table = sh("nft list table ip filter");
+    assert!(
+        !table.contains("CNI-ADMIN") && table.contains("chain MINE") && !table.contains("jump"),
+        "{table}"
+    );
+}
+
+#[test]
 fn ingress_policies_hold() {
     need_root!();
     let lab = Lab::new();

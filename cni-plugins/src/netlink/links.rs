@@ -46,6 +46,8 @@ pub struct Link {
     pub all_multicast: bool,
     /// Able to pass packets.
     pub running: bool,
+    /// A bridge that looks at VLAN tags.
+    pub vlan_filtering: bool,
 }
 
 impl Link {
@@ -71,8 +73,12 @@ impl Link {
                 LinkAttribute::OperState(state) => link.running = matches!(state, State::Up | State::Unknown),
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
-                        if let LinkInfo::Kind(kind) = info {
-                            link.kind = kind.to_string();
+                        match info {
+                            LinkInfo::Kind(kind) => link.kind = kind.to_string(),
+                            LinkInfo::Data(InfoData::Bridge(data)) => {
+                                link.vlan_filtering = data.contains(&InfoBridge::VlanFiltering(true));
+                            }
+                            _ => {}
                         }
                     }
                 }

@@ -51,6 +51,9 @@ pub struct PodNetwork {
     live: Mutex<BTreeSet<String>>,
     /// The pod that was verified last.
     verified: Mutex<String>,
+    /// Pods that were found sound once. Plugins whose CHECK fails from the start (there are such: the
+    /// reference's portmap 1.1.1 misses IPv6 rules that nobody needs) tell nothing by it later.
+    sound: Mutex<BTreeSet<String>>,
 }
 
 /// Which pod is attached.
@@ -92,12 +95,12 @@ impl PodNetwork {
             data_dir,
             live: Mutex::default(),
             verified: Mutex::default(),
+            sound: Mutex::default(),
         }
     }
 
     fn live(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        // A panic between two calls of a set leaves a set.
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+        held(&self.live)
     }
 
     /// Notes the pods that an earlier `berthd` has left.
@@ -230,6 +233,7 @@ impl PodNetwork {
                 .del(&self.network()?, &Self::departing(member, INTERFACE))?;
         }
         self.live().remove(&member.uid);
+        held(&self.sound).remove(&member.uid);
         Ok(())
     }
 
@@ -288,20 +292,13 @@ impl PodNetwork {
         let mut attached = self.runtime.attachments();
         attached.retain(|c| c.if_name == INTERFACE && self.live().contains(&c.container_id));
         attached.sort_by(|a, b| a.container_id.cmp(&b.container_id));
-        let last = self
-            .verified
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let last = held(&self.verified).clone();
         let after = attached.iter().position(|c| c.container_id > last);
         let Some(next) = after.or((!attached.is_empty()).then_some(0)) else {
             return Vec::new();
         };
         let next = attached.remove(next);
-        self.verified
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone_from(&next.container_id);
+        held(&self.verified).clone_from(&next.container_id);
         let Some(first) = self.verify(&next) else {
             return Vec::new();
         };
@@ -313,9 +310,17 @@ impl PodNetwork {
     /// Verifies and repairs one attachment; nothing if it is sound or cannot be verified.
     fn verify(&self, cached: &Cached) -> Option<Finding> {
         let network = made_with(cached)?;
+        let uid = &cached.container_id;
         let repaired = match self.runtime.repair(&network, &Attachment::remembered(cached)) {
-            Ok(Repair::Sound) => return None,
+            Ok(Repair::Sound) => {
+                held(&self.sound).insert(uid.clone());
+                return None;
+            }
             Ok(Repair::Done) => Ok(()),
+            Err(error @ ExecError::Plugin { .. }) if !held(&self.sound).contains(uid) => {
+                tracing::debug!(uid, %error, "the network was never found sound: that it is not means nothing");
+                return None;
+            }
             // Before 0.4.0 there is no CHECK; and a pod that has just been detached has no network.
             Err(ExecError::Version { .. } | ExecError::NotAttached { .. }) => return None,
             Err(error) => Err(super::execute::chain(&error)),
@@ -327,10 +332,15 @@ impl PodNetwork {
         Some(Finding {
             namespace: argument("K8S_POD_NAMESPACE"),
             name: argument("K8S_POD_NAME"),
-            uid: cached.container_id.clone(),
+            uid: uid.clone(),
             repaired,
         })
     }
+}
+
+/// A panic between two calls of a set or a text leaves one.
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The list that an attachment was made with.
