@@ -87,8 +87,8 @@ ctr run --detach --cni --rootfs --runc-binary "$runtime" "$PWD/rootfs" one /bin/
     'mkdir -p /tmp/www; echo "from the container" >/tmp/www/index.html; httpd -p 80 -h /tmp/www; while :; do sleep 1; done'
 echo "rules and links: $(traces | head -n 2 | tr '\n' ' ')"
 patiently ask http://10.66.0.2/
-ctr tasks exec --exec-id world one wget -q -O - http://192.0.2.2/
-ctr tasks exec --exec-id address one ip -4 addr show eth0 | grep -o '10.66.0.[0-9]*/24'
+ctr tasks exec --exec-id world one /bin/wget -q -O - http://192.0.2.2/
+ctr tasks exec --exec-id address one /bin/ip -4 addr show eth0 | grep -o '10.66.0.[0-9]*/24'
 ctr tasks kill --signal 9 one
 until ctr tasks ls | grep -q STOPPED; do sleep 0.05; done
 ctr tasks rm one >/dev/null 2>&1 || true
@@ -142,8 +142,8 @@ podman run --detach --cgroup-parent $parent --name web --network lab --network o
 echo "by 127.0.0.1: $(patiently ask http://127.0.0.1:8080/)"
 echo "by address: $(ask http://192.0.2.1:8443/)"
 echo "from outside: $(patiently ip netns exec outside curl -sS -m 5 http://192.0.2.1:8080/)"
-podman exec web wget -q -O - http://192.0.2.2/
-podman exec web ip addr | grep -oE '10.6[78].0.2/24|fd67::2/64|mtu 1400'
+podman exec web /bin/wget -q -O - http://192.0.2.2/
+podman exec web /bin/ip addr | grep -oE '10.6[78].0.2/24|fd67::2/64|mtu 1400'
 podman network reload web >/dev/null
 echo "reloaded: $(patiently ask http://127.0.0.1:8080/)"
 podman rm --force --time 0 web >/dev/null

@@ -59,8 +59,10 @@ impl Runtime {
             &mut again,
             &serde_json::from_str(result).unwrap_or_default(),
         );
-        self.del_locked(network, attachment)?;
+        // After a flush, DEL of some plugins fails for the very rules that are missing: what counts is the ADD.
+        let detached = self.del_locked(network, attachment);
         self.add_locked(network, &again)
+            .map_err(|error| detached.err().unwrap_or(error))
     }
 }
 
