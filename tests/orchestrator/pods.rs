@@ -26,7 +26,10 @@ impl World {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let cgroup = format!("berth-test-{}-{number}", std::process::id());
         let arguments = vec!["--cgroup-parent".to_owned(), cgroup.clone()];
-        let node = Node::start(NodeOptions { arguments });
+        let node = Node::start(NodeOptions {
+            arguments,
+            ..NodeOptions::default()
+        });
         let root = TempDir::with_prefix("berth-image-").expect("temporary directory");
         busybox_rootfs(root.path());
         let path = root.path().to_string_lossy().into_owned();
