@@ -169,7 +169,7 @@ fn check_notices_every_missing_part() {
     let config = lab.bridge(
         "net",
         &["10.88.0.0/24", "fd88::/64"],
-        json!({"ipam": {"routes": [{"dst": "198.51.100.0/24", "mtu": 1300, "advmss": 1200, "table": 100, "priority": 7}]}}),
+        json!({"hairpinMode": true, "portIsolation": true, "ipam": {"routes": [{"dst": "198.51.100.0/24", "mtu": 1300, "advmss": 1200, "table": 100, "priority": 7}]}}),
     );
     for (part, damage) in [
         ("nothing", "true"),
@@ -186,6 +186,8 @@ fn check_notices_every_missing_part() {
         ("is gone", "ip -n ID link del eth0"),
         ("not a port", "ip link set VETH nomaster"),
         ("not up", "ip link set VETH down"),
+        ("hairpinMode", "bridge link set dev VETH hairpin off"),
+        ("portIsolation", "bridge link set dev VETH isolated off"),
         ("gateway address", "ip addr del 10.88.0.1/24 dev br-net"),
         ("no bridge", "ip link del br-net"),
         ("ipMasq", "nft delete element inet berth masquerade4 '{ IP4 }'"),

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{need_root, wait_for};
+use harness::need_root;
 use serde_json::{Value, json};
 
 use crate::lab::{
@@ -203,6 +203,14 @@ fn ingress_policies_hold() {
         }
         assert_eq!(reach(), expected, "{p}: neighbour, other bridge, host");
         lab.call("CHECK", Some(&a), &policy("one", &ra, p)).success();
+        if p == "isolated" {
+            sh(&format!(
+                "bridge link set dev {} isolated off",
+                ra["interfaces"][1]["name"].as_str().unwrap()
+            ));
+            let (code, msg) = lab.call("CHECK", Some(&a), &policy("one", &ra, p)).failure();
+            assert!(code == 101 && msg.contains("isolated"), "{msg}");
+        }
         for (container, name, result) in [(&a, "one", &ra), (&b, "one", &rb), (&c, "two", &rc)] {
             lab.call("DEL", Some(container), &policy(name, result, p))
                 .success();
@@ -350,6 +358,26 @@ fn tuning_sets_and_restores() {
     }
     assert!(!link.contains("PROMISC") && !link.contains("ALLMULTI"), "{link}");
     assert_eq!(std::fs::read_dir(lab.path().join("tuning")).unwrap().count(), 0);
+    // GC forgets the backups of the dead, and of its own network only.
+    let backups = || std::fs::read_dir(lab.path().join("tuning")).unwrap().count();
+    add(&lab, &a, &config);
+    assert_eq!(backups(), 1);
+    let list =
+        |name: &str, ids: Value| with(&config, json!({"name": name, "cni.dev/valid-attachments": ids}));
+    lab.call("GC", None, &list("other", json!([]))).success();
+    lab.call(
+        "GC",
+        None,
+        &list("net", json!([{"containerID": a.id, "ifname": "eth0"}])),
+    )
+    .success();
+    assert_eq!(backups(), 1);
+    lab.call("GC", None, &list("net", json!([]))).success();
+    assert_eq!(backups(), 0);
+    sh(&format!(
+        "ip -n {} link set eth0 mtu 1500 promisc off allmulticast off",
+        a.id
+    ));
     // Everything or nothing: the second parameter does not exist.
     let bad = chained(
         "tuning",
@@ -363,5 +391,4 @@ fn tuning_sets_and_restores() {
         "321"
     );
     assert!(show().contains("mtu 1500"));
-    wait_for("nothing", Duration::from_secs(1), || Ok::<_, ()>(()));
 }

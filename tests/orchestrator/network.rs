@@ -147,7 +147,11 @@ fn ports_of_the_host_lead_to_pods_and_survive_a_flush() {
 
     // The port is taken: the second pod waits, and says for whom.
     apply(&node, "second", json!([{"containerPort": 80, "hostPort": 8080}]));
-    event(&node, "FailedCreatePodSandBox", "8080/tcp is taken by container");
+    event(
+        &node,
+        "FailedCreatePodSandBox",
+        "8080/tcp is taken by pod default/web",
+    );
 
     // Somebody else flushes the firewall.
     sh("nft flush ruleset");

@@ -143,7 +143,7 @@ pub(super) fn check(host: &mut Rtnl, vlans: &Vlans, port: &Link) -> Result<(), F
     }
     match there
         .iter()
-        .find(|v| !covers(vlans, v.id) && !(vlans.keep_default && v.id == DEFAULT))
+        .find(|v| !(covers(vlans, v.id) || vlans.keep_default && v.id == DEFAULT))
     {
         Some(other) => wrong(format!("is in VLAN {}, too", other.id)),
         None => Ok(()),

@@ -48,6 +48,8 @@ pub struct Link {
     pub running: bool,
     /// A bridge that looks at VLAN tags.
     pub vlan_filtering: bool,
+    /// Properties as a bridge's port.
+    pub port: BridgePort,
 }
 
 impl Link {
@@ -77,6 +79,12 @@ impl Link {
                             LinkInfo::Kind(kind) => link.kind = kind.to_string(),
                             LinkInfo::Data(InfoData::Bridge(data)) => {
                                 link.vlan_filtering = data.contains(&InfoBridge::VlanFiltering(true));
+                            }
+                            LinkInfo::PortData(InfoPortData::BridgePort(data)) => {
+                                link.port = BridgePort {
+                                    hairpin: data.contains(&InfoBridgePort::HairpinMode(true)),
+                                    isolated: data.contains(&InfoBridgePort::Isolated(true)),
+                                };
                             }
                             _ => {}
                         }

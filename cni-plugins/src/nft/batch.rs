@@ -317,7 +317,7 @@ impl Batch {
         let table = self.table;
         let what = format!("{verb} an element ({}) of nf_tables set {set}", element.comment);
         self.push(what, kind, flags, self.family, |w| {
-            write_element(w, table, set, std::slice::from_ref(element), whole)
+            write_element(w, table, set, std::slice::from_ref(element), whole);
         });
     }
 

@@ -36,6 +36,18 @@ pub enum NetworkError {
         /// The network's name.
         network: String,
     },
+    /// Another pod has the port.
+    #[error("ports[].hostPort: {port}/{protocol} is taken by pod {namespace}/{name}")]
+    PortTaken {
+        /// `hostPort`.
+        port: u16,
+        /// `protocol`.
+        protocol: String,
+        /// Namespace of the pod that has it.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
 }
 
 /// The network of the node.
@@ -186,10 +198,10 @@ impl PodNetwork {
                     network: network.name,
                 });
             }
-            let mappings = member.ports.iter().map(HostPort::mapping).collect();
+            self.refuse_taken(member)?;
             attachment
                 .capabilities
-                .insert("portMappings".to_owned(), mappings);
+                .insert("portMappings".to_owned(), json!(member.ports));
         }
         self.live().insert(member.uid.clone());
         self.runtime
@@ -205,6 +217,30 @@ impl PodNetwork {
             }
         };
         Ok(outcome.decode()?.ips.iter().map(|ip| ip.address.addr()).collect())
+    }
+
+    /// The records tell who has a port, also when somebody has flushed the rules that say so.
+    fn refuse_taken(&self, member: &Member) -> Result<(), NetworkError> {
+        let others = self.runtime.attachments().into_iter();
+        for other in others.filter(|c| c.container_id != member.uid) {
+            let published = other.capability_args.get("portMappings");
+            let published: Vec<HostPort> = published
+                .and_then(|raw| serde_json::from_str(raw.get()).ok())
+                .unwrap_or_default();
+            let mut pairs = member
+                .ports
+                .iter()
+                .flat_map(|port| published.iter().map(move |taken| (port, taken)));
+            if let Some((port, _)) = pairs.find(|(port, taken)| port.collides(taken)) {
+                return Err(NetworkError::PortTaken {
+                    port: port.host,
+                    protocol: port.protocol.clone(),
+                    namespace: argument(&other, "K8S_POD_NAMESPACE"),
+                    name: argument(&other, "K8S_POD_NAME"),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Detaches a pod; its namespace may be gone. What was attached is taken from the records, so a changed
@@ -325,13 +361,9 @@ impl PodNetwork {
             Err(ExecError::Version { .. } | ExecError::NotAttached { .. }) => return None,
             Err(error) => Err(super::execute::chain(&error)),
         };
-        let argument = |name: &str| {
-            let found = cached.cni_args.iter().find(|(key, _)| key == name);
-            found.map(|(_, value)| value.clone()).unwrap_or_default()
-        };
         Some(Finding {
-            namespace: argument("K8S_POD_NAMESPACE"),
-            name: argument("K8S_POD_NAME"),
+            namespace: argument(cached, "K8S_POD_NAMESPACE"),
+            name: argument(cached, "K8S_POD_NAME"),
             uid: uid.clone(),
             repaired,
         })
@@ -341,6 +373,12 @@ impl PodNetwork {
 /// A panic between two calls of a set or a text leaves one.
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What an attachment's plugins were told in CNI_ARGS.
+fn argument(cached: &Cached, name: &str) -> String {
+    let found = cached.cni_args.iter().find(|(key, _)| key == name);
+    found.map(|(_, value)| value.clone()).unwrap_or_default()
 }
 
 /// The list that an attachment was made with.
@@ -407,7 +445,7 @@ mod tests {
             host: 8080,
             address: None,
             container: 80,
-            protocol: "TCP".into(),
+            protocol: "tcp".into(),
         };
         let member = Member {
             namespace: "default".into(),
