@@ -564,7 +564,10 @@ fn a_node_that_stops_leaves_the_pods_of_its_neighbour_alone() {
     world.ready("stays");
     // Another node in the same parent cgroup, which has no pods and ends.
     let arguments = vec!["--cgroup-parent".to_owned(), world.cgroup.clone()];
-    drop(Node::start(NodeOptions { arguments }));
+    drop(Node::start(NodeOptions {
+        arguments,
+        ..NodeOptions::default()
+    }));
     // What it killed would be noticed and restarted.
     world.pod("after", json!({"containers": [script(WAIT)]}));
     world.ready("after");
