@@ -170,7 +170,7 @@ fn accept_natively(
             guarded.push(family);
         }
         let there = native.rules(nft)?;
-        native.accept(batch, &there, tag, &mine, &config.admin);
+        native.accept(nft, batch, &there, tag, &mine, &config.admin)?;
     }
     Ok(guarded)
 }
