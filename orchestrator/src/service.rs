@@ -83,6 +83,9 @@ fn folder(path: &Path, mode: u32) -> Result<(), ServiceError> {
         })
 }
 
+/// A program that a killed berthd was just starting holds its files until it executes.
+const LOCK_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// The lock that makes this berthd the only one on its data folder; held as long as the value.
 fn lock(config: &Config) -> Result<Flock<File>, ServiceError> {
     let path = config.lock_file();
@@ -96,16 +99,31 @@ fn lock(config: &Config) -> Result<Flock<File>, ServiceError> {
         .append(true)
         .open(&path)
         .map_err(fail)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => ServiceError::Taken {
-            path: config.data_dir.clone(),
-        },
-        other => ServiceError::File {
-            action: "lock",
-            path: path.clone(),
-            source: other.into(),
-        },
-    })
+    let patience = std::time::Instant::now() + LOCK_PATIENCE;
+    let mut file = file;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((same, nix::errno::Errno::EWOULDBLOCK)) if std::time::Instant::now() < patience => {
+                file = same;
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                return Err(ServiceError::Taken {
+                    path: config.data_dir.clone(),
+                });
+            }
+            Err((_, other)) => return Err(fail_to_lock(&path, other.into())),
+        }
+    }
+}
+
+fn fail_to_lock(path: &Path, source: std::io::Error) -> ServiceError {
+    ServiceError::File {
+        action: "lock",
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// Tells the service manager how we are; without one this does nothing.

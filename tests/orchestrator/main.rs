@@ -7,5 +7,6 @@ mod demo;
 mod deployments;
 mod images;
 mod monitor;
+mod network;
 mod pods;
 mod services;

@@ -26,7 +26,10 @@ impl World {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let cgroup = format!("berth-test-{}-{number}", std::process::id());
         let arguments = vec!["--cgroup-parent".to_owned(), cgroup.clone()];
-        let node = Node::start(NodeOptions { arguments });
+        let node = Node::start(NodeOptions {
+            arguments,
+            ..NodeOptions::default()
+        });
         let root = TempDir::with_prefix("berth-image-").expect("temporary directory");
         busybox_rootfs(root.path());
         let path = root.path().to_string_lossy().into_owned();
@@ -561,7 +564,10 @@ fn a_node_that_stops_leaves_the_pods_of_its_neighbour_alone() {
     world.ready("stays");
     // Another node in the same parent cgroup, which has no pods and ends.
     let arguments = vec!["--cgroup-parent".to_owned(), world.cgroup.clone()];
-    drop(Node::start(NodeOptions { arguments }));
+    drop(Node::start(NodeOptions {
+        arguments,
+        ..NodeOptions::default()
+    }));
     // What it killed would be noticed and restarted.
     world.pod("after", json!({"containers": [script(WAIT)]}));
     world.ready("after");

@@ -76,7 +76,7 @@ fn install_puts_everything_in_place_and_uninstall_takes_it_away() {
     run(&mut make("install", &built, &dest)).ok();
     let mode = |path: &Path| {
         path.metadata()
-            .expect(&path.to_string_lossy())
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
             .permissions()
             .mode()
             & 0o777

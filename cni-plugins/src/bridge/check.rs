@@ -36,6 +36,7 @@ pub(super) fn check(request: &Request) -> Result<(), Failure> {
         check_gateways(&mut host, &config, &bridge, &ours)?;
     }
     let port = check_port(&mut host, request, &bridge, &result)?;
+    check_modes(&config, &bridge, &port)?;
     vlan::check(&mut host, &config.vlans, &port)?;
     if config.container_interface {
         attach::check_inside(&netns, &request.attachment.ifname, &result)?;
@@ -153,6 +154,20 @@ fn check_gateways(host: &mut Rtnl, config: &Config, bridge: &Link, ours: &[&Addr
         ))),
         None => Ok(()),
     }
+}
+
+fn check_modes(config: &Config, bridge: &Link, port: &Link) -> Result<(), Failure> {
+    let lost = |field: &str, name: &str| Err(Failure::check(format!("{field}: it is off at {name}")));
+    if config.promiscuous && !bridge.promiscuous {
+        return lost("promiscMode", &bridge.name);
+    }
+    if config.port.hairpin && !port.port.hairpin {
+        return lost("hairpinMode", &port.name);
+    }
+    if config.port.isolated && !port.port.isolated {
+        return lost("portIsolation", &port.name);
+    }
+    Ok(())
 }
 
 /// The host's end of the veth, as the result names it.

@@ -59,8 +59,10 @@ impl Runtime {
             &mut again,
             &serde_json::from_str(result).unwrap_or_default(),
         );
-        self.del_locked(network, attachment)?;
+        // After a flush, DEL of some plugins fails for the very rules that are missing: what counts is the ADD.
+        let detached = self.del_locked(network, attachment);
         self.add_locked(network, &again)
+            .map_err(|error| detached.err().unwrap_or(error))
     }
 }
 
@@ -84,6 +86,10 @@ fn ask_for_the_same(network: &Network, attachment: &mut Attachment, result: &Val
         && !attachment.args.iter().any(|(key, _)| key == "IP")
     {
         attachment.args.push(("IP".to_owned(), ip.to_string()));
+        // Of a chain's plugins only the one with an IPAM knows it.
+        if !attachment.args.iter().any(|(key, _)| key == "IgnoreUnknown") {
+            attachment.args.push(("IgnoreUnknown".to_owned(), "1".to_owned()));
+        }
     }
     let mac = result["interfaces"]
         .as_array()

@@ -46,6 +46,10 @@ pub struct Link {
     pub all_multicast: bool,
     /// Able to pass packets.
     pub running: bool,
+    /// A bridge that looks at VLAN tags.
+    pub vlan_filtering: bool,
+    /// Properties as a bridge's port.
+    pub port: BridgePort,
 }
 
 impl Link {
@@ -71,8 +75,18 @@ impl Link {
                 LinkAttribute::OperState(state) => link.running = matches!(state, State::Up | State::Unknown),
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
-                        if let LinkInfo::Kind(kind) = info {
-                            link.kind = kind.to_string();
+                        match info {
+                            LinkInfo::Kind(kind) => link.kind = kind.to_string(),
+                            LinkInfo::Data(InfoData::Bridge(data)) => {
+                                link.vlan_filtering = data.contains(&InfoBridge::VlanFiltering(true));
+                            }
+                            LinkInfo::PortData(InfoPortData::BridgePort(data)) => {
+                                link.port = BridgePort {
+                                    hairpin: data.contains(&InfoBridgePort::HairpinMode(true)),
+                                    isolated: data.contains(&InfoBridgePort::Isolated(true)),
+                                };
+                            }
+                            _ => {}
                         }
                     }
                 }

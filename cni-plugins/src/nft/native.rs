@@ -86,12 +86,13 @@ impl NativeTable {
     /// the administrator's chain before them.
     pub fn accept(
         self,
+        nft: &mut Nft,
         batch: &mut Batch,
         there: &NativeRules,
         tag: &Tag,
         addresses: &[IpAddr],
         admin: &str,
-    ) {
+    ) -> Result<(), Failure> {
         for rule in there.accepts.iter().filter(|r| r.tag == *tag) {
             self.delete(batch, rule);
         }
@@ -104,12 +105,16 @@ impl NativeTable {
             }
         }
         if !there.leads_to(admin) {
-            batch.foreign_chain(&self.chain(admin));
+            // To "create" one that is there is a change to the kernel, which the process's end then waits for.
+            if nft.chain(self.0.number(), TABLE, admin)?.is_none() {
+                batch.foreign_chain(&self.chain(admin));
+            }
             let program = Program::default()
                 .counter()
                 .verdict(&Verdict::Jump(admin.to_owned()));
             batch.insert_foreign_rule(&self.chain(CHAIN), None, &format!("{ADMIN}{admin}"), &program);
         }
+        Ok(())
     }
 
     fn accepting(self, address: IpAddr, source: bool) -> Program {

@@ -84,31 +84,33 @@ pub struct Pod {
     pub about: ObjectRef,
 }
 
-/// A port of the host that leads to a port of the pod (`ports[].hostPort`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A port of the host that leads to a port of the pod (`ports[].hostPort`). Its JSON is an item of the CNI
+/// capability `portMappings`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct HostPort {
     /// `hostPort`.
+    #[serde(rename = "hostPort")]
     pub host: u16,
     /// `hostIP`; all addresses of the host otherwise.
+    #[serde(rename = "hostIP", default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
     /// `containerPort`.
+    #[serde(rename = "containerPort")]
     pub container: u16,
-    /// `protocol`: TCP, UDP or SCTP.
+    /// `protocol` in small letters: tcp, udp or sctp.
     pub protocol: String,
 }
 
 impl HostPort {
-    /// As the CNI capability `portMappings` has it.
-    pub fn mapping(&self) -> serde_json::Value {
-        let mut mapping = serde_json::json!({
-            "hostPort": self.host,
-            "containerPort": self.container,
-            "protocol": self.protocol.to_lowercase(),
-        });
-        if let Some(address) = &self.address {
-            mapping["hostIP"] = serde_json::json!(address);
-        }
-        mapping
+    /// Whether the host cannot give both: the same port on the same address, or on all.
+    pub fn collides(&self, other: &HostPort) -> bool {
+        let all = |port: &HostPort| {
+            port.address
+                .as_deref()
+                .is_none_or(|ip| matches!(ip, "0.0.0.0" | "::"))
+        };
+        let overlap = all(self) || all(other) || self.address == other.address;
+        self.host == other.host && self.protocol == other.protocol && overlap
     }
 }
 
@@ -221,7 +223,7 @@ impl Pod {
                     host: u16::try_from(port.host_port?).ok().filter(|p| *p != 0)?,
                     address: port.host_ip.clone().filter(|ip| !ip.is_empty()),
                     container: u16::try_from(port.container_port).ok()?,
-                    protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+                    protocol: port.protocol.as_deref().unwrap_or("TCP").to_lowercase(),
                 })
             })
             .collect()
