@@ -244,6 +244,14 @@ pub enum ArgumentError {
         /// The descriptor.
         fd: u32,
     },
+    /// A system call that this build does not know, where the annotation for that refuses it.
+    #[error(
+        "linux.seccomp.syscalls: unknown system call {name:?}, and run.oci.seccomp_fail_unknown_syscall is set"
+    )]
+    UnknownCall {
+        /// Its name.
+        name: String,
+    },
     /// `exec` without a command.
     #[error("exec args cannot be empty")]
     NoCommand,

@@ -3,6 +3,7 @@
 //! One straight line from `config.json` to execve(2): [`bundle`] opens, [`validate`] checks, `plan` decides,
 //! `launch` and `init` do. Beside the line: [`commands`] (a file a verb), [`state`], [`hooks`], [`log`], [`error`].
 
+pub mod annotations;
 pub mod bundle;
 pub mod commands;
 pub mod container;

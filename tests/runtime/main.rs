@@ -1,6 +1,7 @@
 //! Tests of the runtime: what its command line does on the real kernel. Those that compare or conform also drive runc
 //! where it is installed. `BERTH_TEST_RUNTIMES` (such as `runc` or `berth,runc`) narrows the choice.
 
+mod annotations;
 mod attributes;
 mod bad_input;
 mod containerd;

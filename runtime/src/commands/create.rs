@@ -17,6 +17,7 @@ use berth_spec::{Hook, LinuxNamespaceType, LinuxResources};
 use clap::Args;
 
 use super::{Context, ExitCode};
+use crate::annotations;
 use crate::bundle::Bundle;
 use crate::container::{Container, ContainerError};
 use crate::error::{ArgumentError, Error};
@@ -211,7 +212,7 @@ impl Prepared {
         let parent = Parent {
             id: request.id,
             bundle: &self.bundle,
-            annotations: annotations(&self.bundle),
+            annotations: all_annotations(&self.bundle),
             resources,
             cgroup,
             placeholder,
@@ -342,7 +343,7 @@ fn unwrap_own(error: LaunchError) -> Error {
     }
 }
 
-fn annotations(bundle: &Bundle) -> BTreeMap<String, String> {
+fn all_annotations(bundle: &Bundle) -> BTreeMap<String, String> {
     let annotations = bundle.spec.annotations().iter().flatten();
     annotations
         .map(|(key, value)| (key.clone(), value.clone()))
@@ -416,7 +417,9 @@ impl Created {
         if let Some(path) = &args.pid_file {
             write_pid_file(path, self.launched.pid)?;
         }
-        super::send_pidfd(args.pidfd_socket.as_deref(), self.launched.pidfd.as_fd())
+        let receiver = self.container.record.annotations.get(annotations::PIDFD_RECEIVER);
+        let socket = args.pidfd_socket.as_deref().or(receiver.map(Path::new));
+        super::send_pidfd(socket, self.launched.pidfd.as_fd())
     }
 
     /// Takes the container away again after a failure that is reported by the caller.

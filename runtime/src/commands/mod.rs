@@ -32,6 +32,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use nix::errno::Errno;
 use nix::unistd::geteuid;
 
+use crate::annotations;
 use crate::container::ContainerError;
 use crate::error::{ArgumentError, Error};
 use crate::host;
@@ -329,6 +330,11 @@ fn filter(spec: &Spec) -> Result<Option<Program>, Error> {
         return Ok(None);
     };
     let program = seccomp::compile(profile)?;
+    if let Some(name) = program.ignored.first()
+        && annotations::get(spec, annotations::SECCOMP_UNKNOWN).is_some()
+    {
+        return Err(ArgumentError::UnknownCall { name: name.clone() }.into());
+    }
     for name in &program.ignored {
         log::debug(&format!("unknown seccomp syscall {name:?} ignored"));
     }

@@ -8,6 +8,7 @@ use berth_spec::{
 };
 
 use super::{Context, Gate, PlanError, namespaces, path_text, seccomp, text};
+use crate::annotations;
 use crate::seccomp::Program;
 use crate::wire::{InitStep, Slot, sync};
 
@@ -116,7 +117,7 @@ pub(super) fn finish(
         path: cwd.clone(),
         lenient: true,
     });
-    identity(process, init);
+    identity(context, process, init);
     init.push(InitStep::WorkingDirectory {
         path: cwd,
         lenient: false,
@@ -164,13 +165,13 @@ pub(super) fn finish(
     Ok(())
 }
 
-fn identity(process: &Process, init: &mut Vec<InitStep>) {
+fn identity(context: &Context<'_>, process: &Process, init: &mut Vec<InitStep>) {
     let user = process.user();
     init.push(InitStep::StdioOwner { uid: user.uid() });
     init.push(InitStep::User {
         uid: user.uid(),
         gid: user.gid(),
-        set_groups: true,
+        set_groups: annotations::get(context.spec, annotations::KEEP_GROUPS).is_none(),
         groups: user
             .additional_gids()
             .iter()
