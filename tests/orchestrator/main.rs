@@ -9,3 +9,4 @@ mod images;
 mod monitor;
 mod pods;
 mod services;
+mod streams;

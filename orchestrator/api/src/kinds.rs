@@ -145,6 +145,17 @@ const fn status_of(group: &'static str, kind: &'static str) -> Subresource {
     }
 }
 
+/// A stream to a pod: GET by WebSocket, POST by SPDY.
+const fn stream(name: &'static str, kind: &'static str) -> Subresource {
+    Subresource {
+        name,
+        group: "",
+        version: "v1",
+        kind,
+        verbs: &["create", "get"],
+    }
+}
+
 const SCALE: Subresource = Subresource {
     name: "scale",
     group: "autoscaling",
@@ -203,6 +214,7 @@ pub const POD: &Kind = &Kind {
     namespaced: true,
     categories: &["all"],
     subresources: &[
+        stream("attach", "PodAttachOptions"),
         Subresource {
             name: "eviction",
             group: "policy",
@@ -210,6 +222,7 @@ pub const POD: &Kind = &Kind {
             kind: "Eviction",
             verbs: &["create"],
         },
+        stream("exec", "PodExecOptions"),
         Subresource {
             name: "log",
             group: "",
@@ -217,6 +230,7 @@ pub const POD: &Kind = &Kind {
             kind: "Pod",
             verbs: &["get"],
         },
+        stream("portforward", "PodPortForwardOptions"),
         status_of("", "Pod"),
     ],
     writable: true,

@@ -1,11 +1,10 @@
 //! One connection of `berthd`.
 
-use std::io::{ErrorKind, IoSlice, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use berth_client::protocol::{Decoder, Message, Request, encode};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 /// Bytes that may wait for a peer before it is given up.
 const MAX_QUEUED: usize = 4 << 20;
@@ -94,24 +93,14 @@ impl Peer {
         self.flush();
     }
 
-    /// Sends a message with descriptors. It goes at once or the connection is given up: nothing waits before it on a
-    /// connection that asks for descriptors.
+    /// Sends a message, then descriptors, each with one byte. They go at once or the connection is given up: nothing
+    /// waits before them on a connection that asks for descriptors.
     pub fn send_with(&mut self, message: &Message, descriptors: &[OwnedFd]) {
-        self.flush();
-        let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-        let rights = [ControlMessage::ScmRights(&raw)];
-        let control = if raw.is_empty() { &[][..] } else { &rights[..] };
-        let sent = match encode(message) {
-            Ok(frame) if self.output.is_empty() => sendmsg::<()>(
-                self.stream.as_raw_fd(),
-                &[IoSlice::new(&frame)],
-                control,
-                MsgFlags::MSG_NOSIGNAL,
-                None,
-            )
-            .is_ok_and(|length| length == frame.len()),
-            _ => false,
-        };
+        self.send(message);
+        let sent = self.output.is_empty()
+            && descriptors
+                .iter()
+                .all(|one| berth_sys::socket::send_fd(self.stream.as_fd(), &[0], one.as_fd()).is_ok());
         if !sent {
             eprintln!("a connection is dropped: it does not take descriptors");
             self.open = false;

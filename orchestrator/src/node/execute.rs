@@ -270,11 +270,10 @@ impl Worker {
     /// Asks the monitor to create and start the prepared container.
     async fn launch(&self, name: &str, attempt: u32, id: &str) -> Result<Timestamp, MonitorError> {
         let link = self.link.clone().ok_or(MonitorError::Gone)?;
-        let stdin = self
-            .pod
-            .as_ref()
-            .and_then(|p| p.container(name))
-            .and_then(|c| c.spec.stdin);
+        let definition = self.pod.as_ref().and_then(|p| p.container(name));
+        let asks = |field: fn(&k8s_openapi::api::core::v1::Container) -> Option<bool>| {
+            definition.and_then(|c| field(&c.spec)).unwrap_or(false)
+        };
         let create = Create {
             container: id.to_owned(),
             bundle: self.paths.bundle(name, attempt),
@@ -284,7 +283,9 @@ impl Worker {
                 max_files: self.node.config.log_max_files,
             },
             cgroup: self.cgroup(name),
-            stdin: stdin.unwrap_or(false),
+            stdin: asks(|c| c.stdin),
+            stdin_once: asks(|c| c.stdin_once),
+            terminal: asks(|c| c.tty),
         };
         link.create(create).await?;
         self.event(

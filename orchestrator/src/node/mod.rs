@@ -30,6 +30,7 @@ pub mod seccomp;
 mod sources;
 pub mod spec;
 pub mod status;
+pub mod streams;
 mod teardown;
 mod tls;
 mod volumes;

@@ -9,6 +9,7 @@
 //! services.rs   addresses and node ports of Services
 //! admission.rs  defaults, validation, what depends on other objects
 //! respond.rs  object, table or metadata; Status for errors
+//! streaming/  exec, attach, port-forward: requests that turn into streams
 //! ```
 
 mod admission;
@@ -26,6 +27,7 @@ mod request;
 mod respond;
 mod scale;
 mod services;
+mod streaming;
 mod tls;
 mod watch;
 mod write;
@@ -39,7 +41,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use berth_api::status::ApiError;
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, Method};
 
 use crate::store::{Store, StoreError};
 use auth::Caller;
@@ -90,17 +92,20 @@ async fn authorize(Extension(caller): Extension<Caller>, request: Request, next:
 
 async fn handle(
     State(api): State<Arc<Api>>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Response, Failure> {
-    if let Some(document) = documents::serve(&api, &method, &uri, &headers)? {
+    let (mut parts, body) = request.into_parts();
+    if let Some(document) = documents::serve(&api, &parts.method, &parts.uri, &parts.headers)? {
         return Ok(document);
     }
-    let target = Target::parse(uri.path()).ok_or_else(ApiError::no_such_resource)?;
-    let query = Query::of(&uri)?;
-    let answer = api.verb(&target, &method, &query, &headers, body).await?;
+    let target = Target::parse(parts.uri.path()).ok_or_else(ApiError::no_such_resource)?;
+    let query = Query::of(&parts.uri)?;
+    if streaming::is_stream(target.subresource.as_deref()) {
+        return Ok(api.stream(&target, &query, &mut parts)?);
+    }
+    let answer = api
+        .verb(&target, &parts.method, &query, &parts.headers, body)
+        .await?;
     Ok(answer)
 }
 

@@ -12,7 +12,7 @@
 //! a connection of its own for each person who runs a program in a container, or attaches to one:
 //!
 //! berthd ──Request { id, call: Open | Attach }──▶ monitor
-//!        ◀─Message::Reply { id, result: Ok(Streams) } + descriptors (SCM_RIGHTS): stdin, stdout, stderr──
+//!        ◀─Message::Reply { id, result: Ok(Streams) }──           then a byte with a descriptor (SCM_RIGHTS) for each
 //!        ──Request { id, call: CloseInput }──▶                    no more input will come
 //!        ◀─Message::Ended { id, code }──                          everything that was written is in the pipes
 //! ```
@@ -205,7 +205,7 @@ pub enum Answer {
     Container(Record),
     /// To `Exec`.
     Exec(ExecResult),
-    /// To `Open` and `Attach`: the descriptors that come with this frame, in the order of the fields.
+    /// To `Open` and `Attach`: the descriptors that follow this frame, in the order of the fields.
     Streams(Streams),
     /// To `List`.
     List(Vec<Record>),
