@@ -128,7 +128,7 @@ fn a_client_that_goes_takes_its_program_along() {
     let world = World::new();
     world.pod("p", json!({"containers": [script(WAIT)]}));
     world.ready("p");
-    let count = || call(&world, &kubectl, &["exec", "p", "--", "sh", "-c", "pgrep -c -f [s]tays || true"]).ok();
+    let count = || call(&world, &kubectl, &["exec", "p", "--", "sh", "-c", "grep -l '[s]tays' /proc/[0-9]*/cmdline 2>/dev/null | wc -l"]).ok();
     let descriptors = || {
         std::fs::read_dir(format!("/proc/{}/fd", world.node.pid()))
             .expect("berthd's descriptors")

@@ -15,6 +15,7 @@ pub mod patch;
 pub mod protobuf;
 pub mod qos;
 pub mod quantity;
+pub mod rbac;
 pub mod schema;
 pub mod selector;
 pub mod status;

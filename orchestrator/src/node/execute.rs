@@ -83,6 +83,7 @@ impl Worker {
         Stored {
             store: self.node.store.clone(),
             namespace: self.seen.namespace.clone(),
+            tokens: std::sync::Arc::clone(&self.node.tokens),
         }
     }
 

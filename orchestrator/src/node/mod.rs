@@ -83,6 +83,8 @@ pub struct NodeContext {
     pub store: Store,
     /// The images.
     pub images: ImageStore,
+    /// Makes the tokens of pods.
+    pub tokens: Arc<crate::pki::Tokens>,
     /// The settings.
     pub config: NodeConfig,
     /// Where connections of Services are led to.
@@ -118,6 +120,7 @@ pub enum NodeError {
 pub(crate) struct Node {
     store: Store,
     images: ImageStore,
+    tokens: Arc<crate::pki::Tokens>,
     config: NodeConfig,
     routes: Routes,
     network: PodNetwork,
@@ -175,11 +178,12 @@ pub async fn run(context: NodeContext) -> Result<(), NodeError> {
     let NodeContext {
         store,
         images,
+        tokens,
         config,
         routes,
         shutdown,
     } = context;
-    let node = tokio::task::spawn_blocking(move || prepare(store, images, config, routes)).await??;
+    let node = tokio::task::spawn_blocking(move || prepare(store, images, tokens, config, routes)).await??;
     let node = Arc::new(node);
     let registration = tokio::spawn(registration::run(Arc::clone(&node), shutdown.clone()));
     let every = node.config.network_check;
@@ -196,7 +200,13 @@ pub async fn run(context: NodeContext) -> Result<(), NodeError> {
 }
 
 /// Makes the directories and looks at the host. Blocks.
-fn prepare(store: Store, images: ImageStore, config: NodeConfig, routes: Routes) -> Result<Node, NodeError> {
+fn prepare(
+    store: Store,
+    images: ImageStore,
+    tokens: Arc<crate::pki::Tokens>,
+    config: NodeConfig,
+    routes: Routes,
+) -> Result<Node, NodeError> {
     for dir in [
         config.run_dir.join("pods"),
         config.run_dir.join("netns"),
@@ -234,6 +244,7 @@ fn prepare(store: Store, images: ImageStore, config: NodeConfig, routes: Routes)
         oom_floor: oom_floor(&read("/proc/self/status"), &read("/proc/self/oom_score_adj")),
         store,
         images,
+        tokens,
         config,
         routes,
     })

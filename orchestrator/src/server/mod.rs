@@ -1,17 +1,20 @@
 //! The API server: HTTPS in, store out.
 //!
 //! ```text
-//! tls.rs      connection, client certificate -> Caller
-//! auth.rs     may the caller do this?
+//! tls.rs      connection, client certificate
+//! auth.rs     certificate, token, impersonation -> Caller
+//! access.rs   may the caller do this? RBAC, and that nobody gives away what he does not have
 //! request.rs  path and query -> Target, Query
 //! body.rs     JSON, YAML, protobuf -> object that follows its schema
 //! list.rs watch.rs write.rs patch.rs apply.rs delete.rs scale.rs    a verb each
 //! services.rs   addresses and node ports of Services
+//! reviews.rs  who am I, may I, and tokens: answered, not stored
 //! admission.rs  defaults, validation, what depends on other objects
 //! respond.rs  object, table or metadata; Status for errors
 //! streaming/  exec, attach, port-forward: requests that turn into streams
 //! ```
 
+mod access;
 mod admission;
 mod apply;
 mod auth;
@@ -25,6 +28,7 @@ mod logs;
 mod patch;
 mod request;
 mod respond;
+mod reviews;
 mod scale;
 mod services;
 mod streaming;
@@ -43,8 +47,9 @@ use axum::{Extension, Router};
 use berth_api::status::ApiError;
 use http::{HeaderMap, Method};
 
+use crate::pki::Tokens;
 use crate::store::{Store, StoreError};
-use auth::Caller;
+use auth::{Caller, Shown};
 use request::{Query, Target};
 use respond::Failure;
 
@@ -70,6 +75,8 @@ pub struct Api {
     pub services: Allocator,
     /// Address clients are told to come to.
     pub address: String,
+    /// Makes and checks the tokens of ServiceAccounts.
+    pub tokens: Arc<Tokens>,
     /// Turns true when berthd is to stop.
     pub shutdown: Shutdown,
 }
@@ -78,27 +85,41 @@ pub struct Api {
 pub fn router(api: Arc<Api>, extra: Router) -> Router {
     Router::new()
         .fallback(handle)
-        .with_state(api)
+        .with_state(Arc::clone(&api))
         .merge(extra)
-        .layer(middleware::from_fn(authorize))
+        .layer(middleware::from_fn_with_state(api, authorize))
 }
 
-async fn authorize(Extension(caller): Extension<Caller>, request: Request, next: Next) -> Response {
-    match auth::authorize(&caller, request.method(), request.uri().path()) {
-        Ok(()) => next.run(request).await,
+async fn authorize(
+    State(api): State<Arc<Api>>,
+    Extension(shown): Extension<Shown>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let allowed = api.caller(&shown, request.headers()).and_then(|caller| {
+        api.authorize(&caller, request.method(), request.uri())?;
+        Ok(caller)
+    });
+    match allowed {
+        Ok(caller) => {
+            request.extensions_mut().insert(Arc::new(caller));
+            next.run(request).await
+        }
         Err(error) => Failure(error).into_response(),
     }
 }
 
 async fn handle(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Arc<Caller>>,
     request: Request,
 ) -> Result<Response, Failure> {
     let (mut parts, body) = request.into_parts();
     if let Some(document) = documents::serve(&api, &parts.method, &parts.uri, &parts.headers)? {
         return Ok(document);
     }
-    let target = Target::parse(parts.uri.path()).ok_or_else(ApiError::no_such_resource)?;
+    let mut target = Target::parse(parts.uri.path()).ok_or_else(ApiError::no_such_resource)?;
+    target.caller = caller;
     let query = Query::of(&parts.uri)?;
     if streaming::is_stream(target.subresource.as_deref()) {
         return Ok(api.stream(&target, &query, &mut parts)?);
@@ -119,6 +140,9 @@ impl Api {
         body: Body,
     ) -> Result<Response, ApiError> {
         let named = target.name.is_some();
+        if !target.kind.is_stored() {
+            return self.answer(target, method, query, headers, body).await;
+        }
         match (method.as_str(), named, target.subresource.as_deref()) {
             ("GET" | "HEAD", true, None | Some("status" | "scale")) => self.get(target, query, headers),
             ("GET" | "HEAD", false, None) if query.flag("watch")? => self.watch(target, query, headers),
@@ -135,6 +159,9 @@ impl Api {
             ("POST", true, Some("eviction")) => {
                 self.evict(target, query, headers, &body::read(body).await?).await
             }
+            ("POST", true, Some("token")) => {
+                self.request_token(target, query, headers, &body::read(body).await?)
+            }
             ("PUT", true, None | Some("status" | "scale" | "finalize")) => {
                 self.replace(target, query, headers, body::read(body).await?)
                     .await
@@ -149,6 +176,28 @@ impl Api {
             ("DELETE", false, None) => {
                 self.delete_collection(target, query, headers, &body::read(body).await?)
                     .await
+            }
+            _ => Err(ApiError::method_not_allowed(
+                "the server does not allow this method on the requested resource",
+            )),
+        }
+    }
+}
+
+impl Api {
+    /// Kinds that are not stored: answered or measured when they are asked for.
+    async fn answer(
+        &self,
+        target: &Target,
+        method: &Method,
+        query: &Query,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Response, ApiError> {
+        let review = berth_api::kinds::REVIEWS.contains(&target.kind);
+        match (method.as_str(), review) {
+            ("POST", true) if target.name.is_none() => {
+                self.review(target, query, headers, &body::read(body).await?)
             }
             _ => Err(ApiError::method_not_allowed(
                 "the server does not allow this method on the requested resource",

@@ -3,6 +3,7 @@
 //! Source: `k8s.io/kubernetes/pkg/apis/*/validation`; paths, reasons and wording are those that
 //! users know from a real API server. Pure: what depends on other objects is the server's.
 
+mod access;
 mod config;
 mod container;
 pub mod field;
@@ -10,6 +11,7 @@ pub mod metadata;
 pub mod names;
 mod namespace;
 mod pod;
+mod policy;
 mod probe;
 mod service;
 mod update;
@@ -68,6 +70,12 @@ fn content(kind: &Kind, object: &Value, node: &Node, errors: &mut Errors) {
         "Service" => service::service(object, errors),
         "Endpoints" => service::endpoints(object, errors),
         "EndpointSlice" => service::endpoint_slice(object, errors),
+        "Role" | "ClusterRole" => access::role(kind, object, errors),
+        "RoleBinding" | "ClusterRoleBinding" => access::binding(kind, object, errors),
+        "ResourceQuota" => policy::quota(object, errors),
+        "LimitRange" => policy::limit_range(object, errors),
+        "PodDisruptionBudget" => policy::disruption_budget(object, errors),
+        "Lease" => policy::lease(object, errors),
         _ => {}
     }
 }

@@ -267,8 +267,9 @@ pub struct Encoder {
 impl Encoder {
     /// Accepts a stream.
     pub fn reply(&mut self, id: u32) -> Bytes {
-        // No headers: a count of 0, in a stored block (RFC 1951, 3.2.4) of one packed stream over all replies.
-        const BLOCK: [u8; 9] = [0, 4, 0, 0xfb, 0xff, 0, 0, 0, 0];
+        // No headers: a count of 0, in a stored block (RFC 1951, 3.2.4) of one packed stream over all replies. The
+        // empty block behind it is what readers take for the end of a flush.
+        const BLOCK: [u8; 14] = [0, 4, 0, 0xfb, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
         let mut body = id.to_be_bytes().to_vec();
         if !self.begun {
             // Deflate with a window of 32 KiB, no dictionary (RFC 1950, 2.2).
@@ -288,10 +289,7 @@ fn control(kind: u16, body: &[u8]) -> Bytes {
     frame.into()
 }
 
-/// Most bytes that one data frame carries.
-pub const MAX_DATA: usize = (1 << 24) - 1;
-
-/// A data frame; `bytes` are at most [`MAX_DATA`].
+/// A data frame; `bytes` are at most 16 MiB less one.
 pub fn data(id: u32, bytes: &[u8], fin: bool) -> Bytes {
     let mut frame = Vec::with_capacity(8 + bytes.len());
     frame.extend(id.to_be_bytes());
