@@ -1,13 +1,14 @@
-//! What becomes of a pod on its way into the store, whoever makes it: defaults, the node, the ServiceAccount's token.
+//! What becomes of a pod on its way into the store, whoever makes it: defaults, the node, LimitRanges, the ServiceAccount's
+//! token.
 //! The API server and every controller that makes pods call [`pod`].
 //!
-//! Source: Kubernetes' ServiceAccount admission plugin.
+//! Source: Kubernetes' admission plugins ServiceAccount and LimitRanger.
 
-use berth_api::{defaults, kinds};
+use berth_api::{defaults, kinds, limits, qos};
 use serde_json::{Value, json};
 
 use crate::controllers::AUTHORITY;
-use crate::store::{Key, Store};
+use crate::store::{Key, Store, StoreError};
 
 /// Where programs look for their account's token.
 const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -17,11 +18,42 @@ const VOLUME: &str = "kube-api-access-";
 const TOKEN_SECONDS: i64 = 3607;
 
 /// Makes a new pod ready for the store.
-pub fn pod(store: &Store, pod: &mut Value, node_name: &str) {
+///
+/// # Errors
+/// [`StoreError::Forbidden`] when a LimitRange of the namespace is not kept.
+pub fn pod(store: &Store, pod: &mut Value, node_name: &str) -> Result<(), StoreError> {
     defaults::pod(pod, node_name);
+    let text = |pod: &Value, pointer: &str| {
+        let text = pod.pointer(pointer).and_then(Value::as_str);
+        text.unwrap_or_default().to_owned()
+    };
+    let ranges: Vec<Value> = store
+        .list(kinds::LIMIT_RANGE, Some(&text(pod, "/metadata/namespace")))
+        .items
+        .iter()
+        .map(crate::store::Object::value)
+        .collect();
+    for range in &ranges {
+        limits::fill(range, pod);
+    }
+    let wrong: Vec<String> = ranges
+        .iter()
+        .flat_map(|range| limits::violations(range, pod))
+        .collect();
+    if !wrong.is_empty() {
+        return Err(StoreError::Forbidden {
+            kind: kinds::POD,
+            name: text(pod, "/metadata/name"),
+            why: wrong.join(", "),
+        });
+    }
+    if !ranges.is_empty() {
+        pod["status"]["qosClass"] = json!(qos::class(pod));
+    }
     if wants_token(store, pod) {
         mount_token(pod);
     }
+    Ok(())
 }
 
 /// `automountServiceAccountToken` of the pod, else of its account, else yes.
@@ -72,7 +104,12 @@ fn mount_token(pod: &mut Value) {
         name
     });
     for list in lists {
-        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+        for container in spec
+            .get_mut(list)
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
             if is_mounted(container) {
                 continue;
             }

@@ -169,6 +169,8 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
         data_dir: config.data_dir.clone(),
         services: server::Allocator::new(config.service_cidr),
         address: address.to_string(),
+        evictions: tokio::sync::Mutex::new(()),
+        cgroup_parent: config.cgroup_parent.clone(),
         tokens: Arc::clone(&tokens),
         shutdown: stopped.clone(),
     });

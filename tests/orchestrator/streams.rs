@@ -1,7 +1,9 @@
 //! exec, attach, cp and port-forward, by every kubectl at hand, against programs in real containers.
 
 use crate::pods::{PATIENCE, WAIT, World, script, with};
-use harness::{Outcome, kubectl, kubectl_versions, need_program, need_root, run, run_with_input, skip, wait_for};
+use harness::{
+    Outcome, kubectl, kubectl_versions, need_program, need_root, run, run_with_input, skip, wait_for,
+};
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -86,12 +88,19 @@ fn exec_brings_output_input_and_exit_codes() {
         assert!(missing.contains("no-such-program"), "{label}: {missing}");
         // More than any buffer on the way, both ways, and the end of the input is seen.
         let big: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
-        let mut sum = command(&world, kubectl, &["exec", "-i", "p", "--", "sh", "-c", "cat | md5sum"]);
+        let mut sum = command(
+            &world,
+            kubectl,
+            &["exec", "-i", "p", "--", "sh", "-c", "cat | md5sum"],
+        );
         let expected = run_with_input(&mut Command::new("md5sum"), &big).ok();
         assert_eq!(run_with_input(&mut sum, &big).ok(), expected, "{label}");
         let head = exec(&["--", "sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x"]).ok();
         assert_eq!(head.len(), 3_000_000, "{label}");
-        assert!(exec(&["-c", "nobody", "--", "true"]).err().contains("nobody"), "{label}");
+        assert!(
+            exec(&["-c", "nobody", "--", "true"]).err().contains("nobody"),
+            "{label}"
+        );
     }
     world.clean();
 }
@@ -128,7 +137,21 @@ fn a_client_that_goes_takes_its_program_along() {
     let world = World::new();
     world.pod("p", json!({"containers": [script(WAIT)]}));
     world.ready("p");
-    let count = || call(&world, &kubectl, &["exec", "p", "--", "sh", "-c", "grep -l '[s]tays' /proc/[0-9]*/cmdline 2>/dev/null | wc -l"]).ok();
+    let count = || {
+        call(
+            &world,
+            &kubectl,
+            &[
+                "exec",
+                "p",
+                "--",
+                "sh",
+                "-c",
+                "grep -l '[s]tays' /proc/[0-9]*/cmdline 2>/dev/null | wc -l",
+            ],
+        )
+        .ok()
+    };
     let descriptors = || {
         std::fs::read_dir(format!("/proc/{}/fd", world.node.pid()))
             .expect("berthd's descriptors")
@@ -247,7 +270,11 @@ fn ports_are_forwarded() {
         wait_for("the first page", PATIENCE, || {
             let page = forwarding.get("/index.html").map_err(|e| e.to_string())?;
             let page = String::from_utf8_lossy(&page).into_owned();
-            if page.ends_with("front page\n") { Ok(()) } else { Err(page) }
+            if page.ends_with("front page\n") {
+                Ok(())
+            } else {
+                Err(page)
+            }
         });
         std::thread::scope(|scope| {
             for _ in 0..8 {
@@ -315,8 +342,18 @@ fn run_with_input_or_a_terminal_and_remove() {
     for kubectl in &versions {
         let label = label(kubectl);
         let one = [
-            "run", "once", "--rm", "-i", "--restart=Never", "--image=busybox:1", "--image-pull-policy=Never", "--quiet",
-            "--", "sh", "-c", "cat; exit 3",
+            "run",
+            "once",
+            "--rm",
+            "-i",
+            "--restart=Never",
+            "--image=busybox:1",
+            "--image-pull-policy=Never",
+            "--quiet",
+            "--",
+            "sh",
+            "-c",
+            "cat; exit 3",
         ];
         let seen = run_with_input(&mut command(&world, kubectl, &one), b"through the pod\n");
         assert!(seen.stdout.contains("through the pod"), "{label}: {seen:?}");

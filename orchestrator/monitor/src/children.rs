@@ -184,17 +184,15 @@ impl Monitor {
             Ok(()) => match (program, &exec.io) {
                 (None, _) => refused("the runtime did not write the pid of the program"),
                 (Some(pid), Io::Captured(_)) => return self.claim(pid),
-                (Some(pid), Io::Handed { .. }) => match exec.take_ends() {
-                    Some((streams, ends)) => {
+                (Some(pid), Io::Handed { .. }) => {
+                    if let Some((streams, ends)) = exec.take_ends() {
                         let asker = exec.asker;
                         self.hand_over(asker, streams, &ends);
                         return self.claim(pid);
                     }
-                    None => {
-                        exec.hang_up();
-                        refused("the runtime has sent no terminal")
-                    }
-                },
+                    exec.hang_up();
+                    refused("the runtime has sent no terminal")
+                }
             },
         };
         let exec = self.execs.swap_remove(n);

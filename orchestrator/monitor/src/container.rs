@@ -97,7 +97,9 @@ impl Container {
         let Some(master) = console.receive() else {
             return false;
         };
-        let Ok(copy) = master.try_clone() else { return false };
+        let Ok(copy) = master.try_clone() else {
+            return false;
+        };
         self.stdin = Some(copy);
         self.sources[0].pipe = Some(File::from(master));
         true

@@ -47,8 +47,12 @@ impl Controller for Accounts {
             return Ok(None);
         }
         let metadata = |name: &str| json!({"name": name, "namespace": namespace});
-        if store.get(&Key::new(kinds::SERVICE_ACCOUNT, namespace, ACCOUNT))?.is_none() {
-            let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(ACCOUNT)});
+        if store
+            .get(&Key::new(kinds::SERVICE_ACCOUNT, namespace, ACCOUNT))?
+            .is_none()
+        {
+            let account =
+                json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(ACCOUNT)});
             made(store.create(account).await)?;
         }
         let data = json!({"ca.crt": self.authority});

@@ -15,12 +15,14 @@
 mod accounts;
 pub mod deployment;
 pub mod endpoints;
+pub(crate) mod disruption;
 mod fields;
 pub mod gc;
 pub mod namespace;
 mod ownership;
 pub mod pod_gc;
 mod queue;
+mod quota;
 pub mod replicaset;
 mod roles;
 
@@ -34,6 +36,7 @@ use tokio::sync::watch;
 use crate::store::{Event, Key, Store, StoreError, Watch, WatchError};
 pub(crate) use accounts::AUTHORITY;
 use queue::Queue;
+pub(crate) use quota::counted;
 
 /// How often everything is looked at again, whatever the events said.
 const RESYNC: Duration = Duration::from_mins(10);
@@ -64,6 +67,8 @@ pub(crate) trait Controller: Send {
 pub async fn run(store: Store, authority: String, shutdown: watch::Receiver<bool>) {
     tokio::join!(
         drive(accounts::Accounts { authority }, store.clone(), shutdown.clone()),
+        drive(disruption::Disruption, store.clone(), shutdown.clone()),
+        drive(quota::QuotaStatus, store.clone(), shutdown.clone()),
         drive(roles::RoleAggregation, store.clone(), shutdown.clone()),
         drive(deployment::DeploymentController, store.clone(), shutdown.clone()),
         drive(

@@ -277,6 +277,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.ok()
 }
 
+/// Path of a pod's cgroup below the roots of the hierarchies.
+pub(crate) fn cgroup_of(parent: &str, uid: &str) -> String {
+    sandbox::cgroup_path(parent, uid)
+}
+
 /// Whether a stored pod is for this node.
 fn is_ours(node: &Node, object: &Object) -> bool {
     object

@@ -70,7 +70,9 @@ impl Sources for Stored {
 
     fn token(&self, pod: &Pod, audience: &str, seconds: i64) -> Option<String> {
         let name = pod.spec().service_account_name.as_deref().unwrap_or("default");
-        let account = self.store.get(&Key::new(kinds::SERVICE_ACCOUNT, &self.namespace, name));
+        let account = self
+            .store
+            .get(&Key::new(kinds::SERVICE_ACCOUNT, &self.namespace, name));
         let account = account.ok().flatten()?;
         let private = Private {
             namespace: self.namespace.clone(),
@@ -86,7 +88,12 @@ impl Sources for Stored {
             node: None,
         };
         let audience = if audience.is_empty() { ISSUER } else { audience };
-        let claims = Claims::new(private, vec![audience.to_owned()], seconds, jiff::Timestamp::now());
+        let claims = Claims::new(
+            private,
+            vec![audience.to_owned()],
+            seconds,
+            jiff::Timestamp::now(),
+        );
         self.tokens.sign(&claims).ok()
     }
 }

@@ -37,7 +37,10 @@ impl End {
             _ => Interest::READABLE | Interest::WRITABLE,
         };
         // tokio asks for a promise here that the descriptor stays the same; an OwnedFd gives it by its type.
-        #[expect(deprecated, reason = "its successor is unsafe, for types that give no such promise")]
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe, for types that give no such promise"
+        )]
         AsyncFd::with_interest(fd, interest).map(End)
     }
 

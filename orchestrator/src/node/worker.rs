@@ -179,8 +179,13 @@ impl Worker {
 
     /// How long the tokens in the pod's volumes may go unlooked at: a tenth of their life, so that none gets old.
     fn token_pause(&self) -> Duration {
-        let seconds = self.pod.as_ref().and_then(|pod| super::volumes::token_seconds(pod));
-        seconds.map_or(Duration::MAX, |s| Duration::from_secs(s.clamp(600, 86_400) as u64 / 10))
+        let seconds = self
+            .pod
+            .as_ref()
+            .and_then(|pod| super::volumes::token_seconds(pod));
+        seconds.map_or(Duration::MAX, |s| {
+            Duration::from_secs(s.clamp(600, 86_400) as u64 / 10)
+        })
     }
 
     /// Marks the worker as done.

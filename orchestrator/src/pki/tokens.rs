@@ -271,6 +271,11 @@ mod tests {
             assert!(tokens.verify(&bad, now).is_err(), "{bad}");
         }
         std::fs::write(dir.path().join("sa.key"), "no key").unwrap();
-        assert!(Tokens::open(dir.path()).unwrap_err().to_string().contains("sa.key"));
+        assert!(
+            Tokens::open(dir.path())
+                .unwrap_err()
+                .to_string()
+                .contains("sa.key")
+        );
     }
 }

@@ -22,7 +22,9 @@ fn is_public(path: &str) -> bool {
 pub(super) fn attributes(method: &Method, uri: &Uri) -> Attributes {
     let verb = method.as_str().to_ascii_lowercase();
     let segments = uri.path().trim_matches('/').split('/');
-    let parts: Vec<String> = segments.map(|s| decode(s).unwrap_or_else(|| s.to_owned())).collect();
+    let parts: Vec<String> = segments
+        .map(|s| decode(s).unwrap_or_else(|| s.to_owned()))
+        .collect();
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let (group, version, rest) = match parts.as_slice() {
         ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, rest),
@@ -50,7 +52,7 @@ pub(super) fn attributes(method: &Method, uri: &Uri) -> Attributes {
             .split(',')
             .find_map(|f| f.strip_prefix("metadata.name="))
             .map(|n| n.trim_start_matches('='));
-        name = one.unwrap_or_default().to_owned();
+        one.unwrap_or_default().clone_into(&mut name);
     }
     let single = rest.len() > 1;
     let verb = match (method.as_str(), single) {
@@ -102,7 +104,11 @@ impl Api {
         if caller.is_master() {
             return true;
         }
-        let namespace = if wanted.is_resource() { wanted.namespace.as_str() } else { "" };
+        let namespace = if wanted.is_resource() {
+            wanted.namespace.as_str()
+        } else {
+            ""
+        };
         self.visit(caller, namespace, |rule| rbac::allows(rule, wanted))
     }
 
@@ -149,21 +155,27 @@ impl Api {
         if target.caller.is_master() {
             return Ok(());
         }
-        let same = |fields: &[&str]| old.is_some_and(|old| fields.iter().all(|f| old.get(*f) == value.get(*f)));
+        let same =
+            |fields: &[&str]| old.is_some_and(|old| fields.iter().all(|f| old.get(*f) == value.get(*f)));
         if kind == kinds::ROLE || kind == kinds::CLUSTER_ROLE {
             if same(&["rules", "aggregationRule"]) {
                 return Ok(());
             }
             return self.guard_role(target, value);
         }
-        if (kind == kinds::ROLE_BINDING || kind == kinds::CLUSTER_ROLE_BINDING) && !same(&["roleRef", "subjects"]) {
+        if (kind == kinds::ROLE_BINDING || kind == kinds::CLUSTER_ROLE_BINDING)
+            && !same(&["roleRef", "subjects"])
+        {
             return self.guard_binding(target, value);
         }
         Ok(())
     }
 
     fn guard_role(&self, target: &Target, value: &Value) -> Result<(), ApiError> {
-        if self.may(&target.caller, &self.special(target, "escalate", target.kind, name_of(value))) {
+        if self.may(
+            &target.caller,
+            &special(target, "escalate", target.kind, name_of(value)),
+        ) {
             return Ok(());
         }
         let mut wanted = rbac::rules(value);
@@ -188,23 +200,11 @@ impl Api {
     fn guard_binding(&self, target: &Target, value: &Value) -> Result<(), ApiError> {
         let namespace = target.namespace.clone().unwrap_or_default();
         let key = role_key(value, &namespace);
-        if self.may(&target.caller, &self.special(target, "bind", key.kind, &key.name)) {
+        if self.may(&target.caller, &special(target, "bind", key.kind, &key.name)) {
             return Ok(());
         }
         let role = self.store.require(&key).map_err(super::store_error)?;
         self.covered(target, name_of(value), &rbac::rules(&role.value()))
-    }
-
-    fn special(&self, target: &Target, verb: &str, kind: &Kind, name: &str) -> Attributes {
-        Attributes {
-            verb: verb.to_owned(),
-            namespace: target.namespace.clone().unwrap_or_default(),
-            group: kind.group.to_owned(),
-            version: kind.version.to_owned(),
-            resource: kind.plural.to_owned(),
-            name: name.to_owned(),
-            ..Attributes::default()
-        }
     }
 
     fn covered(&self, target: &Target, name: &str, wanted: &[Rule]) -> Result<(), ApiError> {
@@ -214,10 +214,7 @@ impl Api {
         if missing.is_empty() {
             return Ok(());
         }
-        let lines: Vec<String> = missing
-            .iter()
-            .map(|rule| json!(rule).to_string())
-            .collect();
+        let lines: Vec<String> = missing.iter().map(|rule| json!(rule).to_string()).collect();
         let why = format!(
             "user {:?} (groups={:?}) is attempting to grant RBAC permissions not currently held:\n{}",
             caller.user,
@@ -225,6 +222,19 @@ impl Api {
             lines.join("\n")
         );
         Err(ApiError::forbidden(target.kind, name, &why))
+    }
+}
+
+/// The right to a verb that only RBAC's own kinds have.
+fn special(target: &Target, verb: &str, kind: &Kind, name: &str) -> Attributes {
+    Attributes {
+        verb: verb.to_owned(),
+        namespace: target.namespace.clone().unwrap_or_default(),
+        group: kind.group.to_owned(),
+        version: kind.version.to_owned(),
+        resource: kind.plural.to_owned(),
+        name: name.to_owned(),
+        ..Attributes::default()
     }
 }
 
@@ -310,13 +320,33 @@ mod tests {
             ("GET", "/api/v1/pods", "list   pods "),
             ("GET", "/api/v1/namespaces/d/pods?watch=1", "watch  d pods "),
             ("GET", "/api/v1/namespaces/d/pods/p", "get  d pods p"),
-            ("GET", "/api/v1/namespaces/d/pods?fieldSelector=metadata.name%3Dp", "list  d pods p"),
-            ("POST", "/api/v1/namespaces/d/pods/p/exec?command=ls", "create  d pods/exec p"),
+            (
+                "GET",
+                "/api/v1/namespaces/d/pods?fieldSelector=metadata.name%3Dp",
+                "list  d pods p",
+            ),
+            (
+                "POST",
+                "/api/v1/namespaces/d/pods/p/exec?command=ls",
+                "create  d pods/exec p",
+            ),
             ("DELETE", "/api/v1/namespaces/d/pods", "deletecollection  d pods "),
             ("DELETE", "/api/v1/namespaces/d", "delete  d namespaces d"),
-            ("PUT", "/api/v1/namespaces/d/finalize", "update  d namespaces/finalize d"),
-            ("PATCH", "/apis/apps/v1/namespaces/d/deployments/w/scale", "patch apps d deployments/scale w"),
-            ("GET", "/apis/example.com/v1/widgets", "list example.com  widgets "),
+            (
+                "PUT",
+                "/api/v1/namespaces/d/finalize",
+                "update  d namespaces/finalize d",
+            ),
+            (
+                "PATCH",
+                "/apis/apps/v1/namespaces/d/deployments/w/scale",
+                "patch apps d deployments/scale w",
+            ),
+            (
+                "GET",
+                "/apis/example.com/v1/widgets",
+                "list example.com  widgets ",
+            ),
             ("GET", "/apis/apps/v1", "get /apis/apps/v1"),
             ("POST", "/metrics", "post /metrics"),
             ("HEAD", "/openapi/v2", "get /openapi/v2"),

@@ -74,7 +74,7 @@ impl Api {
         defaults::apply(kind, value);
         if kind == kinds::POD {
             self.check_account(value)?;
-            crate::admission::pod(&self.store, value, &self.node_name);
+            crate::admission::pod(&self.store, value, &self.node_name).map_err(super::store_error)?;
         }
         self.guard(target, value, None)?;
         let mut causes = Vec::new();

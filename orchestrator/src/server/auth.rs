@@ -91,11 +91,20 @@ impl Caller {
             vec![format!("JTI={}", claims.jti)],
         )]);
         if let Some(pod) = &private.pod {
-            extra.insert("authentication.kubernetes.io/pod-name".into(), vec![pod.name.clone()]);
-            extra.insert("authentication.kubernetes.io/pod-uid".into(), vec![pod.uid.clone()]);
+            extra.insert(
+                "authentication.kubernetes.io/pod-name".into(),
+                vec![pod.name.clone()],
+            );
+            extra.insert(
+                "authentication.kubernetes.io/pod-uid".into(),
+                vec![pod.uid.clone()],
+            );
         }
         if let Some(node) = &private.node {
-            extra.insert("authentication.kubernetes.io/node-name".into(), vec![node.name.clone()]);
+            extra.insert(
+                "authentication.kubernetes.io/node-name".into(),
+                vec![node.name.clone()],
+            );
         }
         Self {
             user: claims.sub.clone(),
@@ -148,7 +157,10 @@ impl Api {
             .cloned()
             .collect();
         if good.is_empty() {
-            return Err(format!("the token is for {:?}, not for {audiences:?}", claims.aud));
+            return Err(format!(
+                "the token is for {:?}, not for {audiences:?}",
+                claims.aud
+            ));
         }
         let private = &claims.private;
         let alive = |kind, bound: &Bound| {
@@ -177,7 +189,10 @@ impl Api {
                 .collect()
         };
         let user = all("impersonate-user").into_iter().next();
-        let (groups, uid) = (all("impersonate-group"), all("impersonate-uid").into_iter().next());
+        let (groups, uid) = (
+            all("impersonate-group"),
+            all("impersonate-uid").into_iter().next(),
+        );
         let Some(user) = user else {
             if groups.is_empty() && uid.is_none() {
                 return Ok(caller);
@@ -219,7 +234,11 @@ impl Api {
         {
             as_groups = vec![ACCOUNTS.to_owned(), format!("{ACCOUNTS}:{namespace}")];
         }
-        let base = if user == ANONYMOUS { UNAUTHENTICATED } else { AUTHENTICATED };
+        let base = if user == ANONYMOUS {
+            UNAUTHENTICATED
+        } else {
+            AUTHENTICATED
+        };
         if !as_groups.iter().any(|g| g == base) {
             as_groups.push(base.to_owned());
         }

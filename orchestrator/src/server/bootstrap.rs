@@ -34,7 +34,12 @@ pub async fn bootstrap(store: &Store) -> Result<(), BootstrapError> {
 }
 
 fn failed(object: &Value) -> impl FnOnce(StoreError) -> BootstrapError + use<> {
-    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let text = |pointer: &str| {
+        object
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
     let what = format!("{} {}", text("/kind"), text("/metadata/name"));
     move |source| BootstrapError { what, source }
 }

@@ -11,6 +11,7 @@
 //! reviews.rs  who am I, may I, and tokens: answered, not stored
 //! admission.rs  defaults, validation, what depends on other objects
 //! respond.rs  object, table or metadata; Status for errors
+//! metrics.rs  what containers and the node use, measured when it is asked for
 //! streaming/  exec, attach, port-forward: requests that turn into streams
 //! ```
 
@@ -25,6 +26,7 @@ mod documents;
 mod images;
 mod list;
 mod logs;
+mod metrics;
 mod patch;
 mod request;
 mod respond;
@@ -75,6 +77,10 @@ pub struct Api {
     pub services: Allocator,
     /// Address clients are told to come to.
     pub address: String,
+    /// Held by the eviction that is being decided.
+    pub evictions: tokio::sync::Mutex<()>,
+    /// Path of the cgroup below which the pods' are.
+    pub cgroup_parent: String,
     /// Makes and checks the tokens of ServiceAccounts.
     pub tokens: Arc<Tokens>,
     /// Turns true when berthd is to stop.
@@ -199,6 +205,7 @@ impl Api {
             ("POST", true) if target.name.is_none() => {
                 self.review(target, query, headers, &body::read(body).await?)
             }
+            ("GET" | "HEAD", false) => self.measure(target, query, headers).await,
             _ => Err(ApiError::method_not_allowed(
                 "the server does not allow this method on the requested resource",
             )),
@@ -212,6 +219,7 @@ fn store_error(error: StoreError) -> ApiError {
         StoreError::NotFound { kind, name } => ApiError::not_found(kind, &name),
         StoreError::AlreadyExists { kind, name } => ApiError::already_exists(kind, &name),
         StoreError::Conflict { kind, name, why } => ApiError::conflict(kind, &name, &why),
+        StoreError::Forbidden { kind, name, why } => ApiError::forbidden(kind, &name, &why),
         StoreError::Malformed(why) => ApiError::bad_request(why),
         StoreError::Closed => ApiError::unavailable("the server is shutting down"),
         StoreError::Database(_) => ApiError::internal(error.to_string()),

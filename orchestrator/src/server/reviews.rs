@@ -171,9 +171,14 @@ impl Api {
         let sent = body::parse(&body::media_type(headers), bytes)?;
         let (mut value, warnings) = body::conform_to("TokenRequest", "v1", sent, options.validation)?;
         let account = self.store.require(&target.key()?).map_err(store_error)?;
-        let seconds = value.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(USUAL);
+        let seconds = value
+            .pointer("/spec/expirationSeconds")
+            .and_then(Value::as_i64)
+            .unwrap_or(USUAL);
         if !(SHORTEST..=LONGEST).contains(&seconds) {
-            let why = format!("Invalid value: {seconds}: may not specify a duration less than 10 minutes, or more than 2^32 seconds");
+            let why = format!(
+                "Invalid value: {seconds}: may not specify a duration less than 10 minutes, or more than 2^32 seconds"
+            );
             return Err(invalid_request(target, "spec.expirationSeconds", why));
         }
         let private = self.bound(target, &account, value.pointer("/spec/boundObjectRef"))?;
@@ -272,6 +277,8 @@ fn invalid_request(target: &Target, field: &str, message: String) -> ApiError {
         field: field.into(),
     };
     let mut error = ApiError::invalid(target.kind, name, vec![cause]);
-    error.message = error.message.replacen("ServiceAccount", "TokenRequest.authentication.k8s.io", 1);
+    error.message = error
+        .message
+        .replacen("ServiceAccount", "TokenRequest.authentication.k8s.io", 1);
     error
 }

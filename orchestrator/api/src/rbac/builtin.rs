@@ -38,7 +38,7 @@ fn metadata(name: &str) -> Value {
     })
 }
 
-fn role(name: &str, rules: Vec<Value>) -> Value {
+fn role(name: &str, rules: &[Value]) -> Value {
     json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRole",
@@ -48,7 +48,7 @@ fn role(name: &str, rules: Vec<Value>) -> Value {
 }
 
 /// A role whose rules become part of another's.
-fn part(name: &str, into: &str, rules: Vec<Value>) -> Value {
+fn part(name: &str, into: &str, rules: &[Value]) -> Value {
     let mut role = role(name, rules);
     role["metadata"]["labels"][label(into)] = json!("true");
     role
@@ -60,7 +60,7 @@ fn label(of: &str) -> String {
 
 /// A role that is put together of others, and is itself a part of `into`.
 fn whole(name: &str, into: Option<&str>) -> Value {
-    let mut role = role(name, Vec::new());
+    let mut role = role(name, &[]);
     role["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": {label(name): "true"}}]});
     if let Some(into) = into {
         role["metadata"]["labels"][label(into)] = json!("true");
@@ -134,7 +134,11 @@ fn to_view() -> Vec<Value> {
             "autoscaling",
             &["horizontalpodautoscalers", "horizontalpodautoscalers/status"],
         ),
-        rule(READ, "batch", &["cronjobs", "cronjobs/status", "jobs", "jobs/status"]),
+        rule(
+            READ,
+            "batch",
+            &["cronjobs", "cronjobs/status", "jobs", "jobs/status"],
+        ),
         rule(
             READ,
             "policy",
@@ -167,7 +171,13 @@ fn to_edit() -> Vec<Value> {
         rule(
             WRITE,
             "",
-            &["pods", "pods/attach", "pods/exec", "pods/portforward", "pods/proxy"],
+            &[
+                "pods",
+                "pods/attach",
+                "pods/exec",
+                "pods/portforward",
+                "pods/proxy",
+            ],
         ),
         rule(&["create"], "", &["pods/eviction"]),
         rule(
@@ -205,13 +215,21 @@ fn to_edit() -> Vec<Value> {
         rule(WRITE, "policy", &["poddisruptionbudgets"]),
         rule(WRITE, "networking.k8s.io", &["ingresses", "networkpolicies"]),
         rule(ALL, "coordination.k8s.io", &["leases"]),
-        rule(&["patch", "update"], "", &["pods/resize", "pods/ephemeralcontainers"]),
+        rule(
+            &["patch", "update"],
+            "",
+            &["pods/resize", "pods/ephemeralcontainers"],
+        ),
     ]
 }
 
 fn to_admin() -> Vec<Value> {
     vec![
-        rule(&["create"], "authorization.k8s.io", &["localsubjectaccessreviews"]),
+        rule(
+            &["create"],
+            "authorization.k8s.io",
+            &["localsubjectaccessreviews"],
+        ),
         rule(ALL, "rbac.authorization.k8s.io", &["rolebindings", "roles"]),
     ]
 }
@@ -222,7 +240,7 @@ pub fn builtins() -> Vec<Builtin> {
     let objects = vec![
         role(
             "cluster-admin",
-            vec![
+            &[
                 rule(&["*"], "*", &["*"]),
                 json!({"nonResourceURLs": ["*"], "verbs": ["*"]}),
             ],
@@ -230,12 +248,12 @@ pub fn builtins() -> Vec<Builtin> {
         whole("admin", None),
         whole("edit", Some("admin")),
         whole("view", Some("edit")),
-        part("system:aggregate-to-admin", "admin", to_admin()),
-        part("system:aggregate-to-edit", "edit", to_edit()),
-        part("system:aggregate-to-view", "view", to_view()),
+        part("system:aggregate-to-admin", "admin", &to_admin()),
+        part("system:aggregate-to-edit", "edit", &to_edit()),
+        part("system:aggregate-to-view", "view", &to_view()),
         role(
             "system:discovery",
-            vec![json!({
+            &[json!({
                 "nonResourceURLs": [
                     "/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz",
                     "/version", "/version/",
@@ -245,25 +263,25 @@ pub fn builtins() -> Vec<Builtin> {
         ),
         role(
             "system:basic-user",
-            vec![
+            &[
                 rule(&["create"], "authorization.k8s.io", reviews),
                 rule(&["create"], "authentication.k8s.io", &["selfsubjectreviews"]),
             ],
         ),
         role(
             "system:public-info-viewer",
-            vec![json!({"nonResourceURLs": PUBLIC, "verbs": ["get"]})],
+            &[json!({"nonResourceURLs": PUBLIC, "verbs": ["get"]})],
         ),
         role(
             "system:auth-delegator",
-            vec![
+            &[
                 rule(&["create"], "authentication.k8s.io", &["tokenreviews"]),
                 rule(&["create"], "authorization.k8s.io", &["subjectaccessreviews"]),
             ],
         ),
         role(
             "system:monitoring",
-            vec![json!({
+            &[json!({
                 "nonResourceURLs": ["/metrics", "/metrics/*", "/healthz", "/healthz/*", "/livez", "/livez/*", "/readyz", "/readyz/*"],
                 "verbs": ["get"],
             })],

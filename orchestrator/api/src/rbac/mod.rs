@@ -82,13 +82,19 @@ fn resource_fits(rule: &Rule, resource: &str, subresource: &str) -> bool {
         entry == "*"
             || match entry.split_once('/') {
                 None => subresource.is_empty() && entry == resource,
-                Some((of, sub)) => !subresource.is_empty() && sub == subresource && (of == "*" || of == resource),
+                Some((of, sub)) => {
+                    !subresource.is_empty() && sub == subresource && (of == "*" || of == resource)
+                }
             }
     })
 }
 
 fn url_fits(pattern: &str, path: &str) -> bool {
-    pattern == "*" || pattern == path || pattern.strip_suffix('*').is_some_and(|start| path.starts_with(start))
+    pattern == "*"
+        || pattern == path
+        || pattern
+            .strip_suffix('*')
+            .is_some_and(|start| path.starts_with(start))
 }
 
 /// Whether the rule allows it.
@@ -197,7 +203,8 @@ pub fn binds(binding: &Value, namespace: &str, subject: &Subject<'_>) -> bool {
                     "" => namespace,
                     named => named,
                 };
-                subject.user
+                subject
+                    .user
                     .strip_prefix("system:serviceaccount:")
                     .and_then(|rest| rest.split_once(':'))
                     == Some((of, text("name")))
@@ -210,7 +217,9 @@ pub fn binds(binding: &Value, namespace: &str, subject: &Subject<'_>) -> bool {
 /// The rules of a ClusterRole that is put together of others: of all of `roles` that its selectors choose, each rule
 /// once. None if it is not put together.
 pub fn aggregated(role: &Value, roles: &[Value]) -> Option<Vec<Rule>> {
-    let selectors = role.pointer("/aggregationRule/clusterRoleSelectors")?.as_array()?;
+    let selectors = role
+        .pointer("/aggregationRule/clusterRoleSelectors")?
+        .as_array()?;
     let own = role.pointer("/metadata/name");
     let mut all: Vec<Rule> = Vec::new();
     for selector in selectors {

@@ -31,26 +31,98 @@ fn wanted(text: &str) -> Attributes {
 #[test]
 fn rules_allow_what_they_name() {
     let table = [
-        (json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}), "get - pods a", true),
-        (json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}), "list - pods", false),
-        (json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}), "get - pods/log a", false),
-        (json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}), "get apps pods a", false),
-        (json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods/log"]}), "get - pods/log a", true),
-        (json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods/log"]}), "get - pods a", false),
-        (json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*/scale"]}), "patch apps deployments/scale a", true),
-        (json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*/scale"]}), "get apps deployments a", false),
-        (json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}), "create - pods/exec a", true),
-        (json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}), "get /metrics", false),
-        (json!({"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"]}), "get - secrets a", true),
-        (json!({"verbs": ["get", "list"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"]}), "list - secrets", false),
-        (json!({"verbs": ["get", "list"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"]}), "list - secrets a", true),
-        (json!({"verbs": ["get"], "nonResourceURLs": ["/metrics", "/api/*"]}), "get /metrics", true),
-        (json!({"verbs": ["get"], "nonResourceURLs": ["/metrics", "/api/*"]}), "get /api/v1", true),
-        (json!({"verbs": ["get"], "nonResourceURLs": ["/metrics", "/api/*"]}), "get /apis", false),
-        (json!({"verbs": ["get"], "nonResourceURLs": ["*"]}), "post /metrics", false),
+        (
+            json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}),
+            "get - pods a",
+            true,
+        ),
+        (
+            json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}),
+            "list - pods",
+            false,
+        ),
+        (
+            json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}),
+            "get - pods/log a",
+            false,
+        ),
+        (
+            json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}),
+            "get apps pods a",
+            false,
+        ),
+        (
+            json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods/log"]}),
+            "get - pods/log a",
+            true,
+        ),
+        (
+            json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods/log"]}),
+            "get - pods a",
+            false,
+        ),
+        (
+            json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*/scale"]}),
+            "patch apps deployments/scale a",
+            true,
+        ),
+        (
+            json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*/scale"]}),
+            "get apps deployments a",
+            false,
+        ),
+        (
+            json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}),
+            "create - pods/exec a",
+            true,
+        ),
+        (
+            json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}),
+            "get /metrics",
+            false,
+        ),
+        (
+            json!({"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"]}),
+            "get - secrets a",
+            true,
+        ),
+        (
+            json!({"verbs": ["get", "list"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"]}),
+            "list - secrets",
+            false,
+        ),
+        (
+            json!({"verbs": ["get", "list"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"]}),
+            "list - secrets a",
+            true,
+        ),
+        (
+            json!({"verbs": ["get"], "nonResourceURLs": ["/metrics", "/api/*"]}),
+            "get /metrics",
+            true,
+        ),
+        (
+            json!({"verbs": ["get"], "nonResourceURLs": ["/metrics", "/api/*"]}),
+            "get /api/v1",
+            true,
+        ),
+        (
+            json!({"verbs": ["get"], "nonResourceURLs": ["/metrics", "/api/*"]}),
+            "get /apis",
+            false,
+        ),
+        (
+            json!({"verbs": ["get"], "nonResourceURLs": ["*"]}),
+            "post /metrics",
+            false,
+        ),
     ];
     for (value, text, expected) in table {
-        assert_eq!(allows(&rule(value.clone()), &wanted(text)), expected, "{value} {text}");
+        assert_eq!(
+            allows(&rule(value.clone()), &wanted(text)),
+            expected,
+            "{value} {text}"
+        );
     }
 }
 
@@ -58,20 +130,46 @@ fn rules_allow_what_they_name() {
 fn nobody_gives_away_what_he_does_not_have() {
     let owner = [
         rule(json!({"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods", "pods/log"]})),
-        rule(json!({"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a", "b"]})),
+        rule(
+            json!({"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a", "b"]}),
+        ),
         rule(json!({"verbs": ["*"], "apiGroups": ["apps"], "resources": ["*"]})),
         rule(json!({"verbs": ["get"], "nonResourceURLs": ["/api/*"]})),
     ];
     let missing = |value: Value| uncovered(&owner, &[rule(value)]).len();
     for (value, expected) in [
-        (json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}), 0),
-        (json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"], "resourceNames": ["x"]}), 0),
-        (json!({"verbs": ["get", "delete"], "apiGroups": [""], "resources": ["pods"]}), 1),
-        (json!({"verbs": ["*"], "apiGroups": [""], "resources": ["pods"]}), 1),
-        (json!({"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"]}), 1),
-        (json!({"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a", "c"]}), 1),
-        (json!({"verbs": ["*"], "apiGroups": ["apps"], "resources": ["deployments/scale"]}), 0),
-        (json!({"verbs": ["get"], "apiGroups": ["*"], "resources": ["deployments"]}), 1),
+        (
+            json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}),
+            0,
+        ),
+        (
+            json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"], "resourceNames": ["x"]}),
+            0,
+        ),
+        (
+            json!({"verbs": ["get", "delete"], "apiGroups": [""], "resources": ["pods"]}),
+            1,
+        ),
+        (
+            json!({"verbs": ["*"], "apiGroups": [""], "resources": ["pods"]}),
+            1,
+        ),
+        (
+            json!({"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"]}),
+            1,
+        ),
+        (
+            json!({"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a", "c"]}),
+            1,
+        ),
+        (
+            json!({"verbs": ["*"], "apiGroups": ["apps"], "resources": ["deployments/scale"]}),
+            0,
+        ),
+        (
+            json!({"verbs": ["get"], "apiGroups": ["*"], "resources": ["deployments"]}),
+            1,
+        ),
         (json!({"verbs": ["get"], "nonResourceURLs": ["/api/v1"]}), 0),
         (json!({"verbs": ["get"], "nonResourceURLs": ["/metrics"]}), 1),
     ] {
@@ -83,10 +181,25 @@ fn nobody_gives_away_what_he_does_not_have() {
 fn subjects_are_users_groups_and_accounts() {
     let groups = ["dev".to_owned()];
     let binding = |subject: Value| json!({ "subjects": [subject] });
-    let user = |user| Subject { user, groups: &groups };
-    assert!(binds(&binding(json!({"kind": "User", "name": "jo"})), "", &user("jo")));
-    assert!(!binds(&binding(json!({"kind": "User", "name": "jo"})), "", &user("mo")));
-    assert!(binds(&binding(json!({"kind": "Group", "name": "dev"})), "", &user("jo")));
+    let user = |user| Subject {
+        user,
+        groups: &groups,
+    };
+    assert!(binds(
+        &binding(json!({"kind": "User", "name": "jo"})),
+        "",
+        &user("jo")
+    ));
+    assert!(!binds(
+        &binding(json!({"kind": "User", "name": "jo"})),
+        "",
+        &user("mo")
+    ));
+    assert!(binds(
+        &binding(json!({"kind": "Group", "name": "dev"})),
+        "",
+        &user("jo")
+    ));
     let account = user("system:serviceaccount:ns:robot");
     let named = json!({"kind": "ServiceAccount", "name": "robot", "namespace": "ns"});
     assert!(binds(&binding(named), "other", &account));
@@ -98,7 +211,11 @@ fn subjects_are_users_groups_and_accounts() {
 #[test]
 fn built_in_roles_are_put_together() {
     let all: Vec<Value> = builtins().into_iter().map(|b| b.object).collect();
-    let roles: Vec<Value> = all.iter().filter(|o| o["kind"] == "ClusterRole").cloned().collect();
+    let roles: Vec<Value> = all
+        .iter()
+        .filter(|o| o["kind"] == "ClusterRole")
+        .cloned()
+        .collect();
     let of = |name: &str| {
         let role = roles.iter().find(|r| r["metadata"]["name"] == name).unwrap();
         let collected = aggregated(role, &roles);

@@ -31,7 +31,11 @@ pub(super) fn created(object: &Value) -> Vec<Value> {
 }
 
 pub(super) fn binding(object: &Value, now: Timestamp) -> Vec<Value> {
-    let role = format!("{}/{}", text(object, "/roleRef/kind"), text(object, "/roleRef/name"));
+    let role = format!(
+        "{}/{}",
+        text(object, "/roleRef/kind"),
+        text(object, "/roleRef/name")
+    );
     let subjects = |kind: &str| -> String {
         let all = object.get("subjects").and_then(Value::as_array);
         let names = all.into_iter().flatten().filter(|s| s["kind"] == kind).map(|s| {
@@ -102,6 +106,9 @@ pub(super) fn lease(object: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 pub(super) fn account(object: &Value, now: Timestamp) -> Vec<Value> {
-    let secrets = object.get("secrets").and_then(Value::as_array).map_or(0, Vec::len);
+    let secrets = object
+        .get("secrets")
+        .and_then(Value::as_array)
+        .map_or(0, Vec::len);
     vec![name(object), json!(secrets), age(object, now)]
 }

@@ -42,15 +42,28 @@ pub(super) fn role(kind: &Kind, object: &Value, errors: &mut Errors) {
             continue;
         }
         if none("apiGroups") {
-            errors.required(&at.child("apiGroups"), "resource rules must supply at least one api group");
+            errors.required(
+                &at.child("apiGroups"),
+                "resource rules must supply at least one api group",
+            );
         }
         if none("resources") {
-            errors.required(&at.child("resources"), "resource rules must supply at least one resource");
+            errors.required(
+                &at.child("resources"),
+                "resource rules must supply at least one resource",
+            );
         }
     }
-    for (index, selector) in object.get("aggregationRule").map(|a| each(a, "clusterRoleSelectors")).into_iter().flatten() {
+    for (index, selector) in object
+        .get("aggregationRule")
+        .map(|a| each(a, "clusterRoleSelectors"))
+        .into_iter()
+        .flatten()
+    {
         if let Err(error) = crate::selector::LabelSelector::from_object(Some(selector)) {
-            let at = Path::root("aggregationRule").child("clusterRoleSelectors").index(index);
+            let at = Path::root("aggregationRule")
+                .child("clusterRoleSelectors")
+                .index(index);
             errors.invalid(&at, selector, &error.to_string());
         }
     }

@@ -29,14 +29,21 @@ pub(super) fn quota(object: &Value, errors: &mut Errors) {
     for (name, value) in hard.into_iter().flatten() {
         let counted = QUOTAS.contains(&name.as_str())
             || name == "services.nodeports"
-            || ["requests.", "limits."].iter().any(|p| name.strip_prefix(p).is_some_and(|r| !r.is_empty()))
+            || ["requests.", "limits."]
+                .iter()
+                .any(|p| name.strip_prefix(p).is_some_and(|r| !r.is_empty()))
             || name.strip_prefix("count/").is_some_and(|r| !r.is_empty());
         if !counted {
             errors.invalid_text(&at.key(name), name, "must be a standard resource for quota");
         }
         amount(&at.key(name), value, errors);
     }
-    for (index, scope) in object.get("spec").map(|s| each(s, "scopes")).into_iter().flatten() {
+    for (index, scope) in object
+        .get("spec")
+        .map(|s| each(s, "scopes"))
+        .into_iter()
+        .flatten()
+    {
         let scope = scope.as_str().unwrap_or_default();
         if !SCOPES.contains(&scope) {
             errors.unsupported(&Path::root("spec").child("scopes").index(index), scope, &SCOPES);
@@ -57,16 +64,32 @@ fn amount(at: &Path, value: &Value, errors: &mut Errors) -> Option<Quantity> {
 
 pub(super) fn limit_range(object: &Value, errors: &mut Errors) {
     let root = Path::root("spec").child("limits");
-    for (index, item) in object.get("spec").map(|s| each(s, "limits")).into_iter().flatten() {
+    for (index, item) in object
+        .get("spec")
+        .map(|s| each(s, "limits"))
+        .into_iter()
+        .flatten()
+    {
         let at = root.index(index);
         let kind = text(item, "type");
         if !matches!(kind, "Container" | "Pod" | "PersistentVolumeClaim") {
-            errors.unsupported(&at.child("type"), kind, &["Container", "PersistentVolumeClaim", "Pod"]);
+            errors.unsupported(
+                &at.child("type"),
+                kind,
+                &["Container", "PersistentVolumeClaim", "Pod"],
+            );
         }
         if kind == "Pod" {
             for field in ["default", "defaultRequest"] {
-                if item.get(field).and_then(Value::as_object).is_some_and(|m| !m.is_empty()) {
-                    errors.forbidden(&at.child(field), &format!("may not be specified when `type` is '{kind}'"));
+                if item
+                    .get(field)
+                    .and_then(Value::as_object)
+                    .is_some_and(|m| !m.is_empty())
+                {
+                    errors.forbidden(
+                        &at.child(field),
+                        &format!("may not be specified when `type` is '{kind}'"),
+                    );
                 }
             }
         }
@@ -91,11 +114,17 @@ fn ordered(at: &Path, item: &Value, errors: &mut Errors) {
                 continue;
             };
             let at = at.child(field).key(name);
-            let Some(quantity) = amount(&at, value, errors) else { continue };
+            let Some(quantity) = amount(&at, value, errors) else {
+                continue;
+            };
             if let Some((below, least)) = lowest
                 && quantity < least
             {
-                errors.invalid(&at, value, &format!("must be greater than or equal to {below} value"));
+                errors.invalid(
+                    &at,
+                    value,
+                    &format!("must be greater than or equal to {below} value"),
+                );
             }
             lowest = Some((field, quantity));
         }
@@ -107,7 +136,11 @@ pub(super) fn disruption_budget(object: &Value, errors: &mut Errors) {
     let spec = object.get("spec").unwrap_or(&Value::Null);
     let there = |field: &str| spec.get(field).is_some_and(|v| !v.is_null());
     if there("minAvailable") && there("maxUnavailable") {
-        errors.invalid(&at, &json!({}), "minAvailable and maxUnavailable cannot be both set");
+        errors.invalid(
+            &at,
+            &json!({}),
+            "minAvailable and maxUnavailable cannot be both set",
+        );
     }
     for field in ["minAvailable", "maxUnavailable"] {
         let wrong = match spec.get(field) {

@@ -328,10 +328,12 @@ fn files(
             let token = kept
                 .filter(|token| is_fresh(token))
                 .or_else(|| sources.token(pod, audience, seconds));
-            let data = token.map(String::into_bytes).ok_or_else(|| VolumeError::Account {
-                volume: name.clone(),
-                account: pod.spec().service_account_name.clone().unwrap_or_default(),
-            })?;
+            let data = token
+                .map(String::into_bytes)
+                .ok_or_else(|| VolumeError::Account {
+                    volume: name.clone(),
+                    account: pod.spec().service_account_name.clone().unwrap_or_default(),
+                })?;
             let mode = mode_of(None, mode);
             all.insert(path, File { data, mode });
         } else {

@@ -133,7 +133,13 @@ mod tests {
             Some(Input::Resize(size))
         );
         assert_eq!(read(&[255, 0]), Some(Input::Close));
-        for meaningless in [&b""[..], b"\x04{}", b"\x04{\"Width\":-1,\"Height\":70000}", &[255, 1], b"\x09x"] {
+        for meaningless in [
+            &b""[..],
+            b"\x04{}",
+            b"\x04{\"Width\":-1,\"Height\":70000}",
+            &[255, 1],
+            b"\x09x",
+        ] {
             assert_eq!(read(meaningless), None);
         }
     }

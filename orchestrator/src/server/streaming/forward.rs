@@ -205,10 +205,7 @@ impl Connection {
         let text = failure.unwrap_or_default();
         // A client that is gone needs no end.
         let _ = self.out.send(spdy::data(self.data, b"", true)).await;
-        let _ = self
-            .out
-            .send(spdy::data(self.error, text.as_bytes(), true))
-            .await;
+        let _ = self.out.send(spdy::data(self.error, text.as_bytes(), true)).await;
         self.data
     }
 

@@ -83,10 +83,9 @@ impl Api {
             self.program(&pod, target, query)?
         };
         let protocol = negotiate(&parts.headers, forward)?;
-        let upgrade = parts
-            .extensions
-            .remove::<OnUpgrade>()
-            .ok_or_else(|| ApiError::bad_request("streams need HTTP/1.1: this connection cannot be upgraded"))?;
+        let upgrade = parts.extensions.remove::<OnUpgrade>().ok_or_else(|| {
+            ApiError::bad_request("streams need HTTP/1.1: this connection cannot be upgraded")
+        })?;
         let slot = SLOTS
             .try_acquire()
             .map_err(|_| ApiError::unavailable("too many exec, attach and port-forward streams are open"))?;
@@ -178,7 +177,10 @@ impl Api {
     fn forwarding(&self, pod: &Object) -> Result<Work, ApiError> {
         let value = pod.value();
         if value.pointer("/status/phase") != Some(&json!("Running")) {
-            let phase = value.pointer("/status/phase").and_then(Value::as_str).unwrap_or("Pending");
+            let phase = value
+                .pointer("/status/phase")
+                .and_then(Value::as_str)
+                .unwrap_or("Pending");
             return Err(ApiError::bad_request(format!(
                 "unable to forward port because pod is not running. Current status={phase}"
             )));
@@ -254,7 +256,12 @@ impl Work {
 
 /// Chooses the protocol by the request's headers.
 fn negotiate(headers: &HeaderMap, forward: bool) -> Result<Protocol, ApiError> {
-    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
+    };
     let upgrade = text("upgrade").to_ascii_lowercase();
     let offered = |name: &str| -> Vec<String> {
         headers
@@ -354,17 +361,24 @@ fn container_name(pod: &Value, pod_name: &str, named: Option<&str>) -> Result<St
 
 /// Id and number of the run of a container that runs.
 fn running(pod: &Value, pod_name: &str, name: &str) -> Result<(String, u32), ApiError> {
-    let phase = pod.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default();
+    let phase = pod
+        .pointer("/status/phase")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     if matches!(phase, "Succeeded" | "Failed") {
         return Err(ApiError::bad_request(format!(
             "cannot exec into or attach to a container in a completed pod; current phase is {phase}"
         )));
     }
-    let status = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"]
-        .iter()
-        .filter_map(|list| pod.pointer(&format!("/status/{list}"))?.as_array())
-        .flatten()
-        .find(|s| s["name"] == name);
+    let status = [
+        "containerStatuses",
+        "initContainerStatuses",
+        "ephemeralContainerStatuses",
+    ]
+    .iter()
+    .filter_map(|list| pod.pointer(&format!("/status/{list}"))?.as_array())
+    .flatten()
+    .find(|s| s["name"] == name);
     let found = status.and_then(|status| {
         status.pointer("/state/running")?;
         let id = status["containerID"].as_str()?.rsplit("://").next()?;
@@ -391,7 +405,9 @@ fn process(config: &std::path::Path, command: &[&str], tty: bool) -> Result<Valu
     process["terminal"] = json!(tty);
     if tty
         && let Some(env) = process["env"].as_array_mut()
-        && !env.iter().any(|v| v.as_str().is_some_and(|v| v.starts_with("TERM=")))
+        && !env
+            .iter()
+            .any(|v| v.as_str().is_some_and(|v| v.starts_with("TERM=")))
     {
         env.push(json!("TERM=xterm"));
     }
@@ -452,8 +468,18 @@ mod tests {
             ]},
         });
         assert_eq!(running(&pod, "p", "a").unwrap(), ("u-a-2".to_owned(), 2));
-        assert!(running(&pod, "p", "b").unwrap_err().message.contains("ErrImageNeverPull"));
-        assert!(container_name(&pod, "p", None).unwrap_err().message.contains("[a b]"));
+        assert!(
+            running(&pod, "p", "b")
+                .unwrap_err()
+                .message
+                .contains("ErrImageNeverPull")
+        );
+        assert!(
+            container_name(&pod, "p", None)
+                .unwrap_err()
+                .message
+                .contains("[a b]")
+        );
         assert!(container_name(&pod, "p", Some("c")).is_err());
         assert_eq!(container_name(&pod, "p", Some("i")).unwrap(), "i");
     }

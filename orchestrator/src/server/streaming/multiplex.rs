@@ -68,11 +68,7 @@ async fn accept(
                 let kind = headers.iter().find(|(name, _)| name == "streamtype");
                 let kind = kind.map(|(_, value)| value.as_str()).unwrap_or_default();
                 let fresh = expected.contains(&kind) && streams.id(kind).is_none();
-                let answer = if fresh {
-                    encoder.reply(id)
-                } else {
-                    spdy::reset(id)
-                };
+                let answer = if fresh { encoder.reply(id) } else { spdy::reset(id) };
                 if fresh {
                     streams.kinds.insert(id, kind.to_owned());
                 }

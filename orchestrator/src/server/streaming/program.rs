@@ -154,7 +154,9 @@ async fn copy(
                 }
             }
         };
-        let Some(length) = length.filter(|n| *n > 0) else { return };
+        let Some(length) = length.filter(|n| *n > 0) else {
+            return;
+        };
         mark.send_replace(Instant::now());
         let piece = Bytes::copy_from_slice(&buffer[..length]);
         if to.send(wrap(piece)).await.is_err() {

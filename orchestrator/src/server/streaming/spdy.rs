@@ -212,10 +212,7 @@ impl Decoder {
         loop {
             let (taken, made) = ((self.inflate.total_in() - begin) as usize, out.len());
             let rest = packed.get(taken..).unwrap_or_default();
-            match self
-                .inflate
-                .decompress_vec(rest, &mut out, FlushDecompress::Sync)
-            {
+            match self.inflate.decompress_vec(rest, &mut out, FlushDecompress::Sync) {
                 Err(error) if error.needs_dictionary().is_some() => {
                     let set = self.inflate.set_dictionary(dictionary());
                     set.map_err(|_| FrameError::Packed)?;

@@ -196,7 +196,7 @@ mod tests {
         if body.len() < 126 {
             out.push(0x80 | body.len() as u8);
         } else {
-            out.push(0x80 | 126);
+            out.push(0xfe);
             out.extend((body.len() as u16).to_be_bytes());
         }
         let mask = [1, 2, 3, 4];
