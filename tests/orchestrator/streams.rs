@@ -372,3 +372,56 @@ fn run_with_input_or_a_terminal_and_remove() {
     }
     world.clean();
 }
+
+#[test]
+fn an_ephemeral_container_looks_into_a_running_pod() {
+    need_root!();
+    let Some(kubectl) = kubectl() else {
+        skip!("needs a kubectl")
+    };
+    let world = World::new();
+    world.pod("p", json!({"containers": [script(&format!(": target; {WAIT}"))]}));
+    world.ready("p");
+    let debug = [
+        "debug",
+        "p",
+        "-i",
+        "--image=busybox:1",
+        "--image-pull-policy=Never",
+        "--target=c",
+        "-c",
+        "look",
+        "--quiet",
+        "--",
+        "sh",
+        "-c",
+        "sleep 1; grep -l '[:] target' /proc/[0-9]*/cmdline; hostname; read word; echo $word",
+    ];
+    let seen = run_with_input(&mut command(&world, &kubectl, &debug), b"typed\n");
+    let logs = call(&world, &kubectl, &["logs", "p", "-c", "look"]).ok();
+    for word in ["/proc/1/cmdline", "typed", "p\n"] {
+        assert!(logs.contains(word), "{logs:?} {seen:?}");
+    }
+    let status = world.wait("p", "the end of the ephemeral container", |pod, _| {
+        pod["status"]["ephemeralContainerStatuses"][0]["state"]["terminated"]["exitCode"] == 0
+    });
+    // It counts for nothing: the pod is as it was.
+    assert_eq!(status["status"]["phase"], "Running");
+    assert_eq!(status["status"]["containerStatuses"][0]["restartCount"], 0);
+    let again = json!({"spec": {"ephemeralContainers": [{"name": "look", "image": "other"}]}}).to_string();
+    let refused = call(
+        &world,
+        &kubectl,
+        &[
+            "patch",
+            "pod",
+            "p",
+            "--subresource=ephemeralcontainers",
+            "-p",
+            &again,
+        ],
+    )
+    .err();
+    assert!(refused.contains("may not be changed"), "{refused}");
+    world.clean();
+}

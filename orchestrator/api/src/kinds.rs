@@ -233,6 +233,13 @@ pub const POD: &Kind = &Kind {
     subresources: &[
         stream("attach", "PodAttachOptions"),
         Subresource {
+            name: "ephemeralcontainers",
+            group: "",
+            version: "v1",
+            kind: "Pod",
+            verbs: &["get", "patch", "update"],
+        },
+        Subresource {
             name: "eviction",
             group: "policy",
             version: "v1",

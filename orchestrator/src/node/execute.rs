@@ -337,6 +337,10 @@ impl Worker {
             attempt,
             id: id.to_owned(),
             failures,
+            target_bundle: definition
+                .target
+                .as_ref()
+                .map(|target| self.paths.bundle(target, self.seen.seen(target).attempt)),
             pod,
         };
         let prepared = blocking(move || work.run()).await;

@@ -396,7 +396,8 @@ fn namespaces(parts: &Parts<'_>, privileged: bool) -> Value {
         .map(|(kind, path)| json!({"type": kind, "path": path}))
         .collect();
     list.push(json!({"type": "mount"}));
-    if !parts.pod.spec().host_pid.unwrap_or(false) {
+    let joins = parts.namespaces.iter().any(|(kind, _)| *kind == "pid");
+    if !joins && !parts.pod.spec().host_pid.unwrap_or(false) {
         list.push(json!({"type": "pid"}));
     }
     if !privileged {

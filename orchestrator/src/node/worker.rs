@@ -385,6 +385,7 @@ impl Worker {
         let about = pod.about.clone();
         let about = match container.and_then(|name| pod.container(name)) {
             Some(c) if c.role == Role::Main => about.container("containers", &c.spec.name),
+            Some(c) if c.role == Role::Ephemeral => about.container("ephemeralContainers", &c.spec.name),
             Some(c) => about.container("initContainers", &c.spec.name),
             None => about,
         };

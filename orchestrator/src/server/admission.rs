@@ -151,7 +151,8 @@ impl Api {
     }
 }
 
-fn invalid(kind: &Kind, value: &Value, causes: Vec<Cause>) -> Result<(), ApiError> {
+/// An error if there are causes.
+pub(super) fn invalid(kind: &Kind, value: &Value, causes: Vec<Cause>) -> Result<(), ApiError> {
     if causes.is_empty() {
         return Ok(());
     }

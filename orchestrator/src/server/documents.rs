@@ -22,6 +22,11 @@ pub(super) fn serve(
 ) -> Result<Option<Response>, ApiError> {
     let path = uri.path().trim_end_matches('/');
     let parts: Vec<&str> = path.split('/').skip(1).collect();
+    if let ["apis", group, ..] = parts.as_slice()
+        && let Some(why) = refusal(group)
+    {
+        return Err(why);
+    }
     let ok = |value: &Value| Some(json(StatusCode::OK, value));
     let found = match parts.as_slice() {
         ["livez" | "readyz" | "healthz", ..] => Some(text(StatusCode::OK, "text/plain; charset=utf-8", "ok")),
@@ -41,7 +46,6 @@ pub(super) fn serve(
         ["openapi", "v3"] => ok(&openapi::index()),
         ["openapi", "v3", "api", version] => openapi::document("", version).as_ref().and_then(ok),
         ["openapi", "v3", "apis", group, version] => openapi::document(group, version).as_ref().and_then(ok),
-        ["apis", group, ..] => return refusal(group).map_or(Ok(None), Err),
         _ => return Ok(None),
     };
     if found.is_some() && !matches!(*method, Method::GET | Method::HEAD) {

@@ -33,7 +33,7 @@ mod respond;
 mod reviews;
 mod scale;
 mod services;
-mod streaming;
+pub mod streaming;
 mod tls;
 mod watch;
 mod write;
@@ -150,7 +150,9 @@ impl Api {
             return self.answer(target, method, query, headers, body).await;
         }
         match (method.as_str(), named, target.subresource.as_deref()) {
-            ("GET" | "HEAD", true, None | Some("status" | "scale")) => self.get(target, query, headers),
+            ("GET" | "HEAD", true, None | Some("status" | "scale" | "ephemeralcontainers")) => {
+                self.get(target, query, headers)
+            }
             ("GET" | "HEAD", false, None) if query.flag("watch")? => self.watch(target, query, headers),
             ("GET" | "HEAD", false, None) => self.list(target, query, headers),
             ("GET", true, Some("log")) => self.log(target, query),
@@ -168,11 +170,11 @@ impl Api {
             ("POST", true, Some("token")) => {
                 self.request_token(target, query, headers, &body::read(body).await?)
             }
-            ("PUT", true, None | Some("status" | "scale" | "finalize")) => {
+            ("PUT", true, None | Some("status" | "scale" | "finalize" | "ephemeralcontainers")) => {
                 self.replace(target, query, headers, body::read(body).await?)
                     .await
             }
-            ("PATCH", true, None | Some("status" | "scale")) => {
+            ("PATCH", true, None | Some("status" | "scale" | "ephemeralcontainers")) => {
                 self.patch(target, query, headers, body::read(body).await?).await
             }
             ("DELETE", true, None) => {

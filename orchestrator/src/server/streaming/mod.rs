@@ -18,9 +18,9 @@ mod channels;
 mod forward;
 mod multiplex;
 mod program;
-pub(crate) mod spdy;
+pub mod spdy;
 mod tunnel;
-pub(crate) mod websocket;
+pub mod websocket;
 
 use axum::body::Body;
 use axum::response::Response;
