@@ -183,7 +183,11 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
         std::time::Duration::from_secs(config.network_check.into()),
         stopped.clone(),
     );
-    let controlling = tokio::spawn(controllers::run(store.clone(), keys.authority.clone(), stopped.clone()));
+    let controlling = tokio::spawn(controllers::run(
+        store.clone(),
+        keys.authority.clone(),
+        stopped.clone(),
+    ));
     let context = NodeContext {
         store: store.clone(),
         images,

@@ -9,6 +9,6 @@ mod deployments;
 mod images;
 mod monitor;
 mod pods;
-mod services;
 mod policy;
+mod services;
 mod streams;

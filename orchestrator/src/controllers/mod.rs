@@ -14,8 +14,8 @@
 
 mod accounts;
 pub mod deployment;
-pub mod endpoints;
 pub(crate) mod disruption;
+pub mod endpoints;
 mod fields;
 pub mod gc;
 pub mod namespace;
