@@ -74,6 +74,11 @@ bench-cni: ## Compare the CNI plugins with the reference set, where that is inst
 	@mkdir -p $(TARGET)/berth/cni && for plugin in $(PLUGINS); do ln -sf ../bin/cni-plugins $(TARGET)/berth/cni/$$plugin; done
 	@tests/bench/cni.py $(TARGET)/berth/cni
 
+bench-api: ## Time requests, watches and lists of the API server with 1,000 pods stored
+	@tests/deps bench
+	@$(MAKE) --no-print-directory build
+	@tests/bench/api.py $(TARGET)/berth/bin
+
 install: build ## Put programs, plugins, unit and configuration in place (PREFIX, CNI_BIN_DIR, DESTDIR)
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(TARGET)/berth/bin/,berth berthd berthctl berth-monitor)
 	install -D -m 755 $(TARGET)/berth/bin/cni-plugins $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins
@@ -96,4 +101,4 @@ clean: ## Remove everything that was built
 	cargo clean
 	rm -rf .demo
 
-.PHONY: help deps deps-build build build-berth documents lint test test-unit test-vm demo up down bench bench-ab bench-cni install uninstall clean
+.PHONY: help deps deps-build build build-berth documents lint test test-unit test-vm demo up down bench bench-ab bench-cni bench-api install uninstall clean

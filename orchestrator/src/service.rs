@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::config::{Config, ConfigError, write_atomically};
 use crate::controllers;
 use crate::node::{self, NodeConfig, NodeContext, NodeError};
-use crate::pki::{self, Pki, PkiError};
+use crate::pki::{self, Pki, PkiError, Tokens};
 use crate::proxy;
 use crate::server::{self, Api, BootstrapError, ListenError};
 use crate::store::{self, OpenError, Store, StoreError};
@@ -169,6 +169,7 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
     let address = listener.local_addr().map_err(ListenError::Inherited)?;
     let keys = Pki::open(&config.pki_dir(), &pki::addresses(address), &node_name)?;
     let acceptor = server::acceptor(&keys)?;
+    let tokens = Arc::new(Tokens::open(&config.pki_dir())?);
     let kubeconfig = config.kubeconfig();
     write_atomically(&kubeconfig, pki::kubeconfig(&keys, address).as_bytes(), 0o600).map_err(|source| {
         ServiceError::File {
@@ -186,6 +187,9 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
         data_dir: config.data_dir.clone(),
         services: server::Allocator::new(config.service_cidr),
         address: address.to_string(),
+        evictions: tokio::sync::Mutex::new(()),
+        cgroup_parent: config.cgroup_parent.clone(),
+        tokens: Arc::clone(&tokens),
         shutdown: stopped.clone(),
     });
     let images = ImageStore::open(&config.image_dir())?;
@@ -197,10 +201,15 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
         std::time::Duration::from_secs(config.network_check.into()),
         stopped.clone(),
     );
-    let controlling = tokio::spawn(controllers::run(store.clone(), stopped.clone()));
+    let controlling = tokio::spawn(controllers::run(
+        store.clone(),
+        keys.authority.clone(),
+        stopped.clone(),
+    ));
     let context = NodeContext {
         store: store.clone(),
         images,
+        tokens,
         config: node_config(&config, node_name),
         routes,
         shutdown: stopped,

@@ -1,5 +1,6 @@
 //! Tests of the orchestrator: the monitor of a pod, and pods under the real `berthd`.
 
+mod access;
 mod api;
 mod application;
 mod ctl;
@@ -9,4 +10,6 @@ mod images;
 mod monitor;
 mod network;
 mod pods;
+mod policy;
 mod services;
+mod streams;

@@ -30,6 +30,7 @@ pub mod seccomp;
 mod sources;
 pub mod spec;
 pub mod status;
+pub mod streams;
 mod teardown;
 mod tls;
 mod volumes;
@@ -82,6 +83,8 @@ pub struct NodeContext {
     pub store: Store,
     /// The images.
     pub images: ImageStore,
+    /// Makes the tokens of pods.
+    pub tokens: Arc<crate::pki::Tokens>,
     /// The settings.
     pub config: NodeConfig,
     /// Where connections of Services are led to.
@@ -117,6 +120,7 @@ pub enum NodeError {
 pub(crate) struct Node {
     store: Store,
     images: ImageStore,
+    tokens: Arc<crate::pki::Tokens>,
     config: NodeConfig,
     routes: Routes,
     network: PodNetwork,
@@ -174,11 +178,12 @@ pub async fn run(context: NodeContext) -> Result<(), NodeError> {
     let NodeContext {
         store,
         images,
+        tokens,
         config,
         routes,
         shutdown,
     } = context;
-    let node = tokio::task::spawn_blocking(move || prepare(store, images, config, routes)).await??;
+    let node = tokio::task::spawn_blocking(move || prepare(store, images, tokens, config, routes)).await??;
     let node = Arc::new(node);
     let registration = tokio::spawn(registration::run(Arc::clone(&node), shutdown.clone()));
     let every = node.config.network_check;
@@ -195,7 +200,13 @@ pub async fn run(context: NodeContext) -> Result<(), NodeError> {
 }
 
 /// Makes the directories and looks at the host. Blocks.
-fn prepare(store: Store, images: ImageStore, config: NodeConfig, routes: Routes) -> Result<Node, NodeError> {
+fn prepare(
+    store: Store,
+    images: ImageStore,
+    tokens: Arc<crate::pki::Tokens>,
+    config: NodeConfig,
+    routes: Routes,
+) -> Result<Node, NodeError> {
     for dir in [
         config.run_dir.join("pods"),
         config.run_dir.join("netns"),
@@ -233,6 +244,7 @@ fn prepare(store: Store, images: ImageStore, config: NodeConfig, routes: Routes)
         oom_floor: oom_floor(&read("/proc/self/status"), &read("/proc/self/oom_score_adj")),
         store,
         images,
+        tokens,
         config,
         routes,
     })
@@ -263,6 +275,11 @@ fn leave(node: &Node) {
 /// Runs blocking work of one pod; a panic in it is that pod's failure.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
+}
+
+/// Path of a pod's cgroup below the roots of the hierarchies.
+pub(crate) fn cgroup_of(parent: &str, uid: &str) -> String {
+    sandbox::cgroup_path(parent, uid)
 }
 
 /// Whether a stored pod is for this node.

@@ -39,6 +39,8 @@ pub enum Role {
     Sidecar,
     /// A main container.
     Main,
+    /// One that somebody has added to look into the running pod; it counts for nothing.
+    Ephemeral,
 }
 
 /// One container of the pod.
@@ -50,6 +52,8 @@ pub struct Definition {
     pub restart: RestartPolicy,
     /// Its specification.
     pub spec: api::Container,
+    /// An ephemeral container sees the processes of this one.
+    pub target: Option<String>,
 }
 
 /// A deletion that has been asked for.
@@ -170,6 +174,7 @@ impl Pod {
                 role,
                 restart,
                 spec: container.clone(),
+                target: None,
             });
         }
         for container in &spec.containers {
@@ -177,6 +182,16 @@ impl Pod {
                 role: Role::Main,
                 restart: policy,
                 spec: container.clone(),
+                target: None,
+            });
+        }
+        for container in spec.ephemeral_containers.iter().flatten() {
+            let target = container.target_container_name.clone().filter(|t| !t.is_empty());
+            containers.push(Definition {
+                role: Role::Ephemeral,
+                restart: RestartPolicy::Never,
+                spec: as_container(container),
+                target,
             });
         }
         let grace = spec.termination_grace_period_seconds.unwrap_or(30);
@@ -242,6 +257,28 @@ impl Pod {
             .start_time
             .as_ref()
             .map(|time| time.0)
+    }
+}
+
+/// An ephemeral container in the words of an ordinary one.
+fn as_container(container: &api::EphemeralContainer) -> api::Container {
+    api::Container {
+        name: container.name.clone(),
+        image: container.image.clone(),
+        image_pull_policy: container.image_pull_policy.clone(),
+        command: container.command.clone(),
+        args: container.args.clone(),
+        working_dir: container.working_dir.clone(),
+        env: container.env.clone(),
+        env_from: container.env_from.clone(),
+        volume_mounts: container.volume_mounts.clone(),
+        termination_message_path: container.termination_message_path.clone(),
+        termination_message_policy: container.termination_message_policy.clone(),
+        security_context: container.security_context.clone(),
+        stdin: container.stdin,
+        stdin_once: container.stdin_once,
+        tty: container.tty,
+        ..api::Container::default()
     }
 }
 
