@@ -61,6 +61,19 @@ pub enum LaunchError {
         #[source]
         source: io::Error,
     },
+    /// The ids of a mount could not be mapped.
+    #[error(
+        "error mounting {:?}: its ids cannot be mapped: the file system there has no id-mapped mounts on this kernel \
+         (tmpfs since Linux 6.3, overlayfs since 6.10): use another file system, or leave the mappings out",
+        path.display().to_string()
+    )]
+    IdMap {
+        /// The path on the host.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// The process could not be put into its cgroups.
     #[error("cannot put the container's first process into its cgroups")]
     Cgroup(#[source] CgroupError),
