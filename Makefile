@@ -47,7 +47,7 @@ test: deps ## Every test, on the real kernel; ends with a count
 test-unit: deps-build ## Only the tests that need no privilege and no program
 	@tests/run unit
 
-test-vm: deps ## The runtime's and the orchestrator's tests in virtual machines: pure cgroup v2, and systemd as PID 1
+test-vm: deps ## The runtime's tests, and those of monitors, in virtual machines: pure cgroup v2, and systemd as PID 1
 	@tests/vm/run all
 
 demo: build ## Deployment to running containers, in a private network: prints a table of what it measured

@@ -43,7 +43,13 @@ pub(super) fn source(
             userns: namespace.as_raw_fd() as u64,
             ..MountAttr::default()
         };
-        mount::set_attributes(tree.as_fd(), *all, &attr).map_err(fail)?;
+        mount::set_attributes(tree.as_fd(), *all, &attr).map_err(|source| match source.raw_os_error() {
+            Some(libc::EINVAL) => LaunchError::IdMap {
+                path: path.to_path_buf(),
+                source,
+            },
+            _ => fail(source),
+        })?;
     }
     Ok(tree)
 }

@@ -15,7 +15,7 @@ pub(super) fn check(profile: &Profile) -> Result<(), SeccompError> {
     let native = profile
         .groups()
         .iter()
-        .any(|group| group.members.iter().any(|member| judged(&member)));
+        .any(|group| group.members.iter().any(judged));
     for group in profile.groups() {
         for member in group.members.iter().filter(|member| !native || judged(member)) {
             for (number, rules) in member.calls() {
