@@ -21,16 +21,20 @@ deps: ## Install from Debian what building and testing needs
 deps-build:
 	@tests/deps build
 
-build: deps-build build-berth ## Build every program, optimised and static, into target/
+build: deps-build build-berth build-shim ## Build every program, optimised and static, into target/
 	cargo build --locked --profile runtime --package berth-monitor --package cni-plugins
 	cargo build --locked --release --package berthd --package berthctl --package user-service --package berth-demo
 	@mkdir -p $(TARGET)/berth/bin
-	@ln -f $(addprefix $(BIN)/runtime/,berth berth-monitor cni-plugins) $(addprefix $(BIN)/release/,berthd berthctl user-service berth-demo) $(TARGET)/berth/bin/
+	@ln -f $(addprefix $(BIN)/runtime/,berth containerd-shim-berth-v2 berth-monitor cni-plugins) $(addprefix $(BIN)/release/,berthd berthctl user-service berth-demo) $(TARGET)/berth/bin/
 
 # Not position-independent: 11,000 relocations and the pages they dirty would be a tenth of every start
 # (runtime/DESIGN.md, "Where the time goes").
 build-berth: deps-build
 	cargo rustc --locked --profile runtime --package berth --bin berth -- -C relocation-model=static
+
+# Likewise: of one idle shim's memory the relocated pages would be a third (runtime/DESIGN.md, "The shim").
+build-shim: deps-build
+	cargo rustc --locked --profile runtime --package berth-shim --bin containerd-shim-berth-v2 -- -C relocation-model=static
 
 lint: deps-build ## Formatting, clippy, licences and duplicate crates
 	cargo fmt --all --check
@@ -72,14 +76,14 @@ bench-cni: ## Compare the CNI plugins with the reference set, where that is inst
 	@tests/bench/cni.py $(TARGET)/berth/cni
 
 install: build ## Put programs, plugins, unit and configuration in place (PREFIX, CNI_BIN_DIR, DESTDIR)
-	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(TARGET)/berth/bin/,berth berthd berthctl berth-monitor)
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(TARGET)/berth/bin/,berth containerd-shim-berth-v2 berthd berthctl berth-monitor)
 	install -D -m 755 $(TARGET)/berth/bin/cni-plugins $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins
 	for plugin in $(PLUGINS); do ln -f $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins $(DESTDIR)$(CNI_BIN_DIR)/$$plugin; done
 	sed 's|@PREFIX@|$(PREFIX)|g; s|@CNI_BIN_DIR@|$(CNI_BIN_DIR)|g' orchestrator/berthd.service.in | install -D -m 644 /dev/stdin $(DESTDIR)/etc/systemd/system/berthd.service
 	test -e $(DESTDIR)/etc/cni/net.d/10-berth.conflist || install -D -m 644 examples/cni/10-berth.conflist $(DESTDIR)/etc/cni/net.d/10-berth.conflist
 
 uninstall: ## Remove what install put in place (data and changed configuration stay)
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,berth berthd berthctl berth-monitor)
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,berth containerd-shim-berth-v2 berthd berthctl berth-monitor)
 	for plugin in $(PLUGINS); do if [ $(DESTDIR)$(CNI_BIN_DIR)/$$plugin -ef $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins ]; then rm -f $(DESTDIR)$(CNI_BIN_DIR)/$$plugin; fi; done
 	rm -f $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins $(DESTDIR)/etc/systemd/system/berthd.service
 	if cmp -s examples/cni/10-berth.conflist $(DESTDIR)/etc/cni/net.d/10-berth.conflist; then rm -f $(DESTDIR)/etc/cni/net.d/10-berth.conflist; fi
@@ -88,4 +92,4 @@ clean: ## Remove everything that was built
 	cargo clean
 	rm -rf .demo
 
-.PHONY: help deps deps-build build build-berth lint test test-unit test-vm demo up down bench bench-ab bench-cni install uninstall clean
+.PHONY: help deps deps-build build build-berth build-shim lint test test-unit test-vm demo up down bench bench-ab bench-cni install uninstall clean

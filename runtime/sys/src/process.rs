@@ -45,6 +45,17 @@ pub fn set_parent_death_signal(signal: i32) -> io::Result<()> {
         .map_err(error)
 }
 
+/// PR_SCHED_CORE_CREATE for this process' group: its processes share processor cores with nobody else (Linux 5.14,
+/// Documentation/admin-guide/hw-vuln/core-scheduling.rst).
+pub fn schedule_group_on_own_cores() -> io::Result<()> {
+    const PR_SCHED_CORE: u32 = 62;
+    const PR_SCHED_CORE_CREATE: usize = 1;
+    const PROCESS_GROUP: usize = 2;
+    raw::prctl(PR_SCHED_CORE, PR_SCHED_CORE_CREATE, 0, PROCESS_GROUP)
+        .map(|_| ())
+        .map_err(error)
+}
+
 /// Starts a session of its own (setsid(2)).
 pub fn new_session() -> io::Result<()> {
     raw::setsid().map_err(error)
