@@ -67,8 +67,10 @@ struct Server {
 /// # Errors
 /// [`ServeError`].
 pub fn serve(args: Args) -> Result<(), ServeError> {
-    log::open();
     let prepare = |what| move |error: io::Error| ServeError::Prepare(what, error);
+    log::open();
+    // The first container's bundle goes with that container; the pod's others must not be run from a folder that is gone.
+    std::env::set_current_dir("/").map_err(prepare("go to /"))?;
     // start has made it the leader of a process group, so it cannot start a session: without one it only lacks a
     // terminal of its own, which containerd has none to give.
     berth_sys::process::become_subreaper().map_err(prepare("become the reaper of containers"))?;
