@@ -20,7 +20,11 @@ impl ConsoleSocket {
     /// The system's answer.
     pub fn new(number: u64) -> io::Result<ConsoleSocket> {
         use std::os::unix::fs::DirBuilderExt;
-        let dir = std::env::temp_dir().join(format!("berth-console-{}-{number}", std::process::id()));
+        // The time tells shims apart that share the folder but not the numbers of processes.
+        let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let time = time.unwrap_or_default().subsec_nanos();
+        let pid = std::process::id();
+        let dir = std::env::temp_dir().join(format!("berth-console-{pid}-{number}-{time}"));
         std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
         let path = dir.join("s");
         match UnixListener::bind(&path) {

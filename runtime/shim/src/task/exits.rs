@@ -6,8 +6,6 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-
 use super::Shim;
 use super::jobs::{Job, Verb};
 use crate::container::Container;
@@ -22,18 +20,14 @@ const MAX_STRAYS: usize = 4096;
 #[derive(Debug, Clone, Copy)]
 pub struct Ended {
     pid: i32,
-    code: i32,
-    signal: Option<i32>,
+    status: ExitStatus,
 }
 
 impl Ended {
-    fn status(self) -> ExitStatus {
-        ExitStatus::from_raw(self.signal.unwrap_or((self.code & 0xff) << 8))
-    }
-
     fn exit(self) -> Exit {
+        let killed = || 128 + self.status.signal().unwrap_or(0);
         Exit {
-            status: self.code as u32,
+            status: self.status.code().unwrap_or_else(killed) as u32,
             at: events::now(),
         }
     }
@@ -44,8 +38,15 @@ impl Shim {
     /// ends, and both may be found in one round. First processes come last.
     pub fn reap(&mut self) {
         let mut ended = Vec::new();
-        while let Some(one) = reap_one() {
-            ended.push(one);
+        loop {
+            match berth_sys::process::reap() {
+                Ok(Some((pid, status))) => ended.push(Ended { pid, status }),
+                Ok(None) => break,
+                Err(error) => {
+                    warning!("wait for children: {error}");
+                    break;
+                }
+            }
         }
         let rank = |one: &Ended| {
             if self.is_job(one.pid) {
@@ -73,9 +74,8 @@ impl Shim {
     }
 
     fn ended(&mut self, one: Ended) {
-        let success = one.code == 0;
-        if self.job_ended(one.pid, one.status())
-            || self.publisher.ended(one.pid, success)
+        if self.job_ended(one.pid, one.status)
+            || self.publisher.ended(one.pid, one.status.success())
             || self.logger_ended(one.pid)
             || self.process_ended(one)
         {
@@ -166,29 +166,5 @@ impl Shim {
         if let Some(exit) = container.init.held.take() {
             self.tell_end(id, None, exit);
         }
-    }
-}
-
-fn reap_one() -> Option<Ended> {
-    loop {
-        return match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => Some(Ended {
-                pid: pid.as_raw(),
-                code,
-                signal: None,
-            }),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => Some(Ended {
-                pid: pid.as_raw(),
-                code: 128 + signal as i32,
-                signal: Some(signal as i32),
-            }),
-            Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => None,
-            // A signal nix has no name for (real-time signals) ends in EINVAL: the child is reaped all the same.
-            Ok(_) | Err(nix::Error::EINTR) => continue,
-            Err(error) => {
-                warning!("wait for children: {error}");
-                None
-            }
-        };
     }
 }

@@ -1,0 +1,1 @@
+//! Container engines with their real daemons.
