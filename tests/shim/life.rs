@@ -12,7 +12,7 @@ echo "run: $?"
 ctr run $run --rootfs --detach --memory-limit 33554432 --cgroup $LAB_NAME-two $LAB/rootfs $LAB_NAME-two /bin/sleep 1000
 echo "detached: $?"
 ctr tasks ls | grep -o RUNNING
-ctr tasks exec --exec-id extra $LAB_NAME-two /bin/sh -c 'echo from exec; ps | grep -c "sleep 1000"; exit 7'
+ctr tasks exec --exec-id extra $LAB_NAME-two /bin/sh -c 'echo from exec; pidof sleep | wc -w; exit 7'
 echo "exec: $?"
 ctr tasks exec --exec-id bad $LAB_NAME-two /nosuch 2>&1 | grep -o 'exec: "/nosuch".*' | tail -1
 ctr tasks exec --exec-id gone $LAB_NAME-two /bin/sh -c 'kill -9 $$'
