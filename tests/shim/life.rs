@@ -32,7 +32,7 @@ ctr containers rm $LAB_NAME-two
 ctr run $run --rootfs --rm $LAB/rootfs $LAB_NAME-three /nosuch 2>&1 | grep -o 'unable to start container process.*' | tail -1
 (sleep 1; echo by stdin) | ctr run $run --rootfs --rm $LAB/rootfs $LAB_NAME-four /bin/cat
 echo "cat: $?"
-script -qec "stty rows 33 cols 77; ctr --address $LAB/c.sock --namespace $LAB_NAME run $run --rootfs --rm --tty $LAB/rootfs $LAB_NAME-five /bin/sh -c 'tty; sleep 0.5; stty size; exit 5'" /dev/null </dev/null | tr -d '\r\000'
+script -qec "stty rows 33 cols 77; ctr --address $LAB/c.sock --namespace $LAB_NAME run $run --rootfs --rm --tty $LAB/rootfs $LAB_NAME-five /bin/sh -c 'tty; sleep 0.5; stty size; exit 5'" /dev/null </dev/null | tr -d '\r\000' | sed 's/^\^@//'
 echo "terminal: ${PIPESTATUS[0]}"
 ctr run $run --rootfs --rm --with-ns pid:/proc/1/ns/pid $LAB/rootfs $LAB_NAME-six /bin/sh -c 'sleep 987 & echo in the pid namespace of the host'
 pgrep -xf "sleep 987" | wc -l
@@ -87,7 +87,7 @@ fn events_come_in_their_order() {
     let containerd = Containerd::new("");
     let text = containerd
         .sh(r#"
-ctr events >events 2>/dev/null & listener=$!
+command ctr --address $LAB/c.sock --namespace $LAB_NAME events >events 2>/dev/null & listener=$!
 wait_until eval 'ctr namespaces label $LAB_NAME x=$(date +%N); grep -q namespaces events'
 ctr run $shim --rootfs --detach --memory-limit 20000000 --cgroup $LAB_NAME-e $LAB/rootfs $LAB_NAME-e /bin/sh -c \
     'while [ ! -e /tmp/go ]; do sleep 0.05; done; dd if=/dev/zero of=/dev/null bs=100M'

@@ -124,7 +124,7 @@ fn a_reader_that_is_gone_holds_up_nobody_else() {
     let text = containerd
         .sh(r#"
 # The client of a detached container goes away; its FIFO fills up.
-ctr run $shim --rootfs --detach --annotation io.containerd.runc.v2.group=pod --cgroup $LAB_NAME-flood $LAB/rootfs $LAB_NAME-flood /bin/yes
+ctr run $shim --rootfs --detach --annotation io.containerd.runc.v2.group=pod --cgroup $LAB_NAME-flood $LAB/rootfs $LAB_NAME-flood /bin/yes >/dev/null
 ctr run $shim --rootfs --rm --annotation io.containerd.runc.v2.group=pod $LAB/rootfs $LAB_NAME-other /bin/echo not held up
 pgrep -fc '[s]him-berth-v2 -namespace'
 ctr tasks kill --signal 9 $LAB_NAME-flood
