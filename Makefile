@@ -45,6 +45,9 @@ lint: deps-build ## Formatting, clippy, licences and duplicate crates
 test: deps ## Every test, on the real kernel; ends with a count
 	@tests/run all
 
+test-engines: deps ## The containerd shim, and Docker, Podman, containerd and CRI with their real daemons
+	@tests/run engines
+
 test-unit: deps-build ## Only the tests that need no privilege and no program
 	@tests/run unit
 
@@ -92,4 +95,4 @@ clean: ## Remove everything that was built
 	cargo clean
 	rm -rf .demo
 
-.PHONY: help deps deps-build build build-berth build-shim lint test test-unit test-vm demo up down bench bench-ab bench-cni install uninstall clean
+.PHONY: help deps deps-build build build-berth build-shim lint test test-engines test-unit test-vm demo up down bench bench-ab bench-cni install uninstall clean

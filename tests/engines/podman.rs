@@ -33,7 +33,10 @@ const ROWS: &[Row] = &[
     ("--cap-add NET_ADMIN --cap-drop CHOWN", PROBE),
     ("--cap-drop all --user 1000:1000", PROBE),
     ("--security-opt seccomp=unconfined", PROBE),
-    ("--security-opt seccomp=$LAB/seccomp.json", "sh -c 'mkdir /tmp/x; echo $?'"),
+    (
+        "--security-opt seccomp=$LAB/seccomp.json",
+        "sh -c 'mkdir /tmp/x; echo $?'",
+    ),
     ("--security-opt no-new-privileges", PROBE),
     ("--read-only --read-only-tmpfs=false --tmpfs /tmp", PROBE),
     ("--device /dev/fuse", PROBE),
@@ -42,14 +45,17 @@ const ROWS: &[Row] = &[
     ("--shm-size 10m --hostname abc", PROBE),
     ("--privileged", PROBE),
     ("--network none", "sh -c 'ls /sys/class/net'"),
-    ("--userns auto:size=1000", PROBE),
-    ("-v $LAB/share:/share:ro", "sh -c 'cat /share/file; touch /share/x; echo $?'"),
+    ("--uidmap 0:700000:1000 --gidmap 0:700000:1000", PROBE),
+    (
+        "-v $LAB/share:/share:ro",
+        "sh -c 'cat /share/file; touch /share/x; echo $?'",
+    ),
     ("--umask 0077 --timeout 60", PROBE),
     ("--no-hosts --oom-score-adj 300", PROBE),
     ("", "sh -c 'exit 42'"),
     ("", "sh -c 'kill -9 $$'"),
     ("", "/nosuch"),
-    ("", "/etc"),
+    ("", "/etc/passwd"),
 ];
 
 #[test]
@@ -72,11 +78,23 @@ fn podman_shows_the_same_with_both_runtimes() {
 /// Nothing of containers is left running, mounted or counted.
 fn assert_nothing_left(lab: &Lab) {
     lab.sh("wait_until eval '! pgrep -x conmon >/dev/null'").ok();
-    let left: Vec<String> = lab.processes().into_iter().filter(|p| !p.contains("aardvark-dns")).collect();
+    let left: Vec<String> = lab
+        .processes()
+        .into_iter()
+        .filter(|p| !p.contains("aardvark-dns"))
+        .collect();
     assert_eq!(left, Vec::<String>::new(), "processes are left");
-    let mounts: Vec<String> = lab.mounts().into_iter().filter(|m| m.contains("merged") || m.contains("userdata")).collect();
+    let mounts: Vec<String> = lab
+        .mounts()
+        .into_iter()
+        .filter(|m| m.contains("merged") || m.contains("userdata"))
+        .collect();
     assert_eq!(mounts, Vec::<String>::new(), "mounts are left");
-    let cgroups: Vec<_> = lab.cgroups().into_iter().filter(|dir| dir.to_string_lossy().contains("libpod-")).collect();
+    let cgroups: Vec<_> = lab
+        .cgroups()
+        .into_iter()
+        .filter(|dir| dir.to_string_lossy().contains("libpod-"))
+        .collect();
     assert!(cgroups.is_empty(), "cgroups are left: {cgroups:#?}");
 }
 
@@ -124,14 +142,29 @@ fn the_daily_work_with_podman_is_the_same() {
     need_program!("curl");
     let work = |runtime: &str| {
         let lab = lab();
-        lab.sh(&format!("sed -i 's/^runtime = .*/runtime = \"{runtime}\"/' containers.conf")).ok();
+        lab.sh(&format!(
+            "sed -i 's/^runtime = .*/runtime = \"{runtime}\"/' containers.conf"
+        ))
+        .ok();
         let text = sh(&lab, WORK).ok();
         assert_nothing_left(&lab);
         text
     };
     let theirs = work("runc");
-    for seen in ["page", "exec: 7", "terminal: 6", "missing program: 127", "paused\nrunning", "restarted twice", "Running 2", "67108864"] {
-        assert!(theirs.contains(seen), "podman with runc does not show `{seen}`:\n{theirs}");
+    for seen in [
+        "page",
+        "exec: 7",
+        "terminal: 6",
+        "missing program: 127",
+        "paused\nrunning",
+        "restarted twice",
+        "Running 2",
+        "67108864",
+    ] {
+        assert!(
+            theirs.contains(seen),
+            "podman with runc does not show `{seen}`:\n{theirs}"
+        );
     }
     assert_eq!(work("berth"), theirs);
 }
@@ -156,8 +189,8 @@ export HOME=$LAB/home XDG_RUNTIME_DIR=/run/user/54321 USER=labuser TMPDIR=/run/u
 p() { podman --root $HOME/s --runroot $XDG_RUNTIME_DIR/r --cgroup-manager cgroupfs --events-backend file --storage-driver vfs --runtime $1 "${@:2}"; }
 cd $HOME
 p $1 import $LAB/image.tar busybox >/dev/null 2>&1
-p $1 run --rm --network none --cgroups disabled busybox sh -c 'id -u; cat /proc/self/uid_map | tr -s " "; hostname abc 2>/dev/null; exit 5'; echo "code $?"
-p $1 run --rm --network none --cgroups disabled --user 1000 busybox id -u
+p $1 run --rm --network none busybox sh -c 'id -u; cat /proc/self/uid_map | tr -s " "; hostname abc 2>/dev/null; exit 5'; echo "code $?"
+p $1 run --rm --network none --user 1000 busybox id -u
 X
 for runtime in /usr/sbin/runc $LAB/bin/berth; do
     rm -rf home/* /run/user/54321/*
@@ -167,7 +200,10 @@ done
 "#)
         .ok();
     let (runc, berth) = text.split_once("---\n").expect("two parts");
-    assert!(runc.contains("code 5") && runc.contains("1000"), "podman with runc does not work for a user here:\n{text}");
+    assert!(
+        runc.contains("code 5") && runc.contains("1000"),
+        "podman with runc does not work for a user here:\n{text}"
+    );
     assert_eq!(berth.trim_end_matches("---\n"), runc);
 }
 

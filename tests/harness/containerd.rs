@@ -15,7 +15,11 @@ impl Containerd {
     pub fn new(cri: &str) -> Self {
         let lab = Lab::new();
         let path = lab.path().display();
-        let disabled = if cri.is_empty() { "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n" } else { "" };
+        let disabled = if cri.is_empty() {
+            "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n"
+        } else {
+            ""
+        };
         let config = format!(
             "version = 2\nroot = \"{path}/root\"\nstate = \"{path}/state\"\n{disabled}[grpc]\naddress = \
              \"{path}/c.sock\"\n{cri}"
@@ -24,8 +28,13 @@ impl Containerd {
         // The state root of the runtime, per lab: its ids must not meet those of another lab.
         let options = format!("BinaryName = \"berth\"\nRoot = \"{path}/runtime\"\n");
         std::fs::write(lab.path().join("berth.toml"), &options).expect("write options");
-        std::fs::write(lab.path().join("runc.toml"), options.replace("berth", "runc").replace("/runtime", "/runtime-runc"))
-            .expect("write options");
+        std::fs::write(
+            lab.path().join("runc.toml"),
+            options
+                .replace("berth", "runc")
+                .replace("/runtime", "/runtime-runc"),
+        )
+        .expect("write options");
         let daemon = lab.daemon("containerd", "containerd --config config.toml");
         let started = Self { lab, daemon };
         started.sh("wait_until quietly ctr version").ok();
@@ -55,13 +64,22 @@ impl Containerd {
     /// Asserts that no task, shim, container process, mount, cgroup, FIFO, socket or bundle is left.
     #[track_caller]
     pub fn assert_nothing_left(&self) {
-        self.sh("wait_until eval '! pgrep -f [s]him-berth-v2 >/dev/null'").ok();
+        self.sh("wait_until eval '! pgrep -f [s]him-berth-v2 >/dev/null'")
+            .ok();
         let left = self.lab.processes();
-        let left: Vec<&String> = left.iter().filter(|line| !line.contains("containerd --config")).collect();
+        let left: Vec<&String> = left
+            .iter()
+            .filter(|line| !line.contains("containerd --config"))
+            .collect();
         assert!(left.is_empty(), "processes are left: {left:#?}");
         let mounts = self.lab.mounts();
         assert!(mounts.is_empty(), "mounts are left: {mounts:#?}");
-        let containers: Vec<_> = self.lab.cgroups().into_iter().filter(|dir| !dir.ends_with(self.lab.name())).collect();
+        let containers: Vec<_> = self
+            .lab
+            .cgroups()
+            .into_iter()
+            .filter(|dir| !dir.ends_with(self.lab.name()))
+            .collect();
         assert!(containers.is_empty(), "cgroups are left: {containers:#?}");
         let files = self.lab.sh("find /run/containerd/fifo /run/containerd/s state/*/$LAB_NAME runtime*/*/ tmp -mindepth 1 2>/dev/null; true").ok();
         assert_eq!(files, "", "files are left");

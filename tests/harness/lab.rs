@@ -56,7 +56,14 @@ impl Lab {
             std::os::unix::fs::symlink(bin(program), path.join("bin").join(program)).expect("link");
         }
         let outer = Command::new("unshare")
-            .args(["--mount", "--pid", "--net", "--fork", "--mount-proc", "--kill-child"])
+            .args([
+                "--mount",
+                "--pid",
+                "--net",
+                "--fork",
+                "--mount-proc",
+                "--kill-child",
+            ])
             .args(["bash", "-c", INIT, "lab"])
             .arg(path)
             .stdin(Stdio::null())
@@ -66,12 +73,29 @@ impl Lab {
             .expect("start unshare");
         let ready = path.join("ready");
         crate::wait_for("the lab's first process", Duration::from_secs(60), || {
-            if ready.exists() { Ok(()) } else { Err(std::fs::read_to_string(path.join("logs/init"))) }
+            if ready.exists() {
+                Ok(())
+            } else {
+                Err(std::fs::read_to_string(path.join("logs/init")))
+            }
         });
         let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", outer.id()));
-        let init = children.expect("read children").trim().parse().expect("one child");
-        let name = format!("lab{}x{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        Self { dir, outer, init, name }
+        let init = children
+            .expect("read children")
+            .trim()
+            .parse()
+            .expect("one child");
+        let name = format!(
+            "lab{}x{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Ordering::Relaxed)
+        );
+        Self {
+            dir,
+            outer,
+            init,
+            name,
+        }
     }
 
     /// The directory.
@@ -97,8 +121,22 @@ impl Lab {
         );
         let mut command = Command::new("nsenter");
         command
-            .args(["--target", &self.init.to_string(), "--mount", "--pid", "--net", "--"])
-            .args(["timeout", "--kill-after=5", "300", "bash", "-c", &format!("{PRELUDE}{script}")])
+            .args([
+                "--target",
+                &self.init.to_string(),
+                "--mount",
+                "--pid",
+                "--net",
+                "--",
+            ])
+            .args([
+                "timeout",
+                "--kill-after=5",
+                "300",
+                "bash",
+                "-c",
+                &format!("{PRELUDE}{script}"),
+            ])
             .env("PATH", path)
             .env("LAB", self.path())
             .env("LAB_NAME", &self.name)
@@ -124,7 +162,14 @@ impl Lab {
         let mut command = Command::new("nsenter");
         let prepared = self.command("");
         command
-            .args(["--target", &self.init.to_string(), "--mount", "--pid", "--net", "--"])
+            .args([
+                "--target",
+                &self.init.to_string(),
+                "--mount",
+                "--pid",
+                "--net",
+                "--",
+            ])
             .args(["bash", "-c", &script]);
         for (key, value) in prepared.get_envs() {
             command.env(key, value.expect("a value"));
@@ -191,7 +236,11 @@ impl Default for Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for entry in std::fs::read_dir(self.path().join("logs")).into_iter().flatten().flatten() {
+            for entry in std::fs::read_dir(self.path().join("logs"))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
                 let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
                 let lines: Vec<&str> = text.lines().collect();
                 let tail = lines[lines.len().saturating_sub(40)..].join("\n");

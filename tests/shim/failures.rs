@@ -11,15 +11,23 @@ fn containers_survive_containerd_and_ends_meanwhile_are_known_afterwards() {
     need_program!("containerd");
     let mut containerd = Containerd::new("");
     containerd
-        .sh(&format!("{START} /bin/sh -c 'while [ ! -e /tmp/go ]; do sleep 0.05; done; exit 9'"))
+        .sh(&format!(
+            "{START} /bin/sh -c 'while [ ! -e /tmp/go ]; do sleep 0.05; done; exit 9'"
+        ))
         .ok();
     containerd
         .sh("ctr run $shim --rootfs --detach --cgroup $LAB_NAME-d $LAB/rootfs $LAB_NAME-d /bin/sleep 1000")
         .ok();
     containerd.kill();
-    assert_eq!(containerd.lab.sh("pgrep -fc '[s]him-berth-v2 -namespace'").ok(), "2\n");
+    assert_eq!(
+        containerd.lab.sh("pgrep -fc '[s]him-berth-v2 -namespace'").ok(),
+        "2\n"
+    );
     std::fs::write(containerd.lab.path().join("rootfs/tmp/go"), "").expect("write");
-    containerd.lab.sh("wait_until eval '! pgrep -f [/]tmp/go >/dev/null'").ok();
+    containerd
+        .lab
+        .sh("wait_until eval '! pgrep -f [/]tmp/go >/dev/null'")
+        .ok();
     containerd.start();
     let text = containerd
         .sh(r#"
@@ -34,7 +42,16 @@ ctr containers rm $LAB_NAME-c $LAB_NAME-d
         .ok();
     // A task that has ended is listed without an exit code; removing it tells the code.
     let text: Vec<&str> = text.lines().filter(|line| !line.contains("STATUS")).collect();
-    assert_eq!(text, ["c STOPPED", "d RUNNING", "still served", "exit code 9", "exit code 137"]);
+    assert_eq!(
+        text,
+        [
+            "c STOPPED",
+            "d RUNNING",
+            "still served",
+            "exit code 9",
+            "exit code 137"
+        ]
+    );
     containerd.assert_nothing_left();
 }
 
@@ -122,7 +139,11 @@ ctr containers rm $LAB_NAME-c $LAB_NAME-new 2>/dev/null
         ))
         .ok();
     assert_eq!(text, "code 1\ntold\n1\nworks again\n");
-    containerd.sh("wait_until eval '! pgrep -f [s]him-berth-v2 >/dev/null'").ok();
-    wait_for("the outer cgroup to be free", Duration::from_secs(30), || std::fs::remove_dir(&group));
+    containerd
+        .sh("wait_until eval '! pgrep -f [s]him-berth-v2 >/dev/null'")
+        .ok();
+    wait_for("the outer cgroup to be free", Duration::from_secs(30), || {
+        std::fs::remove_dir(&group)
+    });
     containerd.assert_nothing_left();
 }

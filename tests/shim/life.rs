@@ -68,7 +68,10 @@ fn every_pair_of_shim_and_runtime_shows_the_same_life() {
         "terminal: 5",
         "in the pid namespace",
     ] {
-        assert!(reference.contains(seen), "containerd's own shim and runc do not show `{seen}`:\n{reference}");
+        assert!(
+            reference.contains(seen),
+            "containerd's own shim and runc do not show `{seen}`:\n{reference}"
+        );
     }
     // Known differences of the runtimes, not of the shims: runtime/DESIGN.md.
     let same = |text: &str| text.replace("SigIgn:\t0000000080000000", "SigIgn:\t0000000000000000");
@@ -124,8 +127,14 @@ grep -o '/tasks/[a-z-]* .*' events | sed -E 's/"(pid|exited_at|bundle|io)":("[^"
     assert_eq!(sorted, wanted, "{text}");
     assert_eq!(kinds[..6], expected[..6], "{text}");
     let place = |what: &str| kinds.iter().position(|kind| *kind == what).expect("in the list");
-    let last_exit = kinds.iter().rposition(|kind| *kind == "/tasks/exit").expect("in the list");
-    assert!(place("/tasks/oom") < last_exit && last_exit < place("/tasks/delete"), "{text}");
+    let last_exit = kinds
+        .iter()
+        .rposition(|kind| *kind == "/tasks/exit")
+        .expect("in the list");
+    assert!(
+        place("/tasks/oom") < last_exit && last_exit < place("/tasks/delete"),
+        "{text}"
+    );
     assert!(text.contains(exec_ends), "{text}");
     assert!(text.contains(r#""id":"LAB-e","exit_status":137"#), "{text}");
     containerd.assert_nothing_left();

@@ -33,16 +33,25 @@ fn a_pod_has_one_small_shim_that_lives_as_long_as_its_last_container() {
     for id in 2..=11 {
         start(id);
     }
-    assert_eq!(containerd.sh("pgrep -fc '[s]him-berth-v2 -namespace'").ok(), "1\n");
+    assert_eq!(
+        containerd.sh("pgrep -fc '[s]him-berth-v2 -namespace'").ok(),
+        "1\n"
+    );
     let eleven = settled_size(&containerd);
     // The optimised build is measured by the same means: runtime/DESIGN.md. This one is larger, but bounded all the same.
-    let (first, further) = if harness::bin("containerd-shim-berth-v2").to_string_lossy().contains("/debug/") {
+    let (first, further) = if harness::bin("containerd-shim-berth-v2")
+        .to_string_lossy()
+        .contains("/debug/")
+    {
         (8192, 400)
     } else {
         (2048, 204)
     };
     assert!(one <= first, "an idle shim with one container has {one} KiB");
-    assert!(eleven <= one + 10 * further, "with eleven containers it has {eleven} KiB, with one {one}");
+    assert!(
+        eleven <= one + 10 * further,
+        "with eleven containers it has {eleven} KiB, with one {one}"
+    );
     let text = containerd
         .sh(r#"
 finish() { ctr tasks kill --signal 9 $1; wait_until eval "ctr tasks ls | grep '^$1 ' | grep -q STOPPED"; ctr tasks rm $1 2>/dev/null; ctr containers rm $1; }

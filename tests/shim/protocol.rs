@@ -37,7 +37,11 @@ impl Direct {
         params.instance_id = "one".to_owned();
         params.namespace = "ns".to_owned();
         params.socket_dir = Some(lab.path().join("s").display().to_string());
-        std::fs::write(lab.path().join("params"), params.write_to_bytes().expect("encode")).expect("write");
+        std::fs::write(
+            lab.path().join("params"),
+            params.write_to_bytes().expect("encode"),
+        )
+        .expect("write");
         // The publisher notes topic and size of what it is given.
         lab.sh(r#"
 printf '#!/bin/bash\necho "$4 $5 $(wc -c)" >>%s/published\n' $LAB >publisher; chmod 755 publisher
@@ -120,15 +124,28 @@ containerd-shim-berth-v2 -namespace ns -id one -address /nowhere -publish-binary
     fn state(&self) -> StateResponse {
         let mut request = StateRequest::new();
         request.id = "one".to_owned();
-        self.client.state(with_timeout(30 * SECONDS), &request).expect("state")
+        self.client
+            .state(with_timeout(30 * SECONDS), &request)
+            .expect("state")
     }
 
     fn shut_down(&self) {
-        let _ = self.client.shutdown(with_timeout(30 * SECONDS), &ShutdownRequest::new());
-        self.lab.sh("wait_until eval '! pgrep -f [s]him-berth-v2 >/dev/null'").ok();
-        let left = self.lab.sh("find s runtime/ns tmp -mindepth 1; ls bundles/one | grep -v rootfs").ok();
+        let _ = self
+            .client
+            .shutdown(with_timeout(30 * SECONDS), &ShutdownRequest::new());
+        self.lab
+            .sh("wait_until eval '! pgrep -f [s]him-berth-v2 >/dev/null'")
+            .ok();
+        let left = self
+            .lab
+            .sh("find s runtime/ns tmp -mindepth 1; ls bundles/one | grep -v rootfs")
+            .ok();
         let expected = ["address", "config.json", "init.pid", "options.json"];
-        assert_eq!(left.split_whitespace().collect::<Vec<_>>(), expected, "files are left");
+        assert_eq!(
+            left.split_whitespace().collect::<Vec<_>>(),
+            expected,
+            "files are left"
+        );
     }
 }
 
@@ -147,32 +164,47 @@ fn the_whole_service_answers_to_version_three() {
     let pid = shim.create(|_| ()).expect("create").pid;
     assert_eq!(shim.state().status.unwrap(), Status::CREATED);
     shim.start("").expect("start");
-    assert_eq!((shim.state().status.unwrap(), shim.state().pid), (Status::RUNNING, pid));
+    assert_eq!(
+        (shim.state().status.unwrap(), shim.state().pid),
+        (Status::RUNNING, pid)
+    );
 
     // Update, and the limit in the cgroup of that process.
     let mut update = UpdateTaskRequest::new();
     update.id = "one".to_owned();
     let mut resources = Any::new();
-    resources.value = json!({"memory": {"limit": 64 << 20}, "pids": {"limit": 77}}).to_string().into_bytes();
+    resources.value = json!({"memory": {"limit": 64 << 20}, "pids": {"limit": 77}})
+        .to_string()
+        .into_bytes();
     update.resources = MessageField::some(resources);
-    shim.client.update(with_timeout(30 * SECONDS), &update).expect("update");
+    shim.client
+        .update(with_timeout(30 * SECONDS), &update)
+        .expect("update");
     let limits = shim.lab.sh(&format!(
         "cat /sys/fs/cgroup/{{,pids/}}{0}/one/pids.max /sys/fs/cgroup/memory/{0}/one/memory.limit_in_bytes \
          /sys/fs/cgroup/{0}/one/memory.max 2>/dev/null",
         shim.lab.name()
     ));
-    assert_eq!(limits.stdout.split_whitespace().collect::<Vec<_>>(), ["77", "67108864"]);
+    assert_eq!(
+        limits.stdout.split_whitespace().collect::<Vec<_>>(),
+        ["77", "67108864"]
+    );
 
     // Stats have that limit, in the form of the host's cgroups.
     let mut request = StatsRequest::new();
     request.id = "one".to_owned();
-    let stats = shim.client.stats(with_timeout(30 * SECONDS), &request).expect("stats");
+    let stats = shim
+        .client
+        .stats(with_timeout(30 * SECONDS), &request)
+        .expect("stats");
     let stats = stats.stats.unwrap();
     let (pids, memory) = if stats.type_url == "io.containerd.cgroups.v1.Metrics" {
-        let all = containerd_shim_protos::cgroups::metrics::Metrics::parse_from_bytes(&stats.value).expect("v1");
+        let all =
+            containerd_shim_protos::cgroups::metrics::Metrics::parse_from_bytes(&stats.value).expect("v1");
         (all.pids.limit, all.memory.usage.limit)
     } else {
-        let all = containerd_shim_protos::cgroups_v2::metrics::Metrics::parse_from_bytes(&stats.value).expect("v2");
+        let all =
+            containerd_shim_protos::cgroups_v2::metrics::Metrics::parse_from_bytes(&stats.value).expect("v2");
         (all.pids.limit, all.memory.usage_limit)
     };
     assert_eq!((pids, memory), (77, 64 << 20));
@@ -184,16 +216,33 @@ fn the_whole_service_answers_to_version_three() {
     resize.id = "one".to_owned();
     resize.exec_id = "term".to_owned();
     (resize.width, resize.height) = (123, 45);
-    shim.client.resize_pty(with_timeout(30 * SECONDS), &resize).expect("resize");
+    shim.client
+        .resize_pty(with_timeout(30 * SECONDS), &resize)
+        .expect("resize");
     let size = shim.lab.sh(&format!("stty size </proc/{exec}/fd/0")).ok();
     assert_eq!(size.trim(), "45 123");
     let mut request = PidsRequest::new();
     request.id = "one".to_owned();
-    let found = shim.client.pids(with_timeout(30 * SECONDS), &request).expect("pids").processes;
+    let found = shim
+        .client
+        .pids(with_timeout(30 * SECONDS), &request)
+        .expect("pids")
+        .processes;
     // The cgroup shows the numbers of the reader's pid namespace, which is the lab's.
     assert_eq!(found.len(), 2, "{found:?}");
-    let details = found.iter().find(|p| p.pid == exec).expect("the exec").info.clone().unwrap();
-    assert_eq!(ProcessDetails::parse_from_bytes(&details.value).expect("details").exec_id, "term");
+    let details = found
+        .iter()
+        .find(|p| p.pid == exec)
+        .expect("the exec")
+        .info
+        .clone()
+        .unwrap();
+    assert_eq!(
+        ProcessDetails::parse_from_bytes(&details.value)
+            .expect("details")
+            .exec_id,
+        "term"
+    );
     shim.kill("term", 34).expect("a real-time signal");
     assert_eq!(shim.wait("term").expect("wait").exit_status, 128 + 34);
     assert_eq!(shim.delete("term").expect("delete").exit_status, 128 + 34);
@@ -206,17 +255,38 @@ fn the_whole_service_answers_to_version_three() {
     assert_eq!(code(shim.start("")).0, Code::FAILED_PRECONDITION);
     let mut request = CheckpointTaskRequest::new();
     request.id = "one".to_owned();
-    assert_eq!(code(shim.client.checkpoint(with_timeout(30 * SECONDS), &request)).0, Code::INVALID_ARGUMENT);
+    assert_eq!(
+        code(shim.client.checkpoint(with_timeout(30 * SECONDS), &request)).0,
+        Code::INVALID_ARGUMENT
+    );
 
     shim.kill("", 9).expect("kill");
     assert_eq!(shim.wait("").expect("wait").exit_status, 137);
-    assert_eq!(code(shim.kill("", 9)), (Code::NOT_FOUND, "process already finished".to_owned()));
+    assert_eq!(
+        code(shim.kill("", 9)),
+        (Code::NOT_FOUND, "process already finished".to_owned())
+    );
     assert_eq!(shim.delete("").expect("delete").exit_status, 137);
     shim.shut_down();
     let published = std::fs::read_to_string(shim.lab.path().join("published")).expect("read");
-    let topics: Vec<&str> = published.lines().filter_map(|line| line.split(' ').nth(1)).collect();
-    let expected = ["create", "start", "exec-added", "exec-started", "exit", "exit", "delete"];
-    assert_eq!(topics, expected.map(|kind| format!("/tasks/{kind}")), "{published}");
+    let topics: Vec<&str> = published
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .collect();
+    let expected = [
+        "create",
+        "start",
+        "exec-added",
+        "exec-started",
+        "exit",
+        "exit",
+        "delete",
+    ];
+    assert_eq!(
+        topics,
+        expected.map(|kind| format!("/tasks/{kind}")),
+        "{published}"
+    );
 }
 
 #[test]
@@ -232,7 +302,8 @@ fn no_end_is_lost_between_exit_and_wait() {
                 for round in 0..25 {
                     let exec = format!("e{worker}-{round}");
                     let status = worker * 25 + round + 1;
-                    shim.add(&exec, false, &["sh", "-c", &format!("exit {status}")]).expect("exec");
+                    shim.add(&exec, false, &["sh", "-c", &format!("exit {status}")])
+                        .expect("exec");
                     shim.start(&exec).expect("start");
                     // Before, at or after the end, as it happens.
                     assert_eq!(shim.wait(&exec).expect("wait").exit_status, status, "{exec}");
@@ -260,11 +331,17 @@ fn mistakes_in_a_request_are_named_and_leave_nothing() {
     };
     let refused = |change: &dyn Fn(&mut CreateTaskRequest)| code(shim.create(|request| change(request)));
     let (kind, text) = refused(&|r| r.bundle = "relative".to_owned());
-    assert!(kind == Code::INVALID_ARGUMENT && text.contains("bundle"), "{text}");
+    assert!(
+        kind == Code::INVALID_ARGUMENT && text.contains("bundle"),
+        "{text}"
+    );
     let (kind, text) = refused(&|r| r.options.as_mut().unwrap().type_url = "a.B".to_owned());
     assert!(kind == Code::INVALID_ARGUMENT && text.contains("a.B"), "{text}");
     let (_, text) = refused(&|r| r.stdout = "/nowhere/fifo".to_owned());
-    assert!(text.contains("stdout") && text.contains("/nowhere/fifo"), "{text}");
+    assert!(
+        text.contains("stdout") && text.contains("/nowhere/fifo"),
+        "{text}"
+    );
     let (_, text) = refused(&|r| r.rootfs = vec![overlay(&shim, "missing")]);
     assert!(text.contains("rootfs[0]: mount overlay"), "{text}");
     let (_, text) = refused(&|r| {
@@ -275,9 +352,14 @@ fn mistakes_in_a_request_are_named_and_leave_nothing() {
     assert!(text.contains("stdin"), "{text}");
     assert_eq!(shim.lab.mounts(), Vec::<String>::new());
     // A program that is missing is the runtime's own word.
-    shim.lab.sh("sed -i 's/\"true\"/\"\\/nosuch\"/' bundles/one/config.json").ok();
+    shim.lab
+        .sh("sed -i 's/\"true\"/\"\\/nosuch\"/' bundles/one/config.json")
+        .ok();
     let (kind, text) = code(shim.create(|_| ()));
-    assert!(kind == Code::UNKNOWN && text.contains("OCI runtime create failed") && text.contains("/nosuch"), "{text}");
+    assert!(
+        kind == Code::UNKNOWN && text.contains("OCI runtime create failed") && text.contains("/nosuch"),
+        "{text}"
+    );
     std::fs::write(shim.lab.path().join("bundles/one/init.pid"), "").expect("write");
     shim.shut_down();
 }
@@ -317,10 +399,14 @@ cat out >text &
     assert_eq!(shim.wait("").expect("wait").exit_status, 0);
     shim.delete("").expect("delete");
     let text = shim.lab.path().join("text");
-    wait_for("the output", Duration::from_secs(30), || match std::fs::read_to_string(&text) {
-        Ok(text) if text == "99\n" => Ok(()),
-        other => Err(other),
-    });
+    wait_for(
+        "the output",
+        Duration::from_secs(30),
+        || match std::fs::read_to_string(&text) {
+            Ok(text) if text == "99\n" => Ok(()),
+            other => Err(other),
+        },
+    );
     assert_eq!(shim.lab.mounts(), Vec::<String>::new());
     std::fs::remove_dir(shim.lab.path().join("bundles/one/rootfs")).expect("an empty folder");
     shim.shut_down();
@@ -330,14 +416,21 @@ cat out >text &
 fn information_names_the_runtime_and_its_features() {
     need_root!();
     let lab = Lab::new();
-    lab.sh("containerd-shim-berth-v2 -info </dev/null >info; containerd-shim-berth-v2 -v >version").ok();
+    lab.sh("containerd-shim-berth-v2 -info </dev/null >info; containerd-shim-berth-v2 -v >version")
+        .ok();
     let info = std::fs::read(lab.path().join("info")).expect("read");
     let info = RuntimeInfo::parse_from_bytes(&info).expect("a RuntimeInfo");
     assert_eq!(info.name, "io.containerd.berth.v2");
     let features: serde_json::Value = serde_json::from_slice(&info.features.value).expect("JSON");
     assert!(features["ociVersionMax"].is_string(), "{features}");
     let version = std::fs::read_to_string(lab.path().join("version")).expect("read");
-    assert!(version.starts_with("containerd-shim-berth-v2:\n  Version:"), "{version}");
+    assert!(
+        version.starts_with("containerd-shim-berth-v2:\n  Version:"),
+        "{version}"
+    );
     let error = lab.sh("containerd-shim-berth-v2 -id x start </dev/null").err();
-    assert_eq!(error, "containerd-shim-berth-v2: -namespace is missing: containerd gives it to every shim\n");
+    assert_eq!(
+        error,
+        "containerd-shim-berth-v2: -namespace is missing: containerd gives it to every shim\n"
+    );
 }

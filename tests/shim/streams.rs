@@ -87,7 +87,10 @@ umount small
     let kept: u64 = text.lines().nth(1).and_then(|n| n.parse().ok()).expect("a size");
     assert!((4096..=65536).contains(&kept), "{kept} bytes were kept");
     let log = containerd.lab.log("containerd");
-    assert!(log.contains("output is dropped") && log.contains("No space left"), "the warning is in containerd's log");
+    assert!(
+        log.contains("output is dropped") && log.contains("No space left"),
+        "the warning is in containerd's log"
+    );
     containerd.assert_nothing_left();
 }
 

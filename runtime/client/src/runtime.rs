@@ -204,7 +204,10 @@ impl Runtime {
     /// `restore`: makes the container of `bundle` from images, detached.
     pub fn restore(&self, id: &str, bundle: &Path, options: &RestoreOptions<'_>) -> Invocation {
         let mut call = self.verb("restore", id);
-        call.arg("--bundle").arg(bundle).arg("--detach").arg("--no-subreaper");
+        call.arg("--bundle")
+            .arg(bundle)
+            .arg("--detach")
+            .arg("--no-subreaper");
         path_flag(&mut call, "--image-path", options.image_path);
         path_flag(&mut call, "--work-path", options.work_path);
         path_flag(&mut call, "--pid-file", options.pid_file);

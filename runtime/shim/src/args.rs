@@ -172,6 +172,9 @@ mod tests {
         assert!(matches!(parsed("-nope"), Err(UsageError::Unknown(_))));
         assert!(matches!(parsed("stop"), Err(UsageError::Action(_))));
         assert_eq!(parsed("-id"), Err(UsageError::Value("id")));
-        assert_eq!(parsed("-id x start").unwrap().check(), Err(UsageError::Missing("namespace")));
+        assert_eq!(
+            parsed("-id x start").unwrap().check(),
+            Err(UsageError::Missing("namespace"))
+        );
     }
 }

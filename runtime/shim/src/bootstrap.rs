@@ -48,7 +48,11 @@ impl Bootstrap {
     ///
     /// # Errors
     /// [`BootstrapError`].
-    pub fn new(input: &[u8], args: &Args, ttrpc_address: Option<String>) -> Result<Bootstrap, BootstrapError> {
+    pub fn new(
+        input: &[u8],
+        args: &Args,
+        ttrpc_address: Option<String>,
+    ) -> Result<Bootstrap, BootstrapError> {
         let mut found = Bootstrap {
             socket_dir: SOCKET_DIR.into(),
             options: None,
@@ -61,7 +65,9 @@ impl Bootstrap {
             return Ok(found);
         }
         match BootstrapParams::parse_from_bytes(input) {
-            Ok(given) if given.instance_id == args.id && given.namespace == args.namespace => found.take(given),
+            Ok(given) if given.instance_id == args.id && given.namespace == args.namespace => {
+                found.take(given)
+            }
             _ => found.options = Some(Any::parse_from_bytes(input).map_err(BootstrapError)?),
         }
         Ok(found)

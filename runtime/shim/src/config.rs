@@ -70,7 +70,9 @@ pub fn has_own_pid_namespace(path: &Path) -> Result<bool, ConfigError> {
         .linux
         .and_then(|linux| linux.namespaces)
         .unwrap_or_default();
-    Ok(namespaces.iter().any(|one| one.kind == "pid" && one.path.is_empty()))
+    Ok(namespaces
+        .iter()
+        .any(|one| one.kind == "pid" && one.path.is_empty()))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
@@ -98,7 +100,10 @@ mod tests {
     fn only_a_new_pid_namespace_is_the_containers_own() {
         for (text, own) in [
             (r#"{"linux":{"namespaces":[{"type":"pid"}]}}"#, true),
-            (r#"{"linux":{"namespaces":[{"type":"pid","path":"/proc/1/ns/pid"}]}}"#, false),
+            (
+                r#"{"linux":{"namespaces":[{"type":"pid","path":"/proc/1/ns/pid"}]}}"#,
+                false,
+            ),
             (r#"{"linux":{"namespaces":[{"type":"mount"}]}}"#, false),
             (r#"{"linux":{"namespaces":null}}"#, false),
             ("{}", false),
@@ -110,7 +115,11 @@ mod tests {
     #[test]
     fn annotations_may_be_absent() {
         assert!(annotations(file("{}").path()).unwrap().is_empty());
-        assert!(annotations(file(r#"{"annotations":null}"#).path()).unwrap().is_empty());
+        assert!(
+            annotations(file(r#"{"annotations":null}"#).path())
+                .unwrap()
+                .is_empty()
+        );
         assert!(annotations(file("{").path()).is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! One container: its processes, its cgroup, and the calls that wait for their turn.
 
-use std::collections::VecDeque;
 use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use berth_cgroups::{Cgroup, Layout};
@@ -177,7 +177,10 @@ mod tests {
                          31 1 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n";
         let own = "2:cpu,cpuacct:/\n0::/\n";
         let layout = Layout::from_mountinfo(Path::new("/"), mountinfo, own).unwrap();
-        let found = locate(&layout, "2:cpu,cpuacct:/default/one\n0::/default/one\n5:net_cls:/x\n");
+        let found = locate(
+            &layout,
+            "2:cpu,cpuacct:/default/one\n0::/default/one\n5:net_cls:/x\n",
+        );
         assert_eq!(found[""], Path::new("/sys/fs/cgroup/unified/default/one"));
         assert_eq!(found["cpu"], Path::new("/sys/fs/cgroup/cpu,cpuacct/default/one"));
         assert_eq!(found["cpuacct"], found["cpu"]);

@@ -43,7 +43,11 @@ pub fn run(args: &Args) -> Result<(), DeleteError> {
     if let Err(error) = runtime.delete(&args.id, true).run()
         && !error.is_not_found()
     {
-        complain(&format!("delete container {}: {}", args.id, crate::error::chain(&error)));
+        complain(&format!(
+            "delete container {}: {}",
+            args.id,
+            crate::error::chain(&error)
+        ));
     }
     if let Err(error) = rootfs::unmount(&bundle.join(rootfs::DIR)) {
         complain(&crate::error::chain(&error));

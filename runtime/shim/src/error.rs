@@ -114,7 +114,9 @@ impl TaskError {
 
     fn code(&self) -> Code {
         match self {
-            TaskError::Decode { .. } | TaskError::Invalid { .. } | TaskError::Options(_) => Code::INVALID_ARGUMENT,
+            TaskError::Decode { .. } | TaskError::Invalid { .. } | TaskError::Options(_) => {
+                Code::INVALID_ARGUMENT
+            }
             TaskError::Unimplemented { .. } => Code::UNIMPLEMENTED,
             TaskError::NotFound { .. } | TaskError::Finished => Code::NOT_FOUND,
             TaskError::Exists { .. } => Code::ALREADY_EXISTS,

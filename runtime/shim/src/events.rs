@@ -2,10 +2,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::protobuf::{self, MessageField};
+use containerd_shim_protos::shim::event::Envelope;
 
 /// The present time.
 pub fn now() -> Timestamp {

@@ -77,7 +77,10 @@ pub fn run(args: &Args) -> Result<(), InfoError> {
 /// # Errors
 /// [`InfoError::Stream`].
 pub fn version() -> Result<(), InfoError> {
-    let text = format!("containerd-shim-berth-v2:\n  Version:  {}\n", env!("CARGO_PKG_VERSION"));
+    let text = format!(
+        "containerd-shim-berth-v2:\n  Version:  {}\n",
+        env!("CARGO_PKG_VERSION")
+    );
     std::io::stdout()
         .write_all(text.as_bytes())
         .map_err(|e| InfoError::Stream("write the version to standard output", e))

@@ -2,11 +2,11 @@
 //!
 //! The FIFO is never waited for: a line that does not fit is lost, as is one that nobody reads.
 
+use nix::fcntl::OFlag;
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use nix::fcntl::OFlag;
 
 /// A line of level `warning`.
 macro_rules! warning {

@@ -72,7 +72,11 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "containerd-shim-berth-v2: {}", error::chain(&error));
+            let _ = writeln!(
+                std::io::stderr(),
+                "containerd-shim-berth-v2: {}",
+                error::chain(&error)
+            );
             ExitCode::FAILURE
         }
     }

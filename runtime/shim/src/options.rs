@@ -144,7 +144,8 @@ impl Options {
         const CONFIG_BODY: u32 = 3;
         let what = "runtimeoptions.v1.Options";
         let given = Empty::parse_from_bytes(bytes).map_err(|source| OptionsError::Decode { what, source })?;
-        let (place, text) = match bytes_of(&given.special_fields, CONFIG_PATH).filter(|path| !path.is_empty()) {
+        let (place, text) = match bytes_of(&given.special_fields, CONFIG_PATH).filter(|path| !path.is_empty())
+        {
             Some(path) => {
                 let path = path_of(path);
                 let text = std::fs::read_to_string(&path).map_err(|source| OptionsError::File {
@@ -156,7 +157,10 @@ impl Options {
             }
             None => {
                 let body = bytes_of(&given.special_fields, CONFIG_BODY).unwrap_or_default();
-                ("ConfigBody".to_owned(), String::from_utf8_lossy(body).into_owned())
+                (
+                    "ConfigBody".to_owned(),
+                    String::from_utf8_lossy(body).into_owned(),
+                )
             }
         };
         toml::options(&text).map_err(|source| OptionsError::Toml { place, source })

@@ -43,8 +43,15 @@ pub struct Publisher {
 
 #[derive(Debug)]
 enum Way {
-    Socket { address: PathBuf, link: Option<Link> },
-    Program { path: PathBuf, address: String, running: Option<i32> },
+    Socket {
+        address: PathBuf,
+        link: Option<Link>,
+    },
+    Program {
+        path: PathBuf,
+        address: String,
+        running: Option<i32>,
+    },
 }
 
 /// A connection with at most one call under way.
@@ -194,7 +201,11 @@ impl Publisher {
         let sent = match &mut self.way {
             Way::Socket { address, link } => forward(address, link, envelope, &self.namespace),
             Way::Program { running: Some(_), .. } => Ok(()),
-            Way::Program { path, address, running } => publish(path, address, envelope).map(|pid| *running = Some(pid)),
+            Way::Program {
+                path,
+                address,
+                running,
+            } => publish(path, address, envelope).map(|pid| *running = Some(pid)),
         };
         if sent.is_err() {
             self.fail();
@@ -211,15 +222,13 @@ fn forward(
 ) -> std::io::Result<()> {
     let link = match slot {
         Some(link) => link,
-        None => {
-            slot.insert(Link {
-                stream: connect(address)?,
-                input: Decoder::default(),
-                output: Vec::new(),
-                next: 1,
-                asked: None,
-            })
-        }
+        None => slot.insert(Link {
+            stream: connect(address)?,
+            input: Decoder::default(),
+            output: Vec::new(),
+            next: 1,
+            asked: None,
+        }),
     };
     if link.asked.is_some() {
         return Ok(());

@@ -160,7 +160,10 @@ fn mount_one(index: usize, one: &Mount, root: &Path) -> Result<(), MountError> {
 /// The place of a mount below the root.
 fn target(index: usize, target: &str, root: &Path) -> Result<PathBuf, MountError> {
     let below = Path::new(target.trim_start_matches('/'));
-    if below.components().any(|part| part == std::path::Component::ParentDir) {
+    if below
+        .components()
+        .any(|part| part == std::path::Component::ParentDir)
+    {
         return Err(MountError::Target {
             index,
             target: target.to_owned(),
@@ -246,7 +249,10 @@ fn parse(options: &[String]) -> Parsed {
 /// relative to it. The shim has one thread, so it may go there for the call.
 fn shortened(data: &str) -> (PathBuf, String) {
     let root = PathBuf::from("/");
-    let Some(lower) = data.split(',').find_map(|option| option.strip_prefix("lowerdir=")) else {
+    let Some(lower) = data
+        .split(',')
+        .find_map(|option| option.strip_prefix("lowerdir="))
+    else {
         return (root, data.to_owned());
     };
     let layers: Vec<&Path> = lower.split(':').map(Path::new).collect();
@@ -254,7 +260,10 @@ fn shortened(data: &str) -> (PathBuf, String) {
         Some(dir) if dir.is_absolute() => dir,
         _ => return (root, data.to_owned()),
     };
-    while !layers.iter().all(|layer| layer.starts_with(common) && *layer != common) {
+    while !layers
+        .iter()
+        .all(|layer| layer.starts_with(common) && *layer != common)
+    {
         match common.parent() {
             Some(above) => common = above,
             None => return (root, data.to_owned()),
@@ -312,9 +321,20 @@ mod tests {
 
     #[test]
     fn options_are_sorted() {
-        let options = ["rbind", "ro", "nosuid", "suid", "rprivate", "lowerdir=/a:/b", "volatile"];
+        let options = [
+            "rbind",
+            "ro",
+            "nosuid",
+            "suid",
+            "rprivate",
+            "lowerdir=/a:/b",
+            "volatile",
+        ];
         let parsed = parse(&options.map(str::to_owned));
-        assert_eq!(parsed.flags, MsFlags::MS_BIND | MsFlags::MS_REC | MsFlags::MS_RDONLY);
+        assert_eq!(
+            parsed.flags,
+            MsFlags::MS_BIND | MsFlags::MS_REC | MsFlags::MS_RDONLY
+        );
         assert_eq!(parsed.propagation, [MsFlags::MS_PRIVATE | MsFlags::MS_REC]);
         assert_eq!(parsed.data, "lowerdir=/a:/b,volatile");
     }
@@ -325,13 +345,19 @@ mod tests {
         assert_eq!(dir, Path::new("/s"));
         assert_eq!(data, "upperdir=/s/9/fs,workdir=/s/9/work,lowerdir=1/fs:22/fs");
         let (dir, data) = shortened("lowerdir=/s/1:/s/1/fs");
-        assert_eq!((dir.as_path(), data.as_str()), (Path::new("/s"), "lowerdir=1:1/fs"));
+        assert_eq!(
+            (dir.as_path(), data.as_str()),
+            (Path::new("/s"), "lowerdir=1:1/fs")
+        );
         assert_eq!(shortened("size=5").1, "size=5");
     }
 
     #[test]
     fn targets_stay_below_the_root() {
-        assert_eq!(target(0, "/etc/x", Path::new("/r")).unwrap(), Path::new("/r/etc/x"));
+        assert_eq!(
+            target(0, "/etc/x", Path::new("/r")).unwrap(),
+            Path::new("/r/etc/x")
+        );
         assert_eq!(target(0, "", Path::new("/r")).unwrap(), Path::new("/r/"));
         let error = target(2, "a/../../b", Path::new("/r")).unwrap_err();
         assert!(error.to_string().starts_with("rootfs[2].target"));

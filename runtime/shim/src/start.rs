@@ -80,7 +80,10 @@ pub fn run(args: &Args) -> Result<(), StartError> {
         .map_err(file("read", stdin))?;
     let given = Bootstrap::new(&input, args, std::env::var(TTRPC_ADDRESS).ok())?;
     let annotations = config::annotations(Path::new("config.json"))?;
-    let group = GROUPS.iter().find_map(|name| annotations.get(*name)).unwrap_or(&args.id);
+    let group = GROUPS
+        .iter()
+        .find_map(|name| annotations.get(*name))
+        .unwrap_or(&args.id);
     let path = socket_path(&given, &args.namespace, group);
     let address = format!("unix://{}", path.display());
     if let Some(listener) = bind(&path)? {
@@ -138,7 +141,14 @@ fn serve(args: &Args, given: &Bootstrap, listener: UnixListener, socket: &Path) 
     let program = std::env::current_exe().map_err(file("find", Path::new("/proc/self/exe")))?;
     let mut command = Command::new(&program);
     command
-        .args(["-namespace", &args.namespace, "-id", &args.id, "-address", &given.address])
+        .args([
+            "-namespace",
+            &args.namespace,
+            "-id",
+            &args.id,
+            "-address",
+            &given.address,
+        ])
         .arg("-publish-binary")
         .arg(&args.publish_binary)
         .arg("-socket")
@@ -156,8 +166,10 @@ fn serve(args: &Args, given: &Bootstrap, listener: UnixListener, socket: &Path) 
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     if std::env::var_os("SCHED_CORE").is_some_and(|v| !v.is_empty()) {
-        berth_sys::process::schedule_group_on_own_cores()
-            .map_err(file("share processor cores with nobody else:", Path::new("prctl(PR_SCHED_CORE)")))?;
+        berth_sys::process::schedule_group_on_own_cores().map_err(file(
+            "share processor cores with nobody else:",
+            Path::new("prctl(PR_SCHED_CORE)"),
+        ))?;
     }
     let mut child = command.spawn().map_err(file("start", &program))?;
     let placed = place(&options, child.id());

@@ -129,7 +129,9 @@ fn value(text: &str) -> Option<Value> {
             (Value::String(string), rest)
         }
         _ => {
-            let end = text.find(|c: char| c.is_whitespace() || c == '#').unwrap_or(text.len());
+            let end = text
+                .find(|c: char| c.is_whitespace() || c == '#')
+                .unwrap_or(text.len());
             let (word, rest) = text.split_at(end);
             let value = match word {
                 "true" => Value::Boolean(true),

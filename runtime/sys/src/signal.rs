@@ -82,6 +82,9 @@ mod tests {
             .args(["-c", "grep SigCgt /proc/self/status; kill -USR2 $$"])
             .status()
             .unwrap();
-        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGUSR2));
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&status),
+            Some(libc::SIGUSR2)
+        );
     }
 }

@@ -103,7 +103,12 @@ fn memory(stats: &MemoryStats) -> proto::MemoryStat {
     out.total_active_file = of("total_active_file");
     out.total_unevictable = of("total_unevictable");
     out.usage = entry(stats.usage, stats.peak, stats.limit, stats.failures);
-    out.swap = entry(stats.swap_usage, stats.swap_peak, stats.swap_limit, stats.swap_failures);
+    out.swap = entry(
+        stats.swap_usage,
+        stats.swap_peak,
+        stats.swap_limit,
+        stats.swap_failures,
+    );
     out.kernel = entry(stats.kernel_usage, 0, 0, 0);
     out
 }

@@ -78,7 +78,9 @@ pub fn serve(args: Args) -> Result<(), ServeError> {
     let signals = berth_sys::signal::wake_on(&children).map_err(prepare("handle signals"))?;
     let listener = io::stdin().as_fd().try_clone_to_owned();
     let listener = UnixListener::from(listener.map_err(prepare("take over the socket"))?);
-    listener.set_nonblocking(true).map_err(prepare("take over the socket"))?;
+    listener
+        .set_nonblocking(true)
+        .map_err(prepare("take over the socket"))?;
     let null = File::open("/dev/null").map_err(prepare("open /dev/null"))?;
     nix::unistd::dup2_stdin(&null).map_err(|e| ServeError::Prepare("detach standard input", e.into()))?;
     drop(null);
@@ -165,7 +167,10 @@ impl Server {
                 }
             }
         }
-        let deadline = self.shim.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let deadline = self
+            .shim
+            .deadline()
+            .map(|at| at.saturating_duration_since(Instant::now()));
         let settle = (!settled).then_some(SETTLE);
         let timeout = match deadline.into_iter().chain(settle).min() {
             // Rounded up: waking a little early would only spin.

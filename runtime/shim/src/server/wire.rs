@@ -18,7 +18,9 @@ use containerd_shim_protos::ttrpc::proto::{
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The announced length is beyond what ttrpc allows.
-    #[error("a frame of {length} bytes is longer than {MESSAGE_LENGTH_MAX}: the other side does not speak ttrpc")]
+    #[error(
+        "a frame of {length} bytes is longer than {MESSAGE_LENGTH_MAX}: the other side does not speak ttrpc"
+    )]
     TooLong {
         /// The announced length.
         length: usize,
@@ -122,7 +124,9 @@ pub fn append_response(frames: &mut Vec<u8>, stream: u32, answer: Answer) -> Res
 /// # Errors
 /// [`protobuf::Error`] if the request cannot be encoded; nothing is appended then.
 pub fn append_request(frames: &mut Vec<u8>, stream: u32, request: &Request) -> Result<(), protobuf::Error> {
-    append(frames, request, |length| MessageHeader::new_request(stream, length))
+    append(frames, request, |length| {
+        MessageHeader::new_request(stream, length)
+    })
 }
 
 fn append(
@@ -168,7 +172,11 @@ mod tests {
                     seen.push((stream, request.method));
                 }
             }
-            assert_eq!(seen, [(1, "State".to_owned()), (3, "Wait".to_owned())], "cut at {step}");
+            assert_eq!(
+                seen,
+                [(1, "State".to_owned()), (3, "Wait".to_owned())],
+                "cut at {step}"
+            );
         }
     }
 

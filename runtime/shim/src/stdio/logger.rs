@@ -125,7 +125,11 @@ impl Logger {
         if now < self.deadline {
             return;
         }
-        let signal = if self.phase == Phase::Ending { Signal::SIGTERM } else { Signal::SIGKILL };
+        let signal = if self.phase == Phase::Ending {
+            Signal::SIGTERM
+        } else {
+            Signal::SIGKILL
+        };
         self.phase = Phase::Told;
         self.deadline = now + GRACE;
         self.signal(signal);

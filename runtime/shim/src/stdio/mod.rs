@@ -121,7 +121,12 @@ impl Io {
     ///
     /// # Errors
     /// [`StdioError`].
-    pub fn open(names: &Names, options: &Options, id: &str, namespace: &str) -> Result<(Io, Ends), StdioError> {
+    pub fn open(
+        names: &Names,
+        options: &Options,
+        id: &str,
+        namespace: &str,
+    ) -> Result<(Io, Ends), StdioError> {
         let mut io = Io::default();
         let stdin = match input(&names.stdin)? {
             None => Stdio::null(),
@@ -193,7 +198,12 @@ impl Io {
         Ok(())
     }
 
-    fn output(&mut self, name: &'static str, target: &Target, options: &Options) -> Result<Stdio, StdioError> {
+    fn output(
+        &mut self,
+        name: &'static str,
+        target: &Target,
+        options: &Options,
+    ) -> Result<Stdio, StdioError> {
         let Some(sink) = sink(name, target)? else {
             return Ok(Stdio::null());
         };
@@ -306,7 +316,9 @@ fn parse(stream: &'static str, name: &str) -> Result<Target, StdioError> {
 fn input(name: &str) -> Result<Option<fifo::Input>, StdioError> {
     match parse("stdin", name)? {
         Target::Null => Ok(None),
-        Target::Path(path) => fifo::open_reader(&path).map(Some).map_err(open_error("stdin", &path)),
+        Target::Path(path) => fifo::open_reader(&path)
+            .map(Some)
+            .map_err(open_error("stdin", &path)),
         _ => Err(StdioError::Stdin(name.to_owned())),
     }
 }

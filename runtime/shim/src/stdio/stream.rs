@@ -132,7 +132,11 @@ impl Stream {
                 // Nothing to read, or no room: poll has told that the source has something only if this is the first turn.
                 Err(Errno::EAGAIN) => {
                     self.blocked = turn == 0 && !matches!(self.sink, Sink::File { .. }) && self.has_input();
-                    return if self.blocked { Progress::Blocked } else { Progress::Idle };
+                    return if self.blocked {
+                        Progress::Blocked
+                    } else {
+                        Progress::Idle
+                    };
                 }
                 // EIO: the last process has closed the terminal. EPIPE: the container reads no more.
                 Err(Errno::EIO | Errno::EPIPE) => return self.end(),

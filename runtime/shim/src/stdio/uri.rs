@@ -114,13 +114,19 @@ mod tests {
         assert_eq!(parse("").unwrap(), Target::Null);
         assert_eq!(parse("/run/f/out").unwrap(), Target::Path("/run/f/out".into()));
         assert_eq!(parse("fifo:///run/f").unwrap(), Target::Path("/run/f".into()));
-        assert_eq!(parse("file:///var/a%20b.log").unwrap(), Target::File("/var/a b.log".into()));
+        assert_eq!(
+            parse("file:///var/a%20b.log").unwrap(),
+            Target::File("/var/a b.log".into())
+        );
         let program = Program {
             path: "/bin/log".into(),
             args: ["to", "a b", "-v"].map(str::to_owned).to_vec(),
             must_greet: false,
         };
-        assert_eq!(parse("binary:///bin/log?to=a+b&-v").unwrap(), Target::Program(program));
+        assert_eq!(
+            parse("binary:///bin/log?to=a+b&-v").unwrap(),
+            Target::Program(program)
+        );
         let Target::Program(program) = parse("binary-v2:///bin/log").unwrap() else {
             panic!("no program");
         };

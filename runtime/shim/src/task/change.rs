@@ -28,7 +28,11 @@ impl Shim {
             return Err(TaskError::State {
                 verb: "start",
                 id: request.exec_id.clone(),
-                state: if init == Phase::Stopped { "in a stopped container" } else { process.phase.name() },
+                state: if init == Phase::Stopped {
+                    "in a stopped container"
+                } else {
+                    process.phase.name()
+                },
             });
         }
         let launched = self.launch(&request.id, Some(&request.exec_id), asker);
@@ -211,7 +215,10 @@ fn checkpoint_call(container: &Container, request: &CheckpointTaskRequest) -> Re
         Some(any) => {
             return Err(TaskError::Invalid {
                 field: "options",
-                reason: format!("{} is not known: use containerd.runc.v1.CheckpointOptions", any.type_url),
+                reason: format!(
+                    "{} is not known: use containerd.runc.v1.CheckpointOptions",
+                    any.type_url
+                ),
             });
         }
     };

@@ -43,7 +43,9 @@ impl Shim {
         let container = self.container(&request.id)?;
         let signal = request.signal.to_string();
         let call = container.runtime.kill(&request.id, &signal, request.all);
-        let pending = call.spawn().map_err(|source| TaskError::Runtime { verb: "kill", source })?;
+        let pending = call
+            .spawn()
+            .map_err(|source| TaskError::Runtime { verb: "kill", source })?;
         self.jobs.push(Job {
             pending,
             verb: Verb::Kill,

@@ -77,7 +77,11 @@ impl Shim {
 
     fn delete_exec(&mut self, id: &str, exec: &str) {
         let Ok(container) = self.container(id) else { return };
-        let Some(index) = container.execs.iter().position(|p| p.exec.as_deref() == Some(exec)) else {
+        let Some(index) = container
+            .execs
+            .iter()
+            .position(|p| p.exec.as_deref() == Some(exec))
+        else {
             return;
         };
         let process = container.execs.swap_remove(index);

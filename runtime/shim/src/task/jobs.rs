@@ -145,7 +145,11 @@ impl Shim {
             process.io.connect(terminal)?;
         }
         let asker = process.launching.take();
-        process.phase = if *verb == Verb::Create { Phase::Created } else { Phase::Running };
+        process.phase = if *verb == Verb::Create {
+            Phase::Created
+        } else {
+            Phase::Running
+        };
         if exec.is_none() {
             self.watch(id);
         }

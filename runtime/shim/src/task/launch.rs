@@ -108,9 +108,13 @@ impl Shim {
                 state: phase.name(),
             });
         }
-        let invalid = |reason: String| TaskError::Invalid { field: "spec", reason };
+        let invalid = |reason: String| TaskError::Invalid {
+            field: "spec",
+            reason,
+        };
         let mut spec: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_slice(&request.spec.value).map_err(|e| invalid(format!("no OCI process object: {e}")))?;
+            serde_json::from_slice(&request.spec.value)
+                .map_err(|e| invalid(format!("no OCI process object: {e}")))?;
         spec.insert("terminal".to_owned(), request.terminal.into());
         let path = container.bundle.join(format!("exec-{exec}.json"));
         let text = serde_json::to_vec(&spec).map_err(|e| invalid(e.to_string()))?;
@@ -158,7 +162,10 @@ impl Shim {
         for container in &mut self.containers {
             let id = container.id.clone();
             for process in container.processes_mut().filter(|p| p.ends.is_some()) {
-                let state = process.io.logger().map_or(Ok(true), |logger| logger.check_ready());
+                let state = process
+                    .io
+                    .logger()
+                    .map_or(Ok(true), |logger| logger.check_ready());
                 if !matches!(state, Ok(false)) {
                     ready.push((id.clone(), process.exec.clone(), process.ends.take(), state));
                 }
@@ -209,7 +216,10 @@ impl Shim {
                         ..RestoreOptions::default()
                     };
                     let _ = std::fs::create_dir_all(&work);
-                    (Verb::Restore, container.runtime.restore(id, &container.bundle, &options))
+                    (
+                        Verb::Restore,
+                        container.runtime.restore(id, &container.bundle, &options),
+                    )
                 }
                 None => {
                     let options = CreateOptions {
@@ -219,7 +229,10 @@ impl Shim {
                         no_pivot: container.options.no_pivot_root,
                         no_new_keyring: container.options.no_new_keyring,
                     };
-                    (Verb::Create, container.runtime.create(id, &container.bundle, &options))
+                    (
+                        Verb::Create,
+                        container.runtime.create(id, &container.bundle, &options),
+                    )
                 }
             },
         };

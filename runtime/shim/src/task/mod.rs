@@ -160,7 +160,9 @@ impl Shim {
     /// When [`Shim::tick`] has something to do at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         let processes = || self.containers.iter().flat_map(Container::processes);
-        let deleting = processes().filter_map(|p| p.deleting.as_ref()).filter(|d| !d.running);
+        let deleting = processes()
+            .filter_map(|p| p.deleting.as_ref())
+            .filter(|d| !d.running);
         let loggers = self.loggers.iter().filter_map(Logger::deadline);
         let starting = processes().filter_map(|p| p.io.logger_deadline());
         deleting

@@ -2,8 +2,8 @@
 
 use berth_cgroups::Kind;
 use containerd_shim_protos::api::{
-    ConnectRequest, ConnectResponse, PidsRequest, PidsResponse, ProcessInfo, StateRequest, StateResponse, StatsRequest,
-    StatsResponse, WaitRequest,
+    ConnectRequest, ConnectResponse, PidsRequest, PidsResponse, ProcessInfo, StateRequest, StateResponse,
+    StatsRequest, StatsResponse, WaitRequest,
 };
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::shim::oci::ProcessDetails;
@@ -59,7 +59,8 @@ impl Shim {
             if let Some(exec) = added.and_then(|p| p.exec.clone()) {
                 let mut details = ProcessDetails::new();
                 details.exec_id = exec;
-                let any = events::any("containerd.runc.v1.ProcessDetails", &details).map_err(TaskError::Encode)?;
+                let any =
+                    events::any("containerd.runc.v1.ProcessDetails", &details).map_err(TaskError::Encode)?;
                 info.info = MessageField::some(any);
             }
             response.processes.push(info);

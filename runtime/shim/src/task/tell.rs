@@ -2,8 +2,8 @@
 
 use containerd_shim_protos::api::{CreateTaskRequest, WaitResponse};
 use containerd_shim_protos::events::task::{
-    TaskCheckpointed, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskIO, TaskOOM, TaskPaused,
-    TaskResumed, TaskStart,
+    TaskCheckpointed, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskIO, TaskOOM,
+    TaskPaused, TaskResumed, TaskStart,
 };
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::topics;
@@ -24,7 +24,9 @@ impl Shim {
 
     /// Keeps what TaskCreate says until the process is there.
     pub(super) fn remember_request(&mut self, request: &CreateTaskRequest) {
-        let Ok(container) = self.container(&request.id) else { return };
+        let Ok(container) = self.container(&request.id) else {
+            return;
+        };
         if container.init.pid == 0 && container.images.is_none() {
             container.created_with = Some(Box::new(request.clone()));
         }
@@ -54,7 +56,11 @@ impl Shim {
                 .filter_map(|mount| Message::parse_from_bytes(&mount.write_to_bytes().ok()?).ok())
                 .collect();
         }
-        self.publish(topics::TASK_CREATE_EVENT_TOPIC, "containerd.events.TaskCreate", &event);
+        self.publish(
+            topics::TASK_CREATE_EVENT_TOPIC,
+            "containerd.events.TaskCreate",
+            &event,
+        );
     }
 
     pub(super) fn tell_exec_added(&mut self, id: &str, exec: &str) {
@@ -80,7 +86,11 @@ impl Shim {
         let mut event = TaskStart::new();
         event.container_id = id.to_owned();
         event.pid = pid as u32;
-        self.publish(topics::TASK_START_EVENT_TOPIC, "containerd.events.TaskStart", &event);
+        self.publish(
+            topics::TASK_START_EVENT_TOPIC,
+            "containerd.events.TaskStart",
+            &event,
+        );
     }
 
     /// Records an end, tells it, and answers everybody who waits for it.
@@ -94,7 +104,9 @@ impl Shim {
             container.oom = None;
             container.paused = false;
         }
-        let Some(process) = container.process_mut(exec) else { return };
+        let Some(process) = container.process_mut(exec) else {
+            return;
+        };
         process.phase = Phase::Stopped;
         process.exit = Some(exit.clone());
         let pid = process.pid;
@@ -105,7 +117,11 @@ impl Shim {
         event.pid = pid as u32;
         event.exit_status = exit.status;
         event.exited_at = MessageField::some(exit.at.clone());
-        self.publish(topics::TASK_EXIT_EVENT_TOPIC, "containerd.events.TaskExit", &event);
+        self.publish(
+            topics::TASK_EXIT_EVENT_TOPIC,
+            "containerd.events.TaskExit",
+            &event,
+        );
         for waiter in waiters {
             let answer = wait_response(&exit);
             self.answer(Some(waiter), answer);
@@ -120,19 +136,31 @@ impl Shim {
             event.exit_status = exit.status;
             event.exited_at = MessageField::some(exit.at.clone());
         }
-        self.publish(topics::TASK_DELETE_EVENT_TOPIC, "containerd.events.TaskDelete", &event);
+        self.publish(
+            topics::TASK_DELETE_EVENT_TOPIC,
+            "containerd.events.TaskDelete",
+            &event,
+        );
     }
 
     pub(super) fn tell_paused(&mut self, id: &str) {
         let mut event = TaskPaused::new();
         event.container_id = id.to_owned();
-        self.publish(topics::TASK_PAUSED_EVENT_TOPIC, "containerd.events.TaskPaused", &event);
+        self.publish(
+            topics::TASK_PAUSED_EVENT_TOPIC,
+            "containerd.events.TaskPaused",
+            &event,
+        );
     }
 
     pub(super) fn tell_resumed(&mut self, id: &str) {
         let mut event = TaskResumed::new();
         event.container_id = id.to_owned();
-        self.publish(topics::TASK_RESUMED_EVENT_TOPIC, "containerd.events.TaskResumed", &event);
+        self.publish(
+            topics::TASK_RESUMED_EVENT_TOPIC,
+            "containerd.events.TaskResumed",
+            &event,
+        );
     }
 
     pub(super) fn tell_checkpointed(&mut self, id: &str, path: &str) {
