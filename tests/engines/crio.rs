@@ -8,7 +8,7 @@ use harness::{Lab, need_program, need_root, repository_root};
 const CALLS: &str = r#"
 bundle=$LAB/bundle; mkdir -p $bundle exits attach logs-c
 id=$LAB_NAME-c; log=$LAB/logs-c/log
-monitor() { conmon --syslog -c $id -n k8s_c --cgroup-manager cgroupfs -l k8s-file:$log --socket-dir-path $LAB/attach --log-level info \
+monitor() { conmon --syslog -c $id -n k8s_c -l k8s-file:$log --socket-dir-path $LAB/attach --log-level info \
     --exit-dir $LAB/exits -r $path --runtime-arg=--root=$root "$@"; }
 # CreateContainer: conmon makes the container, then the runtime is asked what became of it.
 monitor -b $bundle -p $bundle/pidfile -P $bundle/conmon-pidfile -u $id --persist-dir $bundle
@@ -17,12 +17,11 @@ $path --root $root state $id | grep -o '"status": *"[a-z]*"'
 # StartContainer
 $path --root $root start $id; echo "start: $?"
 wait_until grep -q 'stdout F begun' $log && cut -d' ' -f2- $log
-# ExecSyncContainer: a process object in a file, conmon with -e and its pid file, the exit code in the exit file's folder
+# ExecSyncContainer: a process object in a file, conmon with -e, the exit code by the synchronisation pipe
 echo '{"args": ["/bin/sh", "-c", "echo synced; exit 3"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}}' >process
-mkdir execs
-conmon --syslog -c $id -n k8s_c --cgroup-manager cgroupfs -l k8s-file:$LAB/logs-c/exec -r $path --runtime-arg=--root=$root -p $LAB/execpid -e \
-    --exec-process-spec $LAB/process --exit-dir $LAB/execs -b $bundle -u exec1
-wait_until [ -e execs/$id ]; echo "exec: $(cat execs/$id)"; cut -d' ' -f2- $LAB/logs-c/exec
+_OCI_SYNCPIPE=5 conmon -c $id -n k8s_c -r $path -p $LAB/execpid -e -l $LAB/logs-c/exec --socket-dir-path $LAB/attach --log-level info \
+    --sync --exec-process-spec $LAB/process --runtime-arg --root=$root 5>sync
+wait_until grep -q exit_code sync; grep -o '"exit_code": *[0-9]*' sync; cut -d' ' -f2- $LAB/logs-c/exec
 # ExecContainer: the runtime itself, with the streams of the request
 $path --root $root exec --process $LAB/process $id; echo "exec by the runtime: $?"
 # UpdateContainer
@@ -86,7 +85,7 @@ fn cri_o_gets_the_answers_that_it_expects() {
     for seen in [
         "\"created\"",
         "stdout F begun",
-        "exec: 3",
+        "\"exit_code\": 3",
         "exec by the runtime: 3",
         "67108864",
         "paused",
