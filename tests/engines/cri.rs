@@ -85,5 +85,12 @@ fn a_pod_lives_through_cri_as_with_containerds_own_shim() {
         "states 1 1\nexec out|err|3\nstream streamed 4\nlog ['stderr F to the log too', 'stdout F to the log']\nstats True\n\
          update 67108864 100663296\nforward 80 page\n1\nfound 1 0\nexec again||0\nended 9\nstopped (2, 143)\npods 0\n0\n"
     );
-    assert_eq!(pod("berth"), theirs);
+    // The handler that pods of the example's RuntimeClass get.
+    let class = repository_root().join("examples/kubernetes/runtimeclass.yaml");
+    let class = std::fs::read_to_string(class).expect("read the example");
+    let handler = class
+        .lines()
+        .find_map(|line| line.strip_prefix("handler: "))
+        .expect("a handler");
+    assert_eq!(pod(handler), theirs);
 }

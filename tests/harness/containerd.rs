@@ -1,6 +1,6 @@
 //! A containerd of a lab's own, and its client `ctr`.
 
-use crate::{Lab, Outcome};
+use crate::{Lab, Outcome, repository_root};
 use std::process::Child;
 
 /// A lab with a running containerd (Debian's), without CRI unless a configuration for it is given.
@@ -25,16 +25,17 @@ impl Containerd {
              \"{path}/c.sock\"\n{cri}"
         );
         std::fs::write(lab.path().join("config.toml"), config).expect("write the configuration");
-        // The state root of the runtime, per lab: its ids must not meet those of another lab.
-        let options = format!("BinaryName = \"berth\"\nRoot = \"{path}/runtime\"\n");
-        std::fs::write(lab.path().join("berth.toml"), &options).expect("write options");
-        std::fs::write(
-            lab.path().join("runc.toml"),
-            options
-                .replace("berth", "runc")
-                .replace("/runtime", "/runtime-runc"),
-        )
-        .expect("write options");
+        // The example's options, with a state root of the lab's own: its ids must not meet those of another lab.
+        let example = repository_root().join("examples/engines/containerd-options.toml");
+        let options = std::fs::read_to_string(example)
+            .expect("read the example")
+            .replace("/usr/local/bin/berth", "berth")
+            .replace("/run/containerd/berth", &format!("{path}/runtime"));
+        let runc = options
+            .replace("\"berth\"", "\"runc\"")
+            .replace("/runtime", "/runtime-runc");
+        std::fs::write(lab.path().join("berth.toml"), options).expect("write options");
+        std::fs::write(lab.path().join("runc.toml"), runc).expect("write options");
         let daemon = lab.daemon("containerd", "containerd --config config.toml");
         let started = Self { lab, daemon };
         started.sh("wait_until quietly ctr version").ok();
