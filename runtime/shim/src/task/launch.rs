@@ -46,7 +46,7 @@ impl Shim {
         rootfs::mount_all(&request.rootfs, &container.bundle.join(rootfs::DIR))?;
         container.mounted = !request.rootfs.is_empty();
         self.containers.push(container);
-        self.finishing = false;
+        self.finishing = None;
         let created = if request.checkpoint.is_empty() {
             self.launch(&request.id, None, asker).map(|()| None)
         } else {

@@ -41,6 +41,9 @@ const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task
 /// How often FIFOs without a reader are looked at: from, to, doubling.
 const LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(64));
 
+/// How long the last events are offered to a containerd that does not take them.
+const LAST_EVENTS: Duration = Duration::from_secs(5);
+
 /// One buffer for whatever is read, as large as the pieces in which it is.
 const BUFFER: usize = 16 << 10;
 
@@ -73,7 +76,8 @@ pub struct Shim {
     layout: Option<Layout>,
     serial: u64,
     look: Option<(Instant, Duration)>,
-    finishing: bool,
+    /// Told to end; events are offered to containerd until then.
+    finishing: Option<Instant>,
     /// For whatever is read.
     pub buffer: Vec<u8>,
 }
@@ -92,7 +96,7 @@ impl Shim {
             layout: None,
             serial: 0,
             look: None,
-            finishing: false,
+            finishing: None,
             buffer: vec![0; BUFFER],
         }
     }
@@ -136,13 +140,14 @@ impl Shim {
         }
     }
 
-    /// Whether nothing is held any more and the shim was told to end.
+    /// Whether nothing is held any more and the shim was told to end. A containerd that is gone for good must not keep it.
     pub fn is_finished(&self) -> bool {
-        self.finishing
-            && self.containers.is_empty()
-            && self.jobs.is_empty()
-            && self.loggers.is_empty()
-            && self.publisher.is_empty()
+        let Some(end) = self.finishing else { return false };
+        self.is_idle() && (self.publisher.is_empty() || Instant::now() >= end)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.containers.is_empty() && self.jobs.is_empty() && self.loggers.is_empty()
     }
 
     /// Whether only output, ends and calls are waited for.
@@ -153,7 +158,7 @@ impl Shim {
     /// A polite signal: the shim goes if it holds nothing.
     pub fn asked_to_end(&mut self) {
         if self.containers.is_empty() {
-            self.finishing = true;
+            self.finishing = Some(Instant::now() + LAST_EVENTS);
         }
     }
 
@@ -171,6 +176,7 @@ impl Shim {
             .chain(starting)
             .chain(self.publisher.deadline())
             .chain(self.look.map(|(at, _)| at))
+            .chain(self.finishing.filter(|_| self.is_idle()))
             .min()
     }
 

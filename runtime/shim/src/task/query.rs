@@ -112,9 +112,7 @@ impl Shim {
     }
 
     pub(super) fn shutdown(&mut self) -> Outcome {
-        if self.containers.is_empty() {
-            self.finishing = true;
-        }
+        self.asked_to_end();
         empty()
     }
 }
