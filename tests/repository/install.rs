@@ -7,7 +7,13 @@ use std::path::Path;
 use std::process::Command;
 use tempfile::TempDir;
 
-const PROGRAMS: &[&str] = &["berth", "berthd", "berthctl", "berth-monitor"];
+const PROGRAMS: &[&str] = &[
+    "berth",
+    "containerd-shim-berth-v2",
+    "berthd",
+    "berthctl",
+    "berth-monitor",
+];
 const PLUGINS: &[&str] = &[
     "bridge",
     "host-local",
