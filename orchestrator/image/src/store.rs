@@ -1,9 +1,16 @@
 //! The store: opening, looking up, listing, removing, collecting garbage.
+//!
+//! An image is entered into `index.json` when its blobs and layers are in place. Imports have all
+//! of it on the disk before that. Pulls do not wait for the disk: their images are marked with the
+//! id of the boot until [`ImageStore::settle`] has had everything written out. Where the mark is of
+//! another boot when the store is opened, the power has failed in between: then the blobs are
+//! hashed again, and the layers unpacked anew when they are wanted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -11,12 +18,16 @@ use oci_spec::image::{ImageConfiguration, ImageManifest};
 
 use crate::blob::{Blobs, failed};
 use crate::digest::{ChainId, Digest};
-use crate::error::{RootfsError, StoreError};
+use crate::download::Downloads;
+use crate::error::{LayerError, RootfsError, StoreError};
 use crate::index::{self, Index, Named};
 use crate::layer::{Layers, Wanted};
 use crate::reference::Reference;
 use crate::rootfs::Rootfs;
 use crate::unpack::Limits;
+
+/// How long a download that nobody goes on with is kept.
+const PARTIAL_AGE: Duration = Duration::from_hours(7 * 24);
 
 /// A content-addressed image store in one folder. Clones share it; it may be used from any thread.
 #[derive(Debug, Clone)]
@@ -29,9 +40,20 @@ struct Inner {
     _lock: Flock<File>,
     blobs: Blobs,
     layers: Layers,
+    downloads: Arc<Downloads>,
     images: Mutex<Images>,
+    /// What transfers that are under way need: never collected.
+    pins: Mutex<Pins>,
+    /// Id of this boot of the kernel.
+    boot: String,
     /// Held shared by whoever adds or uses content, alone by whoever deletes it.
     gate: RwLock<()>,
+}
+
+#[derive(Debug, Default)]
+struct Pins {
+    blobs: BTreeMap<Digest, usize>,
+    chains: BTreeMap<ChainId, usize>,
 }
 
 #[derive(Debug)]
@@ -59,6 +81,8 @@ pub struct Image {
     pub manifest: Digest,
     /// Its names; an image that a newer one took the name from has none.
     pub names: Vec<Reference>,
+    /// Repositories and digests under which registries have it.
+    pub digests: Vec<Reference>,
     /// Entrypoint, environment, user and so on.
     pub config: ImageConfiguration,
     /// Its layers, lowest first.
@@ -118,6 +142,7 @@ impl ImageStore {
         let blobs = Blobs::open(&folder)?;
         let index = index::load(&folder, &blobs.stage()?)?;
         let layers = Layers::open(&folder)?;
+        let downloads = Arc::new(Downloads::open(&folder)?);
         let mut images = Images {
             index,
             known: BTreeMap::new(),
@@ -138,11 +163,16 @@ impl ImageStore {
             _lock: lock,
             blobs,
             layers,
+            downloads,
             images: Mutex::new(images),
+            pins: Mutex::default(),
+            boot: boot_id(),
             gate: RwLock::default(),
         }));
         // Nobody else has the store yet, so the gate need not be held.
+        store.recheck()?;
         store.sweep()?;
+        store.0.downloads.sweep(|_, age| age > PARTIAL_AGE)?;
         Ok(store)
     }
 
@@ -218,6 +248,13 @@ impl ImageStore {
             }
             None => std::mem::take(&mut named.names),
         };
+        // What may be said of repositories that it had names in is over with the last of them.
+        if !named.names.is_empty() {
+            let kept: Vec<String> = named.names.iter().map(Reference::repository).collect();
+            named
+                .digests
+                .retain(|digest| kept.contains(&digest.repository()));
+        }
         let last = named.names.is_empty();
         if last {
             if let Some(id) = id.filter(|id| in_use.contains(id)) {
@@ -240,6 +277,36 @@ impl ImageStore {
 
     /// Deletes images without a name whose id is not in `in_use`, and everything no image needs.
     pub fn gc(&self, in_use: &BTreeSet<Digest>) -> Result<Collected, StoreError> {
+        self.collect(in_use, |_, named| named.names.is_empty())
+    }
+
+    /// Deletes all images whose id is not in `in_use`, partial downloads, and everything no image
+    /// needs.
+    pub fn prune_all(&self, in_use: &BTreeSet<Digest>) -> Result<Collected, StoreError> {
+        let mut collected = self.collect(in_use, |_, _| true)?;
+        collected.bytes += self.0.downloads.sweep(|_, _| true)?;
+        Ok(collected)
+    }
+
+    /// Deletes these images, with all their names, except those whose id is in `in_use`.
+    pub fn delete_images(
+        &self,
+        manifests: &BTreeSet<Digest>,
+        in_use: &BTreeSet<Digest>,
+    ) -> Result<Collected, StoreError> {
+        self.collect(in_use, |manifest, _| manifests.contains(manifest))
+    }
+
+    /// Deletes downloads that nobody goes on with.
+    pub fn drop_partial(&self) -> Result<u64, StoreError> {
+        self.0.downloads.sweep(|_, _| true)
+    }
+
+    fn collect(
+        &self,
+        in_use: &BTreeSet<Digest>,
+        doomed: impl Fn(&Digest, &Named) -> bool,
+    ) -> Result<Collected, StoreError> {
         let _alone = self.gate_alone();
         let mut images = self.images();
         let mut index = images.index.clone();
@@ -249,7 +316,7 @@ impl ImageStore {
                 .known
                 .get(manifest)
                 .is_none_or(|parsed| in_use.contains(&parsed.id));
-            !named.names.is_empty() || used
+            used || !doomed(manifest, named)
         });
         let removed = (before - index.len()) as u64;
         if removed > 0 {
@@ -272,8 +339,11 @@ impl ImageStore {
             .get(&image.manifest)
             .map(|parsed| parsed.layers.clone());
         // A layer whose folder was lost is unpacked again from its blob.
-        if let Some(stack) = stack {
-            self.0.layers.ensure(&stack, &self.0.blobs, &Limits::default())?;
+        if let Some(stack) = stack
+            && self.0.layers.ensure(&stack, &self.0.blobs, &Limits::default())?
+        {
+            // The index has named it all the time.
+            self.0.blobs.sync().map_err(LayerError::from)?;
         }
         let topmost_first = || image.layers.iter().rev();
         let lower = topmost_first().map(|chain| self.0.layers.path(chain)).collect();
@@ -281,6 +351,76 @@ impl ImageStore {
             .filter_map(|chain| self.0.layers.link(chain))
             .collect();
         Rootfs::prepare(container_dir, lower, (self.0.layers.links().to_owned(), names))
+    }
+
+    /// The media type of a manifest, and its layers' blobs, lowest first.
+    pub(crate) fn contents(&self, manifest: &Digest) -> Result<(String, Vec<Digest>), StoreError> {
+        let images = self.images();
+        let gone = || StoreError::NotFound {
+            name: manifest.to_string(),
+        };
+        let media_type = images.index.get(manifest).ok_or_else(gone)?.media_type.clone();
+        let parsed = images.known.get(manifest).ok_or_else(gone)?;
+        Ok((media_type, parsed.layers.iter().map(|layer| layer.blob).collect()))
+    }
+
+    /// The layers of a manifest.
+    pub(crate) fn chains(&self, manifest: &Digest) -> Vec<ChainId> {
+        let images = self.images();
+        let parsed = images.known.get(manifest);
+        parsed.map_or_else(Vec::new, |parsed| {
+            parsed.layers.iter().map(|layer| layer.chain).collect()
+        })
+    }
+
+    /// Every image with its names and its layers' blobs.
+    pub(crate) fn needs(&self) -> Vec<(Digest, Vec<Reference>, Vec<Digest>)> {
+        let images = self.images();
+        let one = |(manifest, parsed): (&Digest, &Arc<Parsed>)| {
+            let names = images.index.get(manifest).map(|named| named.names.clone());
+            let blobs = parsed.layers.iter().map(|layer| layer.blob).collect();
+            (*manifest, names.unwrap_or_default(), blobs)
+        };
+        images.known.iter().map(one).collect()
+    }
+
+    /// Gives an image another name, taking it over from whichever image had it.
+    pub fn tag(&self, name: &str, new: &str) -> Result<Reference, StoreError> {
+        let reference: Reference = new.parse()?;
+        if reference.digest().is_some() {
+            return Err(StoreError::TagDigest { name: reference });
+        }
+        let mut images = self.images();
+        let manifest = find(&images, name)?.ok_or_else(|| StoreError::NotFound {
+            name: name.to_owned(),
+        })?;
+        let mut index = images.index.clone();
+        for named in index.values_mut() {
+            named.names.retain(|other| *other != reference);
+        }
+        if let Some(named) = index.get_mut(&manifest) {
+            named.names.push(reference.clone());
+            named.names.sort();
+        }
+        self.replace_index(&mut images, index)?;
+        Ok(reference)
+    }
+
+    /// An image's documents as they are: manifest and config.
+    pub fn documents(&self, image: &Image) -> Result<(Vec<u8>, Vec<u8>), StoreError> {
+        Ok((
+            self.0.blobs.document(&image.manifest)?,
+            self.0.blobs.document(&image.id)?,
+        ))
+    }
+
+    /// Bytes of the files of each of an image's layers, and of its blob, lowest first.
+    pub fn layer_sizes(&self, image: &Image) -> Result<Vec<(Digest, u64, u64)>, StoreError> {
+        let (_, blobs) = self.contents(&image.manifest)?;
+        let pairs = blobs.into_iter().zip(&image.layers);
+        pairs
+            .map(|(blob, chain)| Ok((blob, self.0.layers.bytes(chain), self.0.blobs.size(&blob)?)))
+            .collect()
     }
 
     pub(crate) fn blobs(&self) -> &Blobs {
@@ -295,35 +435,141 @@ impl ImageStore {
         self.0.gate.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn downloads(&self) -> &Arc<Downloads> {
+        &self.0.downloads
+    }
+
+    /// Keeps blobs and layers from being collected for as long as the guard lives.
+    pub(crate) fn pin(&self, blobs: Vec<Digest>, chains: Vec<ChainId>) -> Pinned {
+        let _shared = self.gate_shared();
+        let mut pins = self.pins();
+        for blob in &blobs {
+            *pins.blobs.entry(*blob).or_default() += 1;
+        }
+        for chain in &chains {
+            *pins.chains.entry(*chain).or_default() += 1;
+        }
+        drop(pins);
+        Pinned {
+            store: self.clone(),
+            blobs,
+            chains,
+        }
+    }
+
+    /// Whether the index has an image of this manifest.
+    pub(crate) fn has_manifest(&self, manifest: &Digest) -> bool {
+        self.images().index.contains_key(manifest)
+    }
+
     /// Enters an image whose blobs and layers are in place, under its names, which it takes over
     /// from whichever image had them.
-    pub(crate) fn enter(
-        &self,
-        manifest: Digest,
-        media_type: &str,
-        size: u64,
-        names: &[Reference],
-        now: u64,
-    ) -> Result<(), StoreError> {
-        let parsed = parse(&self.0.blobs, &manifest)?;
+    pub(crate) fn enter(&self, entry: &Entry<'_>) -> Result<(), StoreError> {
+        let parsed = parse(&self.0.blobs, &entry.manifest)?;
+        if entry.settled {
+            self.0.blobs.sync()?;
+        }
         let mut images = self.images();
         let mut index = images.index.clone();
         for named in index.values_mut() {
-            named.names.retain(|name| !names.contains(name));
+            named.names.retain(|name| !entry.names.contains(name));
         }
-        let named = index.entry(manifest).or_insert_with(|| Named {
-            media_type: media_type.to_owned(),
-            size,
+        let named = index.entry(entry.manifest).or_insert_with(|| Named {
+            media_type: entry.media_type.to_owned(),
+            size: entry.size,
             names: Vec::new(),
-            imported: now,
+            imported: entry.now,
+            digests: Vec::new(),
+            unsettled: (!entry.settled).then(|| self.0.boot.clone()),
         });
-        named.imported = now;
-        named.names.extend_from_slice(names);
+        if entry.settled {
+            named.unsettled = None;
+        }
+        named.imported = entry.now;
+        named.names.extend_from_slice(entry.names);
         named.names.sort();
+        named.digests.extend_from_slice(entry.digests);
+        named.digests.sort();
+        named.digests.dedup();
         self.replace_index(&mut images, index)?;
-        images.damaged.remove(&manifest);
-        images.known.insert(manifest, Arc::new(parsed));
+        images.damaged.remove(&entry.manifest);
+        images.known.insert(entry.manifest, Arc::new(parsed));
         Ok(())
+    }
+
+    /// Has everything written out that images were entered without waiting for. May take as long
+    /// as the disk does; pulled images can be used meanwhile.
+    pub fn settle(&self) -> Result<(), StoreError> {
+        let waiting: Vec<Digest> = {
+            let images = self.images();
+            let unsettled = images
+                .index
+                .iter()
+                .filter(|(_, named)| named.unsettled.is_some());
+            unsettled.map(|(manifest, _)| *manifest).collect()
+        };
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        self.0.blobs.sync()?;
+        let mut images = self.images();
+        let mut index = images.index.clone();
+        for manifest in waiting {
+            if let Some(named) = index.get_mut(&manifest) {
+                named.unsettled = None;
+            }
+        }
+        self.replace_index(&mut images, index)
+    }
+
+    /// Deletes what is not sound of a damaged image's content, so that a pull brings it anew.
+    pub(crate) fn drop_damaged(&self, layers: impl Iterator<Item = Wanted>) -> Result<(), StoreError> {
+        for layer in layers {
+            if self.0.blobs.has(&layer.blob) && !self.0.blobs.is_sound(&layer.blob)? {
+                self.0.blobs.delete(&layer.blob)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks again at images whose content was not known to be on the disk when the power failed.
+    fn recheck(&self) -> Result<(), StoreError> {
+        let mut images = self.images();
+        let suspects: Vec<Digest> = images
+            .index
+            .iter()
+            .filter(|(_, named)| named.unsettled.as_ref().is_some_and(|boot| *boot != self.0.boot))
+            .map(|(manifest, _)| *manifest)
+            .collect();
+        for manifest in &suspects {
+            let Some(parsed) = images.known.get(manifest).cloned() else {
+                continue;
+            };
+            let sound = parsed
+                .layers
+                .iter()
+                .all(|layer| self.0.blobs.is_sound(&layer.blob).unwrap_or(false));
+            for layer in &parsed.layers {
+                self.0.layers.distrust(&layer.chain, &self.0.blobs)?;
+            }
+            if !sound {
+                images.known.remove(manifest);
+                images.damaged.insert(*manifest);
+            }
+        }
+        if suspects.is_empty() {
+            return Ok(());
+        }
+        // A damaged image stays suspect until it is pulled again.
+        let mut index = images.index.clone();
+        for manifest in suspects {
+            if !images.damaged.contains(&manifest)
+                && let Some(named) = index.get_mut(&manifest)
+            {
+                named.unsettled = None;
+            }
+        }
+        self.replace_index(&mut images, index)
     }
 
     fn image(&self, images: &Images, manifest: Digest) -> Option<Image> {
@@ -332,6 +578,7 @@ impl ImageStore {
             id: parsed.id,
             manifest,
             names: images.index.get(&manifest)?.names.clone(),
+            digests: images.index.get(&manifest)?.digests.clone(),
             config: parsed.config.clone(),
             layers: parsed.layers.iter().map(|layer| layer.chain).collect(),
             size: parsed
@@ -364,6 +611,10 @@ impl ImageStore {
             layers.extend(parsed.layers.iter().map(|layer| layer.chain));
         }
         drop(images);
+        let pins = self.pins();
+        blobs.extend(pins.blobs.keys());
+        layers.extend(pins.chains.keys());
+        drop(pins);
         let mut collected = Collected::default();
         for layer in self
             .0
@@ -382,6 +633,10 @@ impl ImageStore {
         Ok(collected)
     }
 
+    fn pins(&self) -> MutexGuard<'_, Pins> {
+        self.0.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn images(&self) -> MutexGuard<'_, Images> {
         self.0.images.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -389,6 +644,55 @@ impl ImageStore {
     fn gate_alone(&self) -> RwLockWriteGuard<'_, ()> {
         self.0.gate.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// An image to be entered.
+pub(crate) struct Entry<'a> {
+    pub(crate) manifest: Digest,
+    pub(crate) media_type: &'a str,
+    pub(crate) size: u64,
+    pub(crate) names: &'a [Reference],
+    pub(crate) digests: &'a [Reference],
+    /// Seconds since the epoch.
+    pub(crate) now: u64,
+    /// Its content is to be on the disk before its entry is.
+    pub(crate) settled: bool,
+}
+
+/// Keeps content from being collected, see [`ImageStore::pin`].
+pub(crate) struct Pinned {
+    store: ImageStore,
+    blobs: Vec<Digest>,
+    chains: Vec<ChainId>,
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let mut pins = self.store.pins();
+        for blob in &self.blobs {
+            release(&mut pins.blobs, blob);
+        }
+        for chain in &self.chains {
+            release(&mut pins.chains, chain);
+        }
+    }
+}
+
+fn release<K: Ord>(pins: &mut BTreeMap<K, usize>, key: &K) {
+    if let Some(count) = pins.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            pins.remove(key);
+        }
+    }
+}
+
+/// Id of this boot of the kernel (random(4)); another one each time.
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 fn lock(folder: &Path) -> Result<Flock<File>, StoreError> {
@@ -421,11 +725,13 @@ fn find(images: &Images, name: &str) -> Result<Option<Digest>, StoreError> {
             .iter()
             .find(|(manifest, named)| match reference.digest() {
                 Some(digest) => {
-                    **manifest == digest
-                        && named
-                            .names
-                            .iter()
-                            .any(|name| name.repository() == reference.repository())
+                    named.digests.contains(&reference)
+                        || named.names.contains(&reference)
+                        || (**manifest == digest
+                            && named
+                                .names
+                                .iter()
+                                .any(|name| name.repository() == reference.repository()))
                 }
                 None => named.names.contains(&reference),
             });

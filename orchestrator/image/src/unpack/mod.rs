@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
@@ -34,6 +35,8 @@ const WHITEOUT_PREFIX: &[u8] = b".wh.";
 const OPAQUE_MARK: &[u8] = b".wh..wh..opq";
 /// AUFS kept its own files under this prefix; they mean nothing to anyone else.
 const AUFS_PREFIX: &[u8] = b".wh..wh.";
+/// Whiteouts that may wait for the layers below before they are waited for.
+const WAITING_WHITEOUTS: usize = 10_000;
 /// How much is written between two looks at the free space.
 const SPACE_CHECK: u64 = 64 << 20;
 
@@ -120,7 +123,7 @@ pub(crate) enum UnpackError {
 pub(crate) fn unpack(
     stream: impl Read,
     root: BorrowedFd<'_>,
-    lower: &Lower,
+    lower: &Lower<'_>,
     limits: &Limits,
 ) -> Result<Contents, UnpackError> {
     let mut archive = Archive::new(stream);
@@ -132,6 +135,7 @@ pub(crate) fn unpack(
         next_space_check: SPACE_CHECK,
         times: BTreeMap::new(),
         parent: None,
+        whiteouts: Vec::new(),
         buffer: vec![0; 128 * 1024],
     };
     while let Some(entry) = archive.next()? {
@@ -139,13 +143,14 @@ pub(crate) fn unpack(
         unpacker.place(&entry, &mut archive)?;
     }
     archive.drain()?;
+    unpacker.place_whiteouts()?;
     unpacker.set_directory_times()?;
     Ok(unpacker.contents)
 }
 
 struct Unpacker<'a> {
     root: BorrowedFd<'a>,
-    lower: &'a Lower,
+    lower: &'a Lower<'a>,
     limits: &'a Limits,
     contents: Contents,
     next_space_check: u64,
@@ -153,7 +158,15 @@ struct Unpacker<'a> {
     times: BTreeMap<Vec<u8>, (i64, u32)>,
     /// The directory of the previous entry: archives list a directory's entries together.
     parent: Option<(Vec<Vec<u8>>, Parent)>,
+    /// Whiteouts that wait for the layers below: only with those it is known what they hide.
+    whiteouts: Vec<Whiteout>,
     buffer: Vec<u8>,
+}
+
+/// A whiteout that is still to be placed.
+struct Whiteout {
+    parent: Rc<[Vec<u8>]>,
+    hidden: Vec<u8>,
 }
 
 /// The path as written, without empty and `.` components; `..` is an attack or a mistake.
@@ -443,6 +456,10 @@ impl Unpacker<'_> {
 
     /// Copies a file of a layer below into this one, as overlayfs does before it links to it.
     fn copy_up(&mut self, entry: &Entry, parent: &Parent, name: &[u8]) -> Result<Option<()>, UnpackError> {
+        self.lower
+            .open()
+            .map_err(system(entry, "look into the layers below"))?;
+        self.place_whiteouts()?;
         let mut path = parent.path.to_vec();
         path.push(name.to_vec());
         let Found::File(mut source, attributes) = self
@@ -494,24 +511,48 @@ impl Unpacker<'_> {
                 path: printable(&entry.path),
             });
         }
+        self.whiteouts.push(Whiteout {
+            parent: Rc::clone(&parent.path),
+            hidden: hidden.to_vec(),
+        });
+        if self.lower.is_open() || self.whiteouts.len() >= WAITING_WHITEOUTS {
+            self.place_whiteouts()?;
+        }
+        Ok(())
+    }
+
+    /// Places the whiteouts that have waited, which may wait for the layers below.
+    fn place_whiteouts(&mut self) -> Result<(), UnpackError> {
+        for whiteout in std::mem::take(&mut self.whiteouts) {
+            let mut path = whiteout.parent.to_vec();
+            path.push(whiteout.hidden.clone());
+            self.place_whiteout(&whiteout, &path)
+                .map_err(|source| UnpackError::System {
+                    path: printable(&joined(&path)),
+                    action: "place its whiteout",
+                    source,
+                })?;
+        }
+        Ok(())
+    }
+
+    fn place_whiteout(&self, whiteout: &Whiteout, path: &[Vec<u8>]) -> io::Result<()> {
+        let hidden = whiteout.hidden.as_slice();
+        // A folder that a later entry replaced hides all that was below it.
+        let Ok(parent) = walk::open_real(self.root, &whiteout.parent) else {
+            return Ok(());
+        };
         // What this layer itself has there already hides what is below; a folder must do so wholly.
         if let Ok(directory) = walk::open_directory(parent.as_fd(), hidden) {
-            return attributes::set_opaque(directory.as_fd())
-                .map_err(system(entry, "mark the directory opaque"));
+            return attributes::set_opaque(directory.as_fd());
         }
-        let mut path = parent.path.to_vec();
-        path.push(hidden.to_vec());
         // A whiteout over nothing would show up in listings of a folder that only this layer has.
-        let below = self
-            .lower
-            .find(&path)
-            .map_err(system(entry, "look into the layers below"))?;
-        if matches!(below, Found::Absent) {
+        if matches!(self.lower.find(path)?, Found::Absent) {
             return Ok(());
         }
         match mknodat(parent.as_fd(), hidden, SFlag::S_IFCHR, Mode::empty(), 0) {
             Ok(()) | Err(Errno::EEXIST) => Ok(()),
-            Err(error) => Err(system(entry, "create the whiteout")(error)),
+            Err(error) => Err(error.into()),
         }
     }
 
