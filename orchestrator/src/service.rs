@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::config::{Config, ConfigError, write_atomically};
 use crate::controllers;
+use crate::images::Images;
 use crate::node::{self, NodeConfig, NodeContext, NodeError};
 use crate::pki::{self, Pki, PkiError};
 use crate::proxy;
@@ -170,8 +171,13 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
         address: address.to_string(),
         shutdown: stopped.clone(),
     });
-    let images = ImageStore::open(&config.image_dir())?;
-    let router = server::router(api, server::image_router(store.clone(), images.clone()));
+    let images = Images::new(
+        store.clone(),
+        ImageStore::open(&config.image_dir())?,
+        config.images(),
+        stopped.clone(),
+    );
+    let router = server::router(api, server::image_router(images.clone()));
     let serving = tokio::spawn(server::serve(listener, acceptor, router, stopped.clone()));
     let (balancing, routes) = proxy::start(
         store.clone(),

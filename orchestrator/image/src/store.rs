@@ -100,6 +100,8 @@ pub struct ImageSummary {
     pub manifest: Digest,
     /// Its names.
     pub names: Vec<Reference>,
+    /// Repositories and digests under which registries have it.
+    pub digests: Vec<Reference>,
     /// Bytes of file contents, shared layers counted.
     pub size: u64,
     /// Bytes of file contents in layers that no other image has.
@@ -176,6 +178,11 @@ impl ImageStore {
         Ok(store)
     }
 
+    /// The store's folder.
+    pub fn folder(&self) -> &Path {
+        &self.0.folder
+    }
+
     /// Manifests whose documents cannot be read or do not match their digests. Importing the
     /// image again repairs them.
     pub fn damaged(&self) -> Vec<Digest> {
@@ -212,6 +219,7 @@ impl ImageStore {
                     id: parsed.id,
                     manifest: *manifest,
                     names: named.names.clone(),
+                    digests: named.digests.clone(),
                     size: parsed.layers.iter().map(bytes).sum(),
                     unique_size: unique.map(bytes).sum(),
                     imported: named.imported,

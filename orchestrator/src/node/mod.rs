@@ -21,6 +21,7 @@ pub mod plan;
 pub mod pod;
 mod prepare;
 mod probes;
+mod pull;
 mod queue;
 mod recover;
 mod registration;
@@ -39,8 +40,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use berth_cgroups::Layout;
-use berth_image::ImageStore;
 
+use crate::images::Images;
 use crate::proxy::Routes;
 use crate::store::{Object, Store};
 use network::PodNetwork;
@@ -81,7 +82,7 @@ pub struct NodeContext {
     /// The store.
     pub store: Store,
     /// The images.
-    pub images: ImageStore,
+    pub images: Images,
     /// The settings.
     pub config: NodeConfig,
     /// Where connections of Services are led to.
@@ -116,7 +117,7 @@ pub enum NodeError {
 /// What all workers share.
 pub(crate) struct Node {
     store: Store,
-    images: ImageStore,
+    images: Images,
     config: NodeConfig,
     routes: Routes,
     network: PodNetwork,
@@ -184,8 +185,10 @@ pub async fn run(context: NodeContext) -> Result<(), NodeError> {
     let every = node.config.network_check;
     let patrol =
         (!every.is_zero()).then(|| tokio::spawn(patrol::run(Arc::clone(&node), every, shutdown.clone())));
+    let room = tokio::spawn(watch_room(Arc::clone(&node)));
     queue::run(Arc::clone(&node), shutdown).await?;
     registration.abort();
+    room.abort();
     if let Some(patrol) = patrol {
         // It may be in the middle of a repair.
         patrol.await?;
@@ -194,8 +197,22 @@ pub async fn run(context: NodeContext) -> Result<(), NodeError> {
     Ok(())
 }
 
+/// Keeps room for images on the disk; what goes wrong is an event of the Node.
+async fn watch_room(node: Arc<Node>) {
+    let images = node.images.clone();
+    crate::images::watch(images, move |message| {
+        let key = crate::store::Key::new(berth_api::kinds::NODE, "", &node.config.name);
+        if let Ok(Some(object)) = node.store.get(&key) {
+            let about = crate::events::ObjectRef::to(&object);
+            node.event(about, true, "ImageGCFailed", &message);
+        }
+    })
+    .await;
+}
+
 /// Makes the directories and looks at the host. Blocks.
 fn prepare(store: Store, images: ImageStore, config: NodeConfig, routes: Routes) -> Result<Node, NodeError> {
+fn prepare(store: Store, images: Images, config: NodeConfig) -> Result<Node, NodeError> {
     for dir in [
         config.run_dir.join("pods"),
         config.run_dir.join("netns"),

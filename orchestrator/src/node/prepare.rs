@@ -33,7 +33,6 @@ pub(super) struct Preparation {
     pub cgroup: String,
     pub attempt: u32,
     pub id: String,
-    pub failures: u32,
 }
 
 impl Preparation {
@@ -50,7 +49,7 @@ impl Preparation {
             message,
         };
         let found =
-            image::find(&self.node.images, container, self.failures).map_err(|error| match error {
+            image::find(self.node.images.store(), container).map_err(|error| match error {
                 image::ImageError::Missing { reason, text } => Refusal {
                     reason,
                     message: text,
@@ -67,6 +66,7 @@ impl Preparation {
         let rootfs = self
             .node
             .images
+            .store()
             .prepare_rootfs(&found, &root)
             .map_err(|error| failed(chain(&error)))?;
         rootfs.mount().map_err(|error| failed(chain(&error)))?;

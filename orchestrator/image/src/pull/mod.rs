@@ -112,6 +112,18 @@ impl ImageStore {
     }
 }
 
+impl ImageStore {
+    /// Lists what is attached to an image at its registry: SBOMs, scan reports, signatures. An image
+    /// that is here is looked up by its digests, another one by name.
+    pub fn referrers(
+        &self,
+        name: &str,
+        options: &PullOptions<'_>,
+    ) -> Result<Vec<crate::trust::Referrer>, crate::trust::ReferrersError> {
+        crate::trust::referrers_of(self, name, options)
+    }
+}
+
 fn mirror_credentials(
     credentials: &Credentials,
     authority: &str,

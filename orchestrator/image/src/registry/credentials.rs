@@ -114,13 +114,12 @@ impl Credentials {
     /// with `*` for one of its parts, and may go on with a path).
     pub(crate) fn matching(&self, name: &Reference) -> Vec<Credential> {
         let repository = name.repository();
-        let mut found: Vec<(usize, &Credential)> = self
+        let mut found: Vec<&(String, Credential)> = self
             .entries
             .iter()
             .filter(|(key, _)| fits(key, &repository))
-            .map(|(key, credential)| (key.len(), credential))
             .collect();
-        found.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
+        found.sort_by_key(|(key, _)| (key.contains('*'), std::cmp::Reverse(key.len())));
         let mut list: Vec<Credential> = Vec::new();
         for (_, credential) in found {
             if !list.contains(credential) {

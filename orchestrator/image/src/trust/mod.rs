@@ -16,6 +16,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use policy::Policy;
+pub(crate) use referrers::referrers_of;
 pub use referrers::{Referrer, ReferrersError};
 
 use crate::digest::Digest;

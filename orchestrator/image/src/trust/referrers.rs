@@ -9,8 +9,11 @@ use serde::Deserialize;
 use super::{Subject, TrustError};
 use crate::blob::DOCUMENT_LIMIT;
 use crate::digest::Digest;
-use crate::pull::manifest::INDEX;
-use crate::registry::{Call, Http, RegistryError, Session};
+use crate::pull::PullOptions;
+use crate::pull::manifest::{ACCEPT, INDEX};
+use crate::reference::{Reference, ReferenceError};
+use crate::registry::{Access, Call, Http, Origin, RegistryError, Session, Settings};
+use crate::store::ImageStore;
 
 /// Manifests whose subject is looked at to find one of a kind.
 const LOOKED_AT: usize = 100;
@@ -30,13 +33,66 @@ pub struct Referrer {
 
 /// Why referrers could not be listed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot list what is attached to {digest}")]
-pub struct ReferrersError {
-    /// The image's manifest.
-    pub digest: Digest,
-    /// Why.
-    #[source]
-    pub source: RegistryError,
+pub enum ReferrersError {
+    /// The name is no image name.
+    #[error("cannot use the image name")]
+    Name(#[from] ReferenceError),
+    /// The registry does not say.
+    #[error("cannot list what is attached to {name}")]
+    Registry {
+        /// The image.
+        name: Reference,
+        /// Why.
+        #[source]
+        source: RegistryError,
+    },
+}
+
+/// Lists what is attached to an image, by its registry's digest for it and by that of its manifest.
+pub(crate) fn referrers_of(
+    store: &ImageStore,
+    name: &str,
+    options: &PullOptions<'_>,
+) -> Result<Vec<Referrer>, ReferrersError> {
+    let name: Reference = name.parse()?;
+    let failed = |source| ReferrersError::Registry {
+        name: name.clone(),
+        source,
+    };
+    let source = options
+        .registries
+        .sources(&name)
+        .map_err(failed)?
+        .pop()
+        .ok_or_else(|| failed(RegistryError::Cancelled))?;
+    let settings = Settings::new(options.registries, std::slice::from_ref(&source));
+    let session = Session::new(source, Access::Pull, options.credentials.matching(&name));
+    let tls = |origin: &Origin| settings.tls(origin);
+    let mut http = Http::new(&tls, options.cancelled).map_err(failed)?;
+    let here = store.resolve(&name.to_string()).ok().flatten();
+    let mut digests: Vec<Digest> = here.iter().map(|image| image.manifest).collect();
+    digests.extend(here.iter().flat_map(|image| {
+        let repository = name.repository();
+        image
+            .digests
+            .iter()
+            .filter(move |digest| digest.repository() == repository)
+            .filter_map(Reference::digest)
+    }));
+    if digests.is_empty() {
+        let version = match (name.digest(), name.tag()) {
+            (Some(digest), _) => digest.to_string(),
+            (None, tag) => tag.unwrap_or("latest").to_owned(),
+        };
+        digests.push(session.manifest(&mut http, &version, ACCEPT).map_err(failed)?.digest);
+    }
+    digests.sort();
+    digests.dedup();
+    let mut found = Vec::new();
+    for digest in digests {
+        found.extend(list(&session, &mut http, &digest).map_err(failed)?);
+    }
+    Ok(found)
 }
 
 #[derive(Deserialize)]
