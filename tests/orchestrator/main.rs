@@ -8,4 +8,5 @@ mod deployments;
 mod images;
 mod monitor;
 mod pods;
+mod registry;
 mod services;
