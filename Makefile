@@ -68,6 +68,11 @@ bench-cni: ## Compare the CNI plugins with the reference set, where that is inst
 	@mkdir -p $(TARGET)/berth/cni && for plugin in $(PLUGINS); do ln -sf ../bin/cni-plugins $(TARGET)/berth/cni/$$plugin; done
 	@tests/bench/cni.py $(TARGET)/berth/cni
 
+bench-image: ## Compare pulling with skopeo + umoci and with containerd
+	@tests/deps bench
+	@$(MAKE) --no-print-directory build
+	@tests/bench/images.py $(TARGET)/berth/bin
+
 install: build ## Put programs, plugins, unit and configuration in place (PREFIX, CNI_BIN_DIR, DESTDIR)
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(TARGET)/berth/bin/,berth berthd berthctl berth-monitor)
 	install -D -m 755 $(TARGET)/berth/bin/cni-plugins $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins
@@ -85,4 +90,4 @@ clean: ## Remove everything that was built
 	cargo clean
 	rm -rf .demo
 
-.PHONY: help deps deps-build build build-berth lint test test-unit demo up down bench bench-ab bench-cni install uninstall clean
+.PHONY: help deps deps-build build build-berth lint test test-unit demo up down bench bench-ab bench-cni bench-image install uninstall clean

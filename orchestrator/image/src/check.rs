@@ -115,10 +115,7 @@ impl ImageStore {
             }
         }
         let partial = self.downloads().idle()?;
-        checked.partial = (
-            partial.len() as u64,
-            partial.iter().map(|(_, bytes)| bytes).sum(),
-        );
+        checked.partial = (partial.len() as u64, partial.iter().map(|(_, bytes)| bytes).sum());
         Ok(checked)
     }
 

@@ -116,10 +116,7 @@ impl Downloads {
                 continue;
             };
             if !active.contains_key(&digest) {
-                let size = entry
-                    .metadata()
-                    .map_err(failed("inspect", &entry.path()))?
-                    .len();
+                let size = entry.metadata().map_err(failed("inspect", &entry.path()))?.len();
                 found.push((digest, size));
             }
         }
@@ -298,10 +295,7 @@ pub(crate) struct Tail {
 impl Tail {
     /// The same, but reading fails as soon as `unwanted`.
     pub(crate) fn until<F: Fn() -> bool>(self, unwanted: F) -> impl Read {
-        Watched {
-            tail: self,
-            unwanted,
-        }
+        Watched { tail: self, unwanted }
     }
 }
 

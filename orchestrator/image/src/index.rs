@@ -126,9 +126,7 @@ pub(crate) fn load(store: &Path, stage: &Stage) -> Result<Index, StoreError> {
         if named.digests.is_empty() {
             let texts = entry.annotations.get(DIGESTS).map_or("", String::as_str);
             for text in texts.split_ascii_whitespace() {
-                named
-                    .digests
-                    .push(text.parse().map_err(|_| malformed(text))?);
+                named.digests.push(text.parse().map_err(|_| malformed(text))?);
             }
         }
         if let Some(name) = entry.annotations.get(NAME) {

@@ -169,11 +169,7 @@ impl Layers {
 
     /// Opens the folders of a stack, the topmost first. Those that are not ready yet are waited
     /// for, until `given_up`.
-    pub(crate) fn open_all(
-        &self,
-        stack: &[Wanted],
-        given_up: &dyn Fn() -> bool,
-    ) -> io::Result<Vec<OwnedFd>> {
+    pub(crate) fn open_all(&self, stack: &[Wanted], given_up: &dyn Fn() -> bool) -> io::Result<Vec<OwnedFd>> {
         let mut layers = Vec::with_capacity(stack.len());
         for wanted in stack.iter().rev() {
             let mut state = self.lock();

@@ -24,6 +24,8 @@ mod download;
 mod error;
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod hostile;
 mod import;
 mod index;
 mod layer;
@@ -32,6 +34,8 @@ mod push;
 mod reference;
 mod registry;
 mod rootfs;
+#[cfg(test)]
+mod rootless;
 mod save;
 mod store;
 mod tar;

@@ -173,8 +173,8 @@ impl Push<'_> {
             let given_up = || stop.load(Ordering::Relaxed) || (self.options.cancelled)();
             let tls = |origin: &Origin| self.settings.tls(origin);
             let done = || -> Result<(), PushError> {
-                let mut http = Http::new(&tls, &given_up)
-                    .map_err(|error| failed(self.target, "the image", error))?;
+                let mut http =
+                    Http::new(&tls, &given_up).map_err(|error| failed(self.target, "the image", error))?;
                 while let Some(digest) = self.blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let what = format!("blob {digest}");
                     let sent = self.retrying(&mut http, &what, |http| self.blob(http, digest))?;
@@ -213,7 +213,10 @@ impl Push<'_> {
             digest: *digest,
             size,
         });
-        match self.session.call(http, &format!("blobs/{digest}"), &Call::new(Method::HEAD)) {
+        match self
+            .session
+            .call(http, &format!("blobs/{digest}"), &Call::new(Method::HEAD))
+        {
             Ok((url, response)) => {
                 http.discard(&url, response);
                 (self.options.progress)(Progress::Exists { digest: *digest });

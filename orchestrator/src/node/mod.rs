@@ -211,8 +211,7 @@ async fn watch_room(node: Arc<Node>) {
 }
 
 /// Makes the directories and looks at the host. Blocks.
-fn prepare(store: Store, images: ImageStore, config: NodeConfig, routes: Routes) -> Result<Node, NodeError> {
-fn prepare(store: Store, images: Images, config: NodeConfig) -> Result<Node, NodeError> {
+fn prepare(store: Store, images: Images, config: NodeConfig, routes: Routes) -> Result<Node, NodeError> {
     for dir in [
         config.run_dir.join("pods"),
         config.run_dir.join("netns"),

@@ -48,17 +48,16 @@ impl Preparation {
             reason: "CreateContainerConfigError",
             message,
         };
-        let found =
-            image::find(self.node.images.store(), container).map_err(|error| match error {
-                image::ImageError::Missing { reason, text } => Refusal {
-                    reason,
-                    message: text,
-                },
-                error @ image::ImageError::Store { .. } => Refusal {
-                    reason: "InvalidImageName",
-                    message: chain(&error),
-                },
-            })?;
+        let found = image::find(self.node.images.store(), container).map_err(|error| match error {
+            image::ImageError::Missing { reason, text } => Refusal {
+                reason,
+                message: text,
+            },
+            error @ image::ImageError::Store { .. } => Refusal {
+                reason: "InvalidImageName",
+                message: chain(&error),
+            },
+        })?;
         let root = self.paths.root(name, self.attempt);
         Rootfs::remove(&root).map_err(|error| failed(chain(&error)))?;
         std::fs::create_dir_all(&root)

@@ -81,7 +81,10 @@ impl Worker {
     /// begun, or waited for, and the container's state says so.
     pub(super) fn image_is_ready(&mut self, definition: &Definition, attempt: u32) -> bool {
         let container = &definition.spec;
-        let (name, image) = (container.name.clone(), container.image.clone().unwrap_or_default());
+        let (name, image) = (
+            container.name.clone(),
+            container.image.clone().unwrap_or_default(),
+        );
         let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
         // A name that cannot be understood, or a damaged store, is judged where the image is used.
         let Ok(found) = self.node.images.store().resolve(&image) else {
@@ -103,11 +106,20 @@ impl Worker {
             let first = !matches!(&self.seen.seen(&name).state,
                 State::Refused(failure) if failure.reason == "ImagePullBackOff");
             if first {
-                self.event(Some(&name), false, "BackOff", &format!("Back-off pulling image {image:?}"));
+                self.event(
+                    Some(&name),
+                    false,
+                    "BackOff",
+                    &format!("Back-off pulling image {image:?}"),
+                );
                 self.event(Some(&name), true, "Failed", "Error: ImagePullBackOff");
             }
             // With IfNotPresent somebody may import the image meanwhile.
-            let retry = if policy == "Always" { until } else { until.min(after(now, LOOK)) };
+            let retry = if policy == "Always" {
+                until
+            } else {
+                until.min(after(now, LOOK))
+            };
             self.refuse(&name, "ImagePullBackOff", message, count, retry);
             return false;
         }
@@ -179,7 +191,8 @@ impl Worker {
                 pulls.failures += 1;
                 let pause = retry_delay(pulls.failures, BACKOFF.0, BACKOFF.1);
                 pulls.until = Some(after(Timestamp::now(), pause));
-                pulls.cause = format!("{cause}; an archive of it can be loaded with: berthctl image import FILE");
+                pulls.cause =
+                    format!("{cause}; an archive of it can be loaded with: berthctl image import FILE");
                 (pulls.failures, pulls.cause.clone())
             }
         };
@@ -209,10 +222,9 @@ impl Worker {
         let (mut credentials, mut missing) = (Credentials::none(), Vec::new());
         for reference in references {
             let secret = sources.secret(&reference.name);
-            let text = secret.as_ref().and_then(|data| {
-                data.get(".dockerconfigjson")
-                    .or_else(|| data.get(".dockercfg"))
-            });
+            let text = secret
+                .as_ref()
+                .and_then(|data| data.get(".dockerconfigjson").or_else(|| data.get(".dockercfg")));
             match text.map(|text| Credentials::parse(text)) {
                 Some(Ok(found)) => credentials.extend(found),
                 Some(Err(error)) => missing.push(format!("{} ({})", reference.name, chain(&error))),

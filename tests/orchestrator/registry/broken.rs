@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Three layers of a megabyte and more, which do not compress.
 fn big() -> Image {
@@ -25,7 +25,11 @@ fn cut_downloads_are_gone_on_with_by_range() {
     big().push(registry.port, "app", "1");
     // Every answer is cut after 300 kB.
     let proxy = Proxy::start(registry.port, |asked| {
-        if asked.is_blob() { Fault::CutAfter(300_000) } else { Fault::None }
+        if asked.is_blob() {
+            Fault::CutAfter(300_000)
+        } else {
+            Fault::None
+        }
     });
     let name = format!("{}/app:1", proxy.host());
     let outcome = lab.node.ctl(&["image", "pull", &name]);
@@ -37,11 +41,23 @@ fn cut_downloads_are_gone_on_with_by_range() {
     // No byte twice: each range begins where the one before was cut.
     let mut by_blob: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for asked in proxy.blobs() {
-        by_blob.entry(asked.path.clone()).or_default().push(asked.header("range").to_owned());
+        by_blob
+            .entry(asked.path.clone())
+            .or_default()
+            .push(asked.header("range").to_owned());
     }
-    let resumed: Vec<&String> = by_blob.values().flatten().filter(|range| !range.is_empty()).collect();
+    let resumed: Vec<&String> = by_blob
+        .values()
+        .flatten()
+        .filter(|range| !range.is_empty())
+        .collect();
     assert!(resumed.len() >= 7, "{by_blob:?}");
-    assert!(by_blob.values().any(|ranges| ranges.get(1).is_some_and(|range| range == "bytes=300000-")), "{by_blob:?}");
+    assert!(
+        by_blob
+            .values()
+            .any(|ranges| ranges.get(1).is_some_and(|range| range == "bytes=300000-")),
+        "{by_blob:?}"
+    );
     assert_eq!(lab.files("partial").len(), 0);
     lab.assert_clean();
 }
@@ -67,7 +83,11 @@ fn a_registry_that_is_busy_or_gone_for_a_moment_is_asked_again() {
     // One that refuses the blobs is given up at once.
     lab.node.ctl(&["image", "prune", "--all"]).ok();
     let closed = Proxy::start(registry.port, |asked| {
-        if asked.is_blob() { Fault::Status(451) } else { Fault::None }
+        if asked.is_blob() {
+            Fault::Status(451)
+        } else {
+            Fault::None
+        }
     });
     let message = lab.refused(&format!("{}/app:1", closed.host()));
     assert!(message.contains("451"), "{message}");
@@ -95,8 +115,16 @@ fn a_corrupt_byte_is_found_and_nothing_of_it_stays() {
     let name = format!("{}/app:1", proxy.host());
     let message = lab.refused(&name);
     let layer = super::image::digest(&image.layers[1]);
-    assert!(message.contains("refused") && message.contains(&layer), "{message}");
-    assert!(lab.node.ctl(&["image", "inspect", &name]).err().contains("NotFound"));
+    assert!(
+        message.contains("refused") && message.contains(&layer),
+        "{message}"
+    );
+    assert!(
+        lab.node
+            .ctl(&["image", "inspect", &name])
+            .err()
+            .contains("NotFound")
+    );
     let hex = layer.trim_start_matches("sha256:");
     for folder in ["blobs/sha256", "partial"] {
         assert!(!lab.store().join(folder).join(hex).exists(), "{folder}");
@@ -112,10 +140,17 @@ fn a_corrupt_byte_is_found_and_nothing_of_it_stays() {
     for what in [config, "manifests".to_owned()] {
         lab.node.ctl(&["image", "prune", "--all"]).ok();
         let proxy = Proxy::start(registry.port, move |asked| {
-            if asked.path.contains(&what) { Fault::Flip(30) } else { Fault::None }
+            if asked.path.contains(&what) {
+                Fault::Flip(30)
+            } else {
+                Fault::None
+            }
         });
         let message = lab.refused(&format!("{}/app:1", proxy.host()));
-        assert!(message.contains("digest") || message.contains("malformed"), "{message}");
+        assert!(
+            message.contains("digest") || message.contains("malformed"),
+            "{message}"
+        );
         lab.assert_empty();
     }
 }
@@ -128,7 +163,11 @@ fn pulls_of_one_image_at_once_share_the_work() {
     let registry = Registry::start(&Auth::Nobody);
     big().push(registry.port, "app", "1");
     let proxy = Proxy::start(registry.port, |asked| {
-        if asked.is_blob() { Fault::Slow(5) } else { Fault::None }
+        if asked.is_blob() {
+            Fault::Slow(5)
+        } else {
+            Fault::None
+        }
     });
     let name = format!("{}/app:1", proxy.host());
     let children: Vec<_> = (0..5)
@@ -170,7 +209,11 @@ fn a_client_that_goes_ends_its_pull_and_the_next_goes_on() {
     let slow = Arc::new(AtomicBool::new(true));
     let flag = Arc::clone(&slow);
     let proxy = Proxy::start(registry.port, move |asked| {
-        if asked.is_blob() && flag.load(Ordering::Relaxed) { Fault::Slow(20) } else { Fault::None }
+        if asked.is_blob() && flag.load(Ordering::Relaxed) {
+            Fault::Slow(20)
+        } else {
+            Fault::None
+        }
     });
     let name = format!("{}/app:1", proxy.host());
     let mut child = Command::new(bin("berthctl"))
@@ -181,7 +224,12 @@ fn a_client_that_goes_ends_its_pull_and_the_next_goes_on() {
         .spawn()
         .expect("start berthctl");
     wait_for("something to be here", Duration::from_secs(60), || {
-        let sizes: u64 = lab.files("partial").iter().filter_map(|path| path.metadata().ok()).map(|m| m.len()).sum();
+        let sizes: u64 = lab
+            .files("partial")
+            .iter()
+            .filter_map(|path| path.metadata().ok())
+            .map(|m| m.len())
+            .sum();
         if sizes > 200_000 { Ok(()) } else { Err(sizes) }
     });
     child.kill().expect("kill berthctl");
@@ -189,11 +237,18 @@ fn a_client_that_goes_ends_its_pull_and_the_next_goes_on() {
     let asked = wait_for("the pull to end", Duration::from_secs(60), || {
         let checked = lab.node.ctl(&["image", "check"]).ok();
         // Downloads that are under way are not counted.
-        if checked.contains(" 0 partial") { Err(checked) } else { Ok(proxy.blobs().len()) }
+        if checked.contains(" 0 partial") {
+            Err(checked)
+        } else {
+            Ok(proxy.blobs().len())
+        }
     });
     slow.store(false, Ordering::Relaxed);
     lab.pull(&name);
-    let after: Vec<String> = proxy.blobs()[asked..].iter().map(|asked| asked.header("range").to_owned()).collect();
+    let after: Vec<String> = proxy.blobs()[asked..]
+        .iter()
+        .map(|asked| asked.header("range").to_owned())
+        .collect();
     assert!(after.iter().any(|range| range.starts_with("bytes=")), "{after:?}");
     lab.assert_clean();
 }
@@ -212,7 +267,10 @@ fn killed_at_any_point_the_store_is_clean_and_goes_on() {
         let content = noise(seed, 150_000);
         let mut entries: Vec<(String, &[u8])> = vec![("d/".to_owned(), b"")];
         entries.extend((0..20).map(|n| (format!("d/f{seed}-{n}"), &content[n * 7000..(n + 1) * 7000])));
-        let entries: Vec<(&str, &[u8])> = entries.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
+        let entries: Vec<(&str, &[u8])> = entries
+            .iter()
+            .map(|(name, bytes)| (name.as_str(), *bytes))
+            .collect();
         (files(&entries), Packing::Gzip)
     };
     let layers: Vec<_> = (30..36).map(layer).collect();
@@ -223,13 +281,16 @@ fn killed_at_any_point_the_store_is_clean_and_goes_on() {
         if asked.is_blob() && !asked.header("range").is_empty() {
             *seen.lock().expect("no panic") += 1;
         }
-        if asked.is_blob() { Fault::Slow(3) } else { Fault::None }
+        if asked.is_blob() {
+            Fault::Slow(3)
+        } else {
+            Fault::None
+        }
     });
     let name = format!("{}/app:1", proxy.host());
     let mut state = 0x1234_5678_u64;
     let mut whole = 0;
     for round in 0..KILLS {
-        // A new store now and then: otherwise the image is soon whole, and nothing is left to break.
         let mut child = Command::new(bin("berthctl"))
             .env("KUBECONFIG", lab.node.kubeconfig())
             .args(["image", "pull", "--quiet", &name])
@@ -240,15 +301,30 @@ fn killed_at_any_point_the_store_is_clean_and_goes_on() {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        // Points in time, not a wait for something: anywhere from before the pull to after its end.
-        std::thread::sleep(Duration::from_millis(state % 260));
+        // Most of the time from when the layers are asked for, else from the very beginning.
+        if state % 4 > 0 {
+            let before = proxy.blobs().len();
+            let end = Instant::now() + Duration::from_secs(20);
+            while proxy.blobs().len() == before
+                && Instant::now() < end
+                && matches!(child.try_wait(), Ok(None))
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        // A point in time, anywhere from the first byte to after the last: nothing is waited for.
+        std::thread::sleep(Duration::from_millis(state / 7 % 300));
         lab.node.kill_daemon();
         child.wait().expect("reap berthctl");
         lab.node.spawn();
         lab.assert_clean();
         if lab.node.ctl(&["image", "inspect", &name]).status.success() {
             whole += 1;
-            assert_eq!(lab.content(&name, "d/f35-3"), noise(35, 150_000)[21_000..28_000], "round {round}");
+            assert_eq!(
+                lab.content(&name, "d/f35-3"),
+                noise(35, 150_000)[21_000..28_000],
+                "round {round}"
+            );
             lab.node.ctl(&["image", "rm", &name]).ok();
             lab.assert_empty();
         }

@@ -17,7 +17,11 @@ pub fn digest(bytes: &[u8]) -> String {
 
 /// This machine's architecture, as images name it.
 pub fn architecture() -> &'static str {
-    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
+    if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        "amd64"
+    }
 }
 
 /// A layer's plain archive of files.
@@ -36,7 +40,9 @@ pub fn files(entries: &[(&str, &[u8])]) -> Vec<u8> {
         header.set_gid(0);
         header.set_mtime(1_000_000_000);
         header.set_size(content.len() as u64);
-        builder.append_data(&mut header, path, *content).expect("write the archive");
+        builder
+            .append_data(&mut header, path, *content)
+            .expect("write the archive");
     }
     builder.into_inner().expect("finish the archive")
 }
@@ -198,22 +204,36 @@ fn exchange(port: u16, head: &str, body: &[u8]) -> (u16, String) {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("receive");
     let answer = String::from_utf8_lossy(&answer).into_owned();
-    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+    let status = answer
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .expect("a status");
     (status, answer)
 }
 
 pub fn put_blob(port: u16, repository: &str, blob: &[u8]) {
-    let (status, answer) = exchange(port, &format!("POST /v2/{repository}/blobs/uploads/ HTTP/1.1"), b"");
+    let (status, answer) = exchange(
+        port,
+        &format!("POST /v2/{repository}/blobs/uploads/ HTTP/1.1"),
+        b"",
+    );
     assert_eq!(status, 202, "{answer}");
     let location = answer
         .lines()
         .find_map(|line| {
             let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case("location").then(|| value.trim().to_owned())
+            name.eq_ignore_ascii_case("location")
+                .then(|| value.trim().to_owned())
         })
         .expect("a location");
-    let path = location.split_once("//").map_or(location.as_str(), |(_, rest)| &rest[rest.find('/').expect("a path")..]);
-    let head = format!("PUT {path}&digest={} HTTP/1.1\r\nContent-Type: application/octet-stream", digest(blob));
+    let path = location.split_once("//").map_or(location.as_str(), |(_, rest)| {
+        &rest[rest.find('/').expect("a path")..]
+    });
+    let head = format!(
+        "PUT {path}&digest={} HTTP/1.1\r\nContent-Type: application/octet-stream",
+        digest(blob)
+    );
     let (status, answer) = exchange(port, &head, blob);
     assert_eq!(status, 201, "{answer}");
 }

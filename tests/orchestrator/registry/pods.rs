@@ -14,7 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// The example application as an image; `version` is what it answers with.
 fn application(version: &str) -> Image {
     let program = std::fs::read(bin("user-service")).expect("read the application");
-    let settings = json!({ "Entrypoint": ["/user-service"], "Env": [format!("VERSION={version}"), "DATABASE_URL=x"] });
+    let settings =
+        json!({ "Entrypoint": ["/user-service"], "Env": [format!("VERSION={version}"), "DATABASE_URL=x"] });
     let layers = [
         (files(&[("user-service", &program)]), Packing::Gzip),
         (files(&[("version", version.as_bytes())]), Packing::Gzip),
@@ -83,7 +84,10 @@ fn events(lab: &Lab, name: &str) -> Vec<(String, String)> {
 fn event(lab: &Lab, name: &str, reason: &str, part: &str) {
     wait_for(&format!("{name}: event {reason} {part}"), PATIENCE, || {
         let all = events(lab, name);
-        if all.iter().any(|(r, message)| r == reason && message.contains(part)) {
+        if all
+            .iter()
+            .any(|(r, message)| r == reason && message.contains(part))
+        {
             Ok(())
         } else {
             Err(format!("{all:?}"))
@@ -124,7 +128,12 @@ fn the_pull_policy_decides_when_the_registry_is_asked() {
     let second = get(&lab, "always")["status"]["containerStatuses"][0]["imageID"].clone();
     assert_ne!(first, second);
     // The old image has no name any more, but pods that use it.
-    assert!(lab.node.ctl(&["image", "prune", "--all"]).ok().contains("Deleted 0 images"));
+    assert!(
+        lab.node
+            .ctl(&["image", "prune", "--all"])
+            .ok()
+            .contains("Deleted 0 images")
+    );
     lab.node.clear();
 }
 
@@ -137,12 +146,20 @@ fn a_pull_that_fails_says_why_and_backs_off() {
     let name = format!("{}/shop:v1", registry.host());
     pod(&lab, "early", &name, "Always", &json!({}));
     let message = waits(&lab, "early", "ImagePullBackOff");
-    assert!(message.contains("Back-off pulling image") && message.contains("MANIFEST_UNKNOWN"), "{message}");
-    event(&lab, "early", "Failed", &format!("Failed to pull image {name:?}: "));
+    assert!(
+        message.contains("Back-off pulling image") && message.contains("MANIFEST_UNKNOWN"),
+        "{message}"
+    );
+    event(
+        &lab,
+        "early",
+        "Failed",
+        &format!("Failed to pull image {name:?}: "),
+    );
     event(&lab, "early", "Failed", "Error: ErrImagePull");
     event(&lab, "early", "BackOff", "Back-off pulling image");
     event(&lab, "early", "Failed", "Error: ImagePullBackOff");
-    pod(&lab, "named-wrongly", "UPPER/case", "Always", &json!({}));
+    pod(&lab, "named-wrongly", "a//b", "Always", &json!({}));
     waits(&lab, "named-wrongly", "InvalidImageName");
     // It is tried again by itself.
     application("one").push(registry.port, "shop", "v1");
@@ -160,10 +177,14 @@ fn pull_secrets_of_pod_and_service_account_are_used() {
     application("one").push(open.port, "shop", "v1");
     let registry = Registry::start(&Auth::Password);
     let source = format!("{}/shop:v1", open.host());
-    let names: Vec<String> = (0..2).map(|n| format!("{}/shop{n}:v1", registry.host())).collect();
+    let names: Vec<String> = (0..2)
+        .map(|n| format!("{}/shop{n}:v1", registry.host()))
+        .collect();
     lab.pull(&source);
     for name in &names {
-        lab.node.ctl(&["image", "push", &source, name, "--creds", "tester:secret"]).ok();
+        lab.node
+            .ctl(&["image", "push", &source, name, "--creds", "tester:secret"])
+            .ok();
     }
     let secret = |name: &str, password: &str| {
         let config = json!({"auths": {registry.host(): {"username": "tester", "password": password}}});
@@ -189,7 +210,13 @@ fn pull_secrets_of_pod_and_service_account_are_used() {
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "shop"},
         "imagePullSecrets": [{"name": "account"}]});
     feed(&lab.node, &["apply", "-f", "-"], &account.to_string()).ok();
-    pod(&lab, "accounted", &names[1], "Always", &json!({"serviceAccountName": "shop"}));
+    pod(
+        &lab,
+        "accounted",
+        &names[1],
+        "Always",
+        &json!({"serviceAccountName": "shop"}),
+    );
     runs(&lab, "accounted");
     lab.node.clear();
 }
@@ -204,13 +231,29 @@ fn a_registry_that_hangs_holds_up_nobody() {
     let hanging = Fake::start();
     hanging.answer("/v2/x/manifests/1", 0, "", b"");
     for number in 0..5 {
-        pod(&lab, &format!("stuck{number}"), &format!("{}/x:1", hanging.host()), "Always", &json!({}));
+        pod(
+            &lab,
+            &format!("stuck{number}"),
+            &format!("{}/x:1", hanging.host()),
+            "Always",
+            &json!({}),
+        );
     }
     wait_for("the registry to be asked", PATIENCE, || {
-        let count = hanging.asked().iter().filter(|asked| asked.path.ends_with("/manifests/1")).count();
+        let count = hanging
+            .asked()
+            .iter()
+            .filter(|asked| asked.path.ends_with("/manifests/1"))
+            .count();
         if count == 5 { Ok(()) } else { Err(count) }
     });
-    pod(&lab, "free", &format!("{}/shop:v1", registry.host()), "Always", &json!({}));
+    pod(
+        &lab,
+        "free",
+        &format!("{}/shop:v1", registry.host()),
+        "Always",
+        &json!({}),
+    );
     runs(&lab, "free");
     assert!(waits(&lab, "stuck0", "ContainerCreating").is_empty());
     // A pod that waits for its image can be deleted at once: the limit of an answer is a minute.
@@ -218,9 +261,17 @@ fn a_registry_that_hangs_holds_up_nobody() {
     lab.node.ctl(&["delete", "pod", "stuck0"]).ok();
     wait_for("the pod to be gone", PATIENCE, || {
         let outcome = lab.node.ctl(&["get", "pod", "stuck0"]);
-        if outcome.status.success() { Err(outcome.stdout) } else { Ok(()) }
+        if outcome.status.success() {
+            Err(outcome.stdout)
+        } else {
+            Ok(())
+        }
     });
-    assert!(before.elapsed() < Duration::from_secs(50), "{:?}", before.elapsed());
+    assert!(
+        before.elapsed() < Duration::from_secs(50),
+        "{:?}",
+        before.elapsed()
+    );
     lab.node.clear();
 }
 
@@ -230,7 +281,12 @@ fn unused_images_make_room_when_the_disk_is_full() {
     need_program!("docker-registry");
     // Pods and images on a disk of 64 MiB; half of it in use is too much.
     let lab = Lab::with(&[
-        "--image-gc-high-threshold", "60", "--image-gc-low-threshold", "40", "--image-minimum-gc-age", "0",
+        "--image-gc-high-threshold",
+        "60",
+        "--image-gc-low-threshold",
+        "40",
+        "--image-minimum-gc-age",
+        "0",
     ]);
     let mut lab = lab;
     lab.node.kill_daemon();
@@ -255,7 +311,11 @@ fn unused_images_make_room_when_the_disk_is_full() {
             (files(&[("noise", &noise(50 + number, 6 << 20))]), Packing::Gzip),
             (files(&[("user-service", &program)]), Packing::Gzip),
         ];
-        Image::with(&layers, &settings, super::image::architecture(), false).push(registry.port, "app", &number.to_string());
+        Image::with(&layers, &settings, super::image::architecture(), false).push(
+            registry.port,
+            "app",
+            &number.to_string(),
+        );
     }
     let name = |number: u64| format!("{}/app:{number}", registry.host());
     pod(&lab, "user", &name(0), "IfNotPresent", &json!({}));
@@ -265,9 +325,18 @@ fn unused_images_make_room_when_the_disk_is_full() {
     // The one in use stays; of the others at least the older one goes.
     wait_for("the unused image to go", PATIENCE, || {
         let list = lab.node.ctl(&["image", "ls", "-o", "name"]).ok();
-        if list.contains(&name(1)) { Err(list) } else { Ok(()) }
+        if list.contains(&name(1)) {
+            Err(list)
+        } else {
+            Ok(())
+        }
     });
-    assert!(lab.node.ctl(&["image", "ls", "-o", "name"]).ok().contains(&name(0)));
+    assert!(
+        lab.node
+            .ctl(&["image", "ls", "-o", "name"])
+            .ok()
+            .contains(&name(0))
+    );
     lab.assert_clean();
     lab.node.clear();
     // The disk goes with the test's mount namespace.

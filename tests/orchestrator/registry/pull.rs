@@ -1,7 +1,9 @@
 //! Pulls that go well, and those that are refused.
 
 use super::Lab;
-use super::image::{Image, OCI_INDEX, OCI_MANIFEST, Packing, architecture, digest, files, index, noise, put_manifest};
+use super::image::{
+    Image, OCI_INDEX, OCI_MANIFEST, Packing, architecture, digest, files, index, noise, put_manifest,
+};
 use super::server::{Auth, Fake, Fault, Proxy, Registry, TokenServer, key_and_certificate};
 use harness::{need_program, need_root};
 use serde_json::json;
@@ -9,10 +11,19 @@ use serde_json::json;
 /// Layers in all packings, the last over the first.
 fn mixed() -> Vec<(Vec<u8>, Packing)> {
     vec![
-        (files(&[("etc/", b""), ("etc/a", b"lowest"), ("app", b"#!")]), Packing::Gzip),
-        (files(&[("etc/", b""), ("etc/b", &noise(1, 300_000))]), Packing::Zstd),
+        (
+            files(&[("etc/", b""), ("etc/a", b"lowest"), ("app", b"#!")]),
+            Packing::Gzip,
+        ),
+        (
+            files(&[("etc/", b""), ("etc/b", &noise(1, 300_000))]),
+            Packing::Zstd,
+        ),
         (files(&[("etc/c", &noise(2, 200_000))]), Packing::ZstdChunked),
-        (files(&[("etc/a", b"topmost"), ("etc/.wh.b", b"")]), Packing::Plain),
+        (
+            files(&[("etc/a", b"topmost"), ("etc/.wh.b", b"")]),
+            Packing::Plain,
+        ),
     ]
 }
 
@@ -25,7 +36,12 @@ fn an_image_is_pulled_by_tag_by_digest_and_for_this_machine() {
     let proxy = Proxy::start(registry.port, |_| Fault::None);
     let (image, other) = (
         Image::new(&mixed()),
-        Image::with(&[(files(&[("x", b"y")]), Packing::Gzip)], &json!({}), "s390x", false),
+        Image::with(
+            &[(files(&[("x", b"y")]), Packing::Gzip)],
+            &json!({}),
+            "s390x",
+            false,
+        ),
     );
     image.push(registry.port, "team/app", "single");
     other.push(registry.port, "team/app", "other");
@@ -34,7 +50,10 @@ fn an_image_is_pulled_by_tag_by_digest_and_for_this_machine() {
 
     let name = format!("{}/team/app:1", proxy.host());
     let first = lab.pull(&name);
-    assert!(first.contains(&image.digest()) && first.contains("pulled"), "{first}");
+    assert!(
+        first.contains(&image.digest()) && first.contains("pulled"),
+        "{first}"
+    );
     assert_eq!(lab.content(&name, "etc/a"), b"topmost");
     assert_eq!(lab.content(&name, "etc/c"), noise(2, 200_000));
     let shown = lab.inspect(&name);
@@ -63,7 +82,10 @@ fn an_image_is_pulled_by_tag_by_digest_and_for_this_machine() {
     let message = lab.refused(&format!("{}/team/app:other", proxy.host()));
     assert!(message.contains("linux/s390x"), "{message}");
     let message = lab.refused(&format!("{}/team/app:none", proxy.host()));
-    assert!(message.contains("404") && message.contains("MANIFEST_UNKNOWN"), "{message}");
+    assert!(
+        message.contains("404") && message.contains("MANIFEST_UNKNOWN"),
+        "{message}"
+    );
     let message = lab.refused("127.0.0.1:1/a");
     assert!(message.contains("cannot connect to 127.0.0.1:1"), "{message}");
     lab.assert_empty();
@@ -79,7 +101,11 @@ fn docker_s_media_types_and_a_shared_base_are_understood() {
     let base = (files(&[("base", &noise(7, 2_000_000))]), Packing::Gzip);
     let own = |text: &str| (files(&[("own", text.as_bytes())]), Packing::Gzip);
     for (tag, text) in [("1", "one"), ("2", "two")] {
-        Image::with(&[base.clone(), own(text)], &json!({}), architecture(), true).push(registry.port, "app", tag);
+        Image::with(&[base.clone(), own(text)], &json!({}), architecture(), true).push(
+            registry.port,
+            "app",
+            tag,
+        );
     }
     lab.pull(&format!("{}/app:1", proxy.host()));
     proxy.forget();
@@ -89,7 +115,10 @@ fn docker_s_media_types_and_a_shared_base_are_understood() {
     assert!(second.contains("B transferred"), "{second}");
     assert_eq!(lab.content(&format!("{}/app:2", proxy.host()), "own"), b"two");
     assert_eq!(lab.files("layers").len(), 3);
-    let history = lab.node.ctl(&["image", "history", &format!("{}/app:2", proxy.host())]).ok();
+    let history = lab
+        .node
+        .ctl(&["image", "history", &format!("{}/app:2", proxy.host())])
+        .ok();
     assert_eq!(history.matches("a test").count(), 2, "{history}");
     let usage = lab.node.ctl(&["image", "df"]).ok();
     assert!(usage.contains("Layers (unpacked)"), "{usage}");
@@ -127,9 +156,14 @@ fn passwords_and_tokens_open_a_registry() {
 
         let message = lab.refused(&name);
         assert!(message.contains("refuses access to team/app"), "{message}");
-        let wrong = lab.node.ctl(&["image", "pull", &name, "--creds", "tester:wrong"]).err();
+        let wrong = lab
+            .node
+            .ctl(&["image", "pull", &name, "--creds", "tester:wrong"])
+            .err();
         assert!(wrong.contains("were refused"), "{wrong}");
-        lab.node.ctl(&["image", "pull", &name, "--creds", "tester:secret"]).ok();
+        lab.node
+            .ctl(&["image", "pull", &name, "--creds", "tester:secret"])
+            .ok();
         lab.node.ctl(&["image", "rm", &name]).ok();
 
         // Where docker login leaves them.
@@ -156,8 +190,16 @@ fn passwords_and_tokens_open_a_registry() {
     lab.node
         .ctl(&["image", "pull", &name, "--authfile", file.to_str().expect("text")])
         .ok();
-    assert!(tokens.given().contains(&"repository:team/app:pull".to_owned()), "{:?}", tokens.given());
-    assert!(tokens.given().contains(&"repository:team/app:pull,push".to_owned()));
+    assert!(
+        tokens.given().contains(&"repository:team/app:pull".to_owned()),
+        "{:?}",
+        tokens.given()
+    );
+    assert!(
+        tokens
+            .given()
+            .contains(&"repository:team/app:pull,push".to_owned())
+    );
     let malformed = lab.node.ctl(&["image", "pull", &name, "--creds", "tester"]).err();
     assert!(malformed.contains("USER:PASSWORD"), "{malformed}");
 }
@@ -186,7 +228,12 @@ fn mirrors_come_first_and_blocked_registries_never() {
     };
     conf("");
     lab.pull("r.example/team/app:1");
-    assert_eq!((before.asked().len(), behind.blobs().len()), (0, 5), "{:?}", before.asked());
+    assert_eq!(
+        (before.asked().len(), behind.blobs().len()),
+        (0, 5),
+        "{:?}",
+        before.asked()
+    );
     lab.node.ctl(&["image", "rm", "r.example/team/app:1"]).ok();
     // For names by tag, this mirror is not asked.
     conf("pull-from-mirror = 'digest-only'\n");
@@ -202,13 +249,19 @@ fn mirrors_come_first_and_blocked_registries_never() {
     lab.node.ctl(&["image", "rm", "r.example/team/only:1"]).ok();
     lab.pull("r.example/team/app:1");
     let message = lab.refused("r.example/team/none:1");
-    assert!(message.contains("from any of its places") && message.contains(&behind.host()), "{message}");
+    assert!(
+        message.contains("from any of its places") && message.contains(&behind.host()),
+        "{message}"
+    );
 
     conf("[[registry]]\nlocation = 'evil.example'\nblocked = true\n");
     assert!(lab.refused("evil.example/x").contains("is blocked by"));
     lab.write("registries.conf", "[[registry]]\nlocatoin = 'x'\n");
     let message = lab.refused("r.example/team/app:1");
-    assert!(message.contains("registries.conf") && message.contains("locatoin"), "{message}");
+    assert!(
+        message.contains("registries.conf") && message.contains("locatoin"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -237,7 +290,10 @@ fn certificates_are_verified_unless_the_configuration_says_otherwise() {
     assert!(lab.refused(&name).contains("cannot agree on TLS"));
     lab.write(
         "registries.conf",
-        &format!("[[registry]]\nlocation = '{}'\ninsecure = true\n", registry.host()),
+        &format!(
+            "[[registry]]\nlocation = '{}'\ninsecure = true\n",
+            registry.host()
+        ),
     );
     lab.pull(&name);
 }
@@ -248,7 +304,13 @@ fn what_is_no_image_is_refused_with_the_reason() {
     let lab = Lab::new();
     let fake = Fake::start();
     let image = Image::new(&[(files(&[("a", b"b")]), Packing::Gzip)]);
-    let blob = |bytes: &[u8]| fake.set(&format!("/v2/x/blobs/{}", digest(bytes)), "application/octet-stream", bytes);
+    let blob = |bytes: &[u8]| {
+        fake.set(
+            &format!("/v2/x/blobs/{}", digest(bytes)),
+            "application/octet-stream",
+            bytes,
+        )
+    };
     blob(&image.config);
     blob(&image.layers[0]);
     let manifest = |change: &dyn Fn(&mut serde_json::Value)| {
@@ -258,32 +320,77 @@ fn what_is_no_image_is_refused_with_the_reason() {
     };
     let big = noise(3, 9 << 20);
     let cases: Vec<(&str, &str, Vec<u8>)> = vec![
-        ("foreign layer", OCI_MANIFEST, manifest(&|m| {
-            m["layers"][0]["mediaType"] = json!("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip");
-            m["layers"][0]["urls"] = json!(["https://elsewhere.example/x"]);
-        })),
-        ("is encrypted", OCI_MANIFEST, manifest(&|m| {
-            m["layers"][0]["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar+gzip+encrypted");
-        })),
-        ("no layer of a container image", OCI_MANIFEST, manifest(&|m| {
-            m["layers"][0]["mediaType"] = json!("text/plain");
-        })),
-        ("is an artifact", OCI_MANIFEST, manifest(&|m| {
-            m["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json");
-        })),
-        ("gave up in 2019", "application/vnd.docker.distribution.manifest.v1+prettyjws", manifest(&|m| {
-            m["schemaVersion"] = json!(1);
-        })),
-        ("read as an index and as a manifest", OCI_MANIFEST, manifest(&|m| m["manifests"] = json!([]))),
+        (
+            "foreign layer",
+            OCI_MANIFEST,
+            manifest(&|m| {
+                m["layers"][0]["mediaType"] =
+                    json!("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip");
+                m["layers"][0]["urls"] = json!(["https://elsewhere.example/x"]);
+            }),
+        ),
+        (
+            "is encrypted",
+            OCI_MANIFEST,
+            manifest(&|m| {
+                m["layers"][0]["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar+gzip+encrypted");
+            }),
+        ),
+        (
+            "no layer of a container image",
+            OCI_MANIFEST,
+            manifest(&|m| {
+                m["layers"][0]["mediaType"] = json!("text/plain");
+            }),
+        ),
+        (
+            "is an artifact",
+            OCI_MANIFEST,
+            manifest(&|m| {
+                m["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json");
+            }),
+        ),
+        (
+            "gave up in 2019",
+            "application/vnd.docker.distribution.manifest.v1+prettyjws",
+            manifest(&|m| {
+                m["schemaVersion"] = json!(1);
+            }),
+        ),
+        (
+            "read as an index and as a manifest",
+            OCI_MANIFEST,
+            manifest(&|m| m["manifests"] = json!([])),
+        ),
         ("says something else", OCI_INDEX, image.manifest.clone()),
-        ("has 2 layers, but its config 1", OCI_MANIFEST, manifest(&|m| {
-            let layer = m["layers"][0].clone();
-            m["layers"].as_array_mut().expect("a list").push(layer);
-        })),
-        ("bytes, not 7", OCI_MANIFEST, manifest(&|m| m["layers"][0]["size"] = json!(7))),
-        ("not 9999999999 as its descriptor says", OCI_MANIFEST, manifest(&|m| m["config"]["size"] = json!(9_999_999_999_u64))),
-        ("unusable digest", OCI_MANIFEST, manifest(&|m| m["layers"][0]["digest"] = json!("sha256:../../../etc/passwd"))),
-        ("404", OCI_MANIFEST, manifest(&|m| m["layers"][0]["digest"] = json!(digest(b"nothing")))),
+        (
+            "has 2 layers, but its config 1",
+            OCI_MANIFEST,
+            manifest(&|m| {
+                let layer = m["layers"][0].clone();
+                m["layers"].as_array_mut().expect("a list").push(layer);
+            }),
+        ),
+        (
+            "bytes, not 7",
+            OCI_MANIFEST,
+            manifest(&|m| m["layers"][0]["size"] = json!(7)),
+        ),
+        (
+            "not 9999999999 as its descriptor says",
+            OCI_MANIFEST,
+            manifest(&|m| m["config"]["size"] = json!(9_999_999_999_u64)),
+        ),
+        (
+            "is malformed",
+            OCI_MANIFEST,
+            manifest(&|m| m["layers"][0]["digest"] = json!("sha256:../../../etc/passwd")),
+        ),
+        (
+            "404",
+            OCI_MANIFEST,
+            manifest(&|m| m["layers"][0]["digest"] = json!(digest(b"nothing"))),
+        ),
         ("malformed", OCI_MANIFEST, b"{".to_vec()),
         ("no platform", OCI_INDEX, index(&[])),
         ("more than 8388608 bytes", OCI_MANIFEST, big),
@@ -291,12 +398,23 @@ fn what_is_no_image_is_refused_with_the_reason() {
     for (number, (expected, media_type, body)) in cases.iter().enumerate() {
         fake.set(&format!("/v2/x/manifests/{number}"), media_type, body);
         let message = lab.refused(&format!("{}/x:{number}", fake.host()));
-        assert!(message.contains(expected) && message.lines().last().is_some_and(|line| line.starts_with("error: ")), "{expected}: {message}");
+        assert!(
+            message.contains(expected)
+                && message
+                    .lines()
+                    .last()
+                    .is_some_and(|line| line.starts_with("error: ")),
+            "{expected}: {message}"
+        );
         lab.assert_empty();
     }
     // Named by a digest that the content does not have.
     let wanted = digest(b"something else");
-    fake.set(&format!("/v2/x/manifests/{wanted}"), OCI_MANIFEST, &image.manifest);
+    fake.set(
+        &format!("/v2/x/manifests/{wanted}"),
+        OCI_MANIFEST,
+        &image.manifest,
+    );
     let message = lab.refused(&format!("{}/x@{wanted}", fake.host()));
     assert!(message.contains("refused"), "{message}");
     // A layer that is not what the config says it is uncompressed.
@@ -304,10 +422,14 @@ fn what_is_no_image_is_refused_with_the_reason() {
     config["rootfs"]["diff_ids"][0] = json!(digest(b"other content"));
     let config = config.to_string().into_bytes();
     blob(&config);
-    fake.set("/v2/x/manifests/diff", OCI_MANIFEST, &manifest(&|m| {
-        m["config"]["digest"] = json!(digest(&config));
-        m["config"]["size"] = json!(config.len());
-    }));
+    fake.set(
+        "/v2/x/manifests/diff",
+        OCI_MANIFEST,
+        &manifest(&|m| {
+            m["config"]["digest"] = json!(digest(&config));
+            m["config"]["size"] = json!(config.len());
+        }),
+    );
     let message = lab.refused(&format!("{}/x:diff", fake.host()));
     assert!(message.contains("uncompressed content"), "{message}");
     // A registry that wants us to talk to somebody else in the clear gets no password.

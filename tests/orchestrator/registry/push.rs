@@ -9,10 +9,18 @@ use std::process::Command;
 
 fn sample() -> Image {
     let layers = [
-        (files(&[("etc/", b""), ("etc/a", b"1"), ("big", &noise(21, 400_000))]), Packing::Gzip),
+        (
+            files(&[("etc/", b""), ("etc/a", b"1"), ("big", &noise(21, 400_000))]),
+            Packing::Gzip,
+        ),
         (files(&[("etc/b", b"2")]), Packing::Zstd),
     ];
-    Image::with(&layers, &json!({ "Cmd": ["/big"], "Labels": { "x": "y" } }), architecture(), false)
+    Image::with(
+        &layers,
+        &json!({ "Cmd": ["/big"], "Labels": { "x": "y" } }),
+        architecture(),
+        false,
+    )
 }
 
 #[test]
@@ -35,7 +43,11 @@ fn an_image_is_pushed_byte_for_byte_and_blobs_are_mounted() {
     proxy.forget();
     let again = lab.node.ctl(&["image", "push", &target]).ok();
     assert!(again.contains("0B transferred"), "{again}");
-    assert!(!proxy.asked().iter().any(|asked| asked.method == "POST"), "{:?}", proxy.asked());
+    assert!(
+        !proxy.asked().iter().any(|asked| asked.method == "POST"),
+        "{:?}",
+        proxy.asked()
+    );
     // Into another repository of the same registry the blobs are mounted.
     let other = format!("{}/e/f:3", proxy.host());
     let mounted = lab.node.ctl(&["image", "push", &target, &other]).ok();
@@ -58,8 +70,18 @@ fn an_image_is_pushed_byte_for_byte_and_blobs_are_mounted() {
         assert!(message.contains(expected), "{message}");
     }
     let digest = format!("x@{}", image.digest());
-    assert!(lab.node.ctl(&["image", "tag", &other, &digest]).err().contains("give a tag"));
-    assert!(lab.node.ctl(&["image", "tag", "none", "x"]).err().contains("NotFound"));
+    assert!(
+        lab.node
+            .ctl(&["image", "tag", &other, &digest])
+            .err()
+            .contains("give a tag")
+    );
+    assert!(
+        lab.node
+            .ctl(&["image", "tag", "none", "x"])
+            .err()
+            .contains("NotFound")
+    );
 }
 
 #[test]
@@ -78,7 +100,16 @@ fn saved_images_load_again_in_every_form() {
         let path = path.to_str().expect("a path of text");
         let saved = lab
             .node
-            .ctl(&["image", "save", &name, "second:name", "--format", format, "-o", path])
+            .ctl(&[
+                "image",
+                "save",
+                &name,
+                "second:name",
+                "--format",
+                format,
+                "-o",
+                path,
+            ])
             .ok();
         assert!(saved.contains(path), "{saved}");
         for name in [name.as_str(), "second:name"] {
@@ -114,10 +145,21 @@ fn saved_images_load_again_in_every_form() {
     let full = lab.node.path().join("oci-dir");
     let full = lab
         .node
-        .ctl(&["image", "save", &name, "--format", "oci-dir", "-o", full.to_str().expect("text")])
+        .ctl(&[
+            "image",
+            "save",
+            &name,
+            "--format",
+            "oci-dir",
+            "-o",
+            full.to_str().expect("text"),
+        ])
         .err();
     assert!(full.contains("is not empty"), "{full}");
-    let unnamed = lab.node.ctl(&["image", "save", &name, "--format", "oci-dir"]).err();
+    let unnamed = lab
+        .node
+        .ctl(&["image", "save", &name, "--format", "oci-dir"])
+        .err();
     assert!(unnamed.contains("--output"), "{unnamed}");
     let root = lab.node.ctl(&["image", "load", "/etc"]).err();
     assert!(root.contains("image import"), "{root}");
@@ -135,12 +177,18 @@ fn damage_is_found_and_repaired() {
     lab.pull(&name);
     lab.assert_clean();
     let blob = digest(&image.layers[0]);
-    let path = lab.store().join("blobs/sha256").join(blob.trim_start_matches("sha256:"));
+    let path = lab
+        .store()
+        .join("blobs/sha256")
+        .join(blob.trim_start_matches("sha256:"));
     let mut bytes = std::fs::read(&path).expect("the blob");
     bytes[1000] ^= 1;
     std::fs::write(&path, bytes).expect("damage it");
     let found = lab.node.ctl(&["image", "check"]);
-    assert!(!found.status.success() && found.stdout.contains(&blob), "{found:?}");
+    assert!(
+        !found.status.success() && found.stdout.contains(&blob),
+        "{found:?}"
+    );
     assert!(found.stdout.contains("lacks blob"), "{found:?}");
     let repaired = lab.node.ctl(&["image", "check", "--repair"]);
     assert!(repaired.stderr.contains("pull or import"), "{repaired:?}");

@@ -60,7 +60,11 @@ impl Registry {
             }
         };
         let tls = tls.map_or(String::new(), |(certificate, key)| {
-            format!(", tls: {{certificate: {}, key: {}}}", certificate.display(), key.display())
+            format!(
+                ", tls: {{certificate: {}, key: {}}}",
+                certificate.display(),
+                key.display()
+            )
         });
         let config = format!(
             "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {root}/data}}, delete: {{enabled: true}}}}\nhttp: {{addr: '127.0.0.1:{port}', secret: x{tls}}}\n{auth}"
@@ -113,6 +117,14 @@ pub struct Asked {
 
 impl Asked {
     fn read(stream: &mut BufReader<TcpStream>) -> Option<(Self, Vec<u8>)> {
+        // Somebody who tries TLS is sent away, as any server of plain HTTP does.
+        if stream.fill_buf().ok()?.first() == Some(&0x16) {
+            stream
+                .get_mut()
+                .write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+                .ok()?;
+            return None;
+        }
         let mut head = Vec::new();
         loop {
             let before = head.len();
@@ -280,7 +292,8 @@ impl Fake {
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let port = listener.local_addr().expect("address").port();
-        let (answers, asked): (Arc<Mutex<BTreeMap<String, Answer>>>, Arc<Mutex<Vec<Asked>>>) = Default::default();
+        let (answers, asked): (Arc<Mutex<BTreeMap<String, Answer>>>, Arc<Mutex<Vec<Asked>>>) =
+            Default::default();
         let (known, seen) = (Arc::clone(&answers), Arc::clone(&asked));
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
@@ -393,8 +406,24 @@ pub fn key_and_certificate(dir: &Path, name: &str) -> (std::path::PathBuf, std::
     let (key, certificate) = (dir.join("key.pem"), dir.join("certificate.pem"));
     harness::run(
         Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
-            .args(["-subj", &format!("/CN={name}"), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout"])
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+                "-days",
+                "2",
+            ])
+            .args([
+                "-subj",
+                &format!("/CN={name}"),
+                "-addext",
+                "subjectAltName=IP:127.0.0.1",
+                "-keyout",
+            ])
             .arg(&key)
             .arg("-out")
             .arg(&certificate),
@@ -481,7 +510,11 @@ fn token(key: &[u8], pem: &str, scopes: &[String]) -> String {
         "iss": "tester", "sub": "tester", "aud": "test", "exp": now + 60, "nbf": now - 10, "iat": now,
         "jti": "1", "access": access,
     });
-    let message = format!("{}.{}", url.encode(header.to_string()), url.encode(claims.to_string()));
+    let message = format!(
+        "{}.{}",
+        url.encode(header.to_string()),
+        url.encode(claims.to_string())
+    );
     let random = ring::rand::SystemRandom::new();
     let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key, &random).expect("a P-256 key");
     let signature = pair.sign(&random, message.as_bytes()).expect("sign");

@@ -20,8 +20,11 @@ impl Tools {
         let root = dir.path().display();
         let conf = format!("[storage]\ndriver = 'vfs'\ngraphroot = '{root}/graph'\nrunroot = '{root}/run'\n");
         std::fs::write(dir.path().join("storage.conf"), conf).expect("write");
-        std::fs::write(dir.path().join("policy.json"), r#"{"default":[{"type":"insecureAcceptAnything"}]}"#)
-            .expect("write");
+        std::fs::write(
+            dir.path().join("policy.json"),
+            r#"{"default":[{"type":"insecureAcceptAnything"}]}"#,
+        )
+        .expect("write");
         std::fs::write(dir.path().join("registries.conf"), "").expect("write");
         Self { dir }
     }
@@ -30,7 +33,10 @@ impl Tools {
         run(Command::new(program)
             .current_dir(self.dir.path())
             .env("CONTAINERS_STORAGE_CONF", self.dir.path().join("storage.conf"))
-            .env("CONTAINERS_REGISTRIES_CONF", self.dir.path().join("registries.conf"))
+            .env(
+                "CONTAINERS_REGISTRIES_CONF",
+                self.dir.path().join("registries.conf"),
+            )
             .env("TMPDIR", self.dir.path())
             .env("HOME", self.dir.path())
             .args(arguments))
@@ -47,11 +53,26 @@ impl Tools {
         std::fs::copy(bin("user-service"), context.join("user-service")).expect("copy the application");
         let file = "FROM scratch\nCOPY user-service /user-service\nENV VERSION=built DATABASE_URL=x\nENTRYPOINT [\"/user-service\"]\n";
         std::fs::write(context.join("Containerfile"), file).expect("write");
-        self.run(buildah, &[
-            "--signature-policy", &self.path("policy.json"), "build", "--isolation", "chroot",
-            "--signature-policy", &self.path("policy.json"), "--format", format, "--layers=false", "--network", "host",
-            "-t", name, "context",
-        ])
+        self.run(
+            buildah,
+            &[
+                "--signature-policy",
+                &self.path("policy.json"),
+                "build",
+                "--isolation",
+                "chroot",
+                "--signature-policy",
+                &self.path("policy.json"),
+                "--format",
+                format,
+                "--layers=false",
+                "--network",
+                "host",
+                "-t",
+                name,
+                "context",
+            ],
+        )
         .ok();
     }
 }
@@ -92,7 +113,18 @@ fn what_buildah_builds_loads_and_runs() {
                 _ => format!("{transport}:{path}"),
             };
             tools
-                .run(&buildah, &["--signature-policy", &tools.path("policy.json"), "push", "--signature-policy", &tools.path("policy.json"), &name, &target])
+                .run(
+                    &buildah,
+                    &[
+                        "--signature-policy",
+                        &tools.path("policy.json"),
+                        "push",
+                        "--signature-policy",
+                        &tools.path("policy.json"),
+                        &name,
+                        &target,
+                    ],
+                )
                 .ok();
             let own = format!("loaded:{format}-{number}");
             lab.node.ctl(&["image", "load", &path, "--name", &own]).ok();
@@ -118,7 +150,12 @@ fn podman_and_skopeo_write_what_we_read_and_read_what_we_write() {
     // docker save's form and OCI's, by podman save.
     for format in ["docker-archive", "oci-archive"] {
         let path = tools.path(&format!("podman-{format}"));
-        tools.run(&podman, &["save", "--format", format, "-o", &path, "localhost/built:1"]).ok();
+        tools
+            .run(
+                &podman,
+                &["save", "--format", format, "-o", &path, "localhost/built:1"],
+            )
+            .ok();
         let loaded = lab.node.ctl(&["image", "load", &path]).ok();
         assert!(loaded.contains("localhost/built:1"), "{format}: {loaded}");
         runs(&lab, &format!("podman-{format}"), "localhost/built:1");
@@ -127,14 +164,36 @@ fn podman_and_skopeo_write_what_we_read_and_read_what_we_write() {
     // By a registry: buildah's push and skopeo's copy in zstd, our pull.
     let target = format!("docker://{}/built:gzip", registry.host());
     tools
-        .run(&buildah, &["push", "--signature-policy", &policy, "--tls-verify=false", "localhost/built:1", &target])
+        .run(
+            &buildah,
+            &[
+                "push",
+                "--signature-policy",
+                &policy,
+                "--tls-verify=false",
+                "localhost/built:1",
+                &target,
+            ],
+        )
         .ok();
     let zstd = format!("docker://{}/built:zstd", registry.host());
     tools
-        .run(&skopeo, &[
-            "--policy", &policy, "copy", "--src-tls-verify=false", "--dest-tls-verify=false",
-            "--dest-compress-format", "zstd", "--format", "oci", &target, &zstd,
-        ])
+        .run(
+            &skopeo,
+            &[
+                "--policy",
+                &policy,
+                "copy",
+                "--src-tls-verify=false",
+                "--dest-tls-verify=false",
+                "--dest-compress-format",
+                "zstd",
+                "--format",
+                "oci",
+                &target,
+                &zstd,
+            ],
+        )
         .ok();
     for tag in ["gzip", "zstd"] {
         let name = format!("{}/built:{tag}", registry.host());
@@ -146,23 +205,55 @@ fn podman_and_skopeo_write_what_we_read_and_read_what_we_write() {
     let ours = format!("{}/ours:1", registry.host());
     lab.node.ctl(&["image", "push", &name, &ours]).ok();
     let inspected = tools
-        .run(&skopeo, &["--policy", &policy, "inspect", "--tls-verify=false", &format!("docker://{ours}")])
+        .run(
+            &skopeo,
+            &[
+                "--policy",
+                &policy,
+                "inspect",
+                "--tls-verify=false",
+                &format!("docker://{ours}"),
+            ],
+        )
         .ok();
     let id = lab.inspect(&name)["digest"].clone();
     let inspected: Value = serde_json::from_str(&inspected).expect("JSON");
     assert_eq!(inspected["Digest"], id);
     lab.node.ctl(&["image", "tag", &name, "back.example/app:1"]).ok();
-    for (format, transport) in [("docker-archive", "docker-archive"), ("oci-archive", "oci-archive"), ("oci-dir", "oci")] {
+    for (format, transport) in [
+        ("docker-archive", "docker-archive"),
+        ("oci-archive", "oci-archive"),
+        ("oci-dir", "oci"),
+    ] {
         let path = tools.path(&format!("ours-{format}"));
         lab.node
-            .ctl(&["image", "save", "back.example/app:1", "--format", format, "-o", &path])
+            .ctl(&[
+                "image",
+                "save",
+                "back.example/app:1",
+                "--format",
+                format,
+                "-o",
+                &path,
+            ])
             .ok();
         let copy = tools.path(&format!("copied-{format}"));
         tools
-            .run(&skopeo, &["--policy", &policy, "copy", &format!("{transport}:{path}"), &format!("dir:{copy}")])
+            .run(
+                &skopeo,
+                &[
+                    "--policy",
+                    &policy,
+                    "copy",
+                    &format!("{transport}:{path}"),
+                    &format!("dir:{copy}"),
+                ],
+            )
             .ok();
         if format != "oci-dir" {
-            let loaded = tools.run(&podman, &["--log-level", "error", "load", "-i", &path]).ok();
+            let loaded = tools
+                .run(&podman, &["--log-level", "error", "load", "-i", &path])
+                .ok();
             assert!(loaded.contains("back.example/app:1"), "{format}: {loaded}");
         }
     }

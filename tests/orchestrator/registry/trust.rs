@@ -1,7 +1,9 @@
 //! Trust policies: keys and signatures are made here, in the form that cosign gives them.
 
 use super::Lab;
-use super::image::{Image, OCI_INDEX, OCI_MANIFEST, Packing, architecture, digest, files, index, put_blob, put_manifest};
+use super::image::{
+    Image, OCI_INDEX, OCI_MANIFEST, Packing, architecture, digest, files, index, put_blob, put_manifest,
+};
 use super::server::{Auth, Registry};
 use base64::Engine as _;
 use harness::{need_program, need_root, run};
@@ -18,8 +20,18 @@ struct Signer {
 impl Signer {
     fn new(dir: &Path, name: &str, algorithm: &[&str]) -> Self {
         let (private, public) = (dir.join(format!("{name}.key")), dir.join(format!("{name}.pub")));
-        run(Command::new("openssl").arg("genpkey").args(algorithm).arg("-out").arg(&private)).ok();
-        run(Command::new("openssl").args(["pkey", "-pubout", "-in"]).arg(&private).arg("-out").arg(&public)).ok();
+        run(Command::new("openssl")
+            .arg("genpkey")
+            .args(algorithm)
+            .arg("-out")
+            .arg(&private))
+        .ok();
+        run(Command::new("openssl")
+            .args(["pkey", "-pubout", "-in"])
+            .arg(&private)
+            .arg("-out")
+            .arg(&public))
+        .ok();
         Self { private, public }
     }
 
@@ -56,7 +68,13 @@ impl Signer {
             }],
         });
         let tag = format!("{}.sig", image.replace(':', "-"));
-        put_manifest(registry.port, repository, &tag, OCI_MANIFEST, manifest.to_string().as_bytes());
+        put_manifest(
+            registry.port,
+            repository,
+            &tag,
+            OCI_MANIFEST,
+            manifest.to_string().as_bytes(),
+        );
     }
 }
 
@@ -93,11 +111,13 @@ fn only_what_is_signed_with_the_right_key_is_pulled() {
     let p256 = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
     let ours = Signer::new(&dir, "ours", &p256);
     let theirs = Signer::new(&dir, "theirs", &p256);
-    let rsa = Signer::new(&dir, "rsa", &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]);
+    let rsa = Signer::new(
+        &dir,
+        "rsa",
+        &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
+    );
     let host = registry.host();
-    let required = |signer: &Signer, identity: &str| {
-        json!([{"type": "sigstoreSigned", "keyPath": signer.public, "signedIdentity": {"type": identity}}])
-    };
+    let required = |signer: &Signer, identity: &str| json!([{"type": "sigstoreSigned", "keyPath": signer.public, "signedIdentity": {"type": identity}}]);
     policy(
         &lab,
         &json!({
@@ -157,7 +177,10 @@ fn only_what_is_signed_with_the_right_key_is_pulled() {
     assert!(lab.refused(&name("signed")).contains("ours.pub"));
     lab.write("policy.json", "{\"default\": [{\"type\": \"maybe\"}]}");
     let message = lab.refused(&name("open"));
-    assert!(message.contains("policy.json") && message.contains("maybe"), "{message}");
+    assert!(
+        message.contains("policy.json") && message.contains("maybe"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -169,9 +192,15 @@ fn an_attached_sbom_can_be_listed_and_required() {
     let host = registry.host();
     let (image, kind) = (sample("with an SBOM"), "application/spdx+json");
     image.push(registry.port, "app", "1");
-    policy(&lab, &json!({ host.clone(): [{"type": "referrer", "artifactType": kind}] }));
+    policy(
+        &lab,
+        &json!({ host.clone(): [{"type": "referrer", "artifactType": kind}] }),
+    );
     let name = format!("{host}/app:1");
-    assert!(lab.refused(&name).contains("requires an attached application/spdx+json"));
+    assert!(
+        lab.refused(&name)
+            .contains("requires an attached application/spdx+json")
+    );
 
     put_blob(registry.port, "app", b"{}");
     put_blob(registry.port, "app", b"{\"spdxVersion\":\"SPDX-2.3\"}");
@@ -190,7 +219,13 @@ fn an_attached_sbom_can_be_listed_and_required() {
             "annotations": {"org.opencontainers.image.created": "2026-01-01T00:00:00Z"},
         })]);
         // Debian's registry has no referrers API: the tag is the specification's way around that.
-        put_manifest(registry.port, "app", &image.digest().replace(':', "-"), OCI_INDEX, &list);
+        put_manifest(
+            registry.port,
+            "app",
+            &image.digest().replace(':', "-"),
+            OCI_INDEX,
+            &list,
+        );
     };
     // The list says so, but what it lists is something else, or belongs to another image.
     attach(&image.digest(), "application/other", kind);

@@ -251,7 +251,11 @@ impl Shared<'_> {
                 continue;
             };
             cuts += 1;
-            failures = if writer.position() > before { 1 } else { failures + 1 };
+            failures = if writer.position() > before {
+                1
+            } else {
+                failures + 1
+            };
             let transient = matches!(&error, PullError::Registry { source, .. } if source.is_transient());
             if !transient || failures > FAILURES || cuts > CUTS {
                 return Err(error);
@@ -291,11 +295,7 @@ impl Shared<'_> {
         let (digest, size) = (writer.download.digest, writer.download.size);
         let wrap = || PullError::registry(self.job.name, what(&digest));
         let from = writer.position();
-        let (url, mut response, start) = self
-            .job
-            .session
-            .blob(http, &digest, from)
-            .map_err(wrap())?;
+        let (url, mut response, start) = self.job.session.blob(http, &digest, from).map_err(wrap())?;
         if start > from {
             return Err(wrap()(RegistryError::Answer {
                 url: url.to_string(),

@@ -47,11 +47,7 @@ pub(crate) fn is_index(media_type: &str) -> bool {
 }
 
 /// Gets the document that a name means, checked against the name's digest.
-pub(crate) fn named(
-    session: &Session,
-    http: &mut Http<'_>,
-    name: &Reference,
-) -> Result<Fetched, PullError> {
+pub(crate) fn named(session: &Session, http: &mut Http<'_>, name: &Reference) -> Result<Fetched, PullError> {
     let version = match (name.digest(), name.tag()) {
         (Some(digest), _) => digest.to_string(),
         (None, tag) => tag.unwrap_or("latest").to_owned(),
@@ -123,7 +119,9 @@ fn media_type(name: &Reference, fetched: &Fetched) -> Result<String, PullError> 
             "the form that Docker gave up in 2019: push it again with a current tool",
         ));
     }
-    let generic = said.is_empty() || said.starts_with("application/json") || said.starts_with("text/plain")
+    let generic = said.is_empty()
+        || said.starts_with("application/json")
+        || said.starts_with("text/plain")
         || said == "application/octet-stream";
     let media_type = match (generic, shape.media_type.is_empty()) {
         (false, _) => said.to_owned(),
@@ -132,12 +130,18 @@ fn media_type(name: &Reference, fetched: &Fetched) -> Result<String, PullError> 
         (true, true) => MANIFEST.to_owned(),
     };
     if !shape.media_type.is_empty() && shape.media_type != media_type {
-        return Err(refused(&media_type, "but the document itself says something else"));
+        return Err(refused(
+            &media_type,
+            "but the document itself says something else",
+        ));
     }
     if (is_index(&media_type) && shape.layers.is_some())
         || (!is_index(&media_type) && shape.manifests.is_some())
     {
-        return Err(refused(&media_type, "but it can be read as an index and as a manifest"));
+        return Err(refused(
+            &media_type,
+            "but it can be read as an index and as a manifest",
+        ));
     }
     if !is_index(&media_type) && !matches!(media_type.as_str(), MANIFEST | DOCKER_MANIFEST) {
         return Err(refused(&media_type, "which is no image manifest or index"));
@@ -157,12 +161,11 @@ pub(crate) fn select(
         if !is_index(&fetched.media_type) {
             return Ok(fetched);
         }
-        let index: ImageIndex =
-            serde_json::from_slice(&fetched.bytes).map_err(|source| PullError::Json {
-                name: name.clone(),
-                what: "index",
-                source,
-            })?;
+        let index: ImageIndex = serde_json::from_slice(&fetched.bytes).map_err(|source| PullError::Json {
+            name: name.clone(),
+            what: "index",
+            source,
+        })?;
         let descriptor = for_host(index.manifests()).ok_or_else(|| PullError::Platform {
             name: name.clone(),
             found: platforms(index.manifests()),
@@ -206,9 +209,8 @@ fn for_host(manifests: &[Descriptor]) -> Option<&Descriptor> {
     let nested = |descriptor: &&Descriptor| {
         descriptor.platform().is_none() && is_index(descriptor.media_type().as_ref())
     };
-    let unsaid = |descriptor: &&Descriptor| {
-        descriptor.platform().is_none() && descriptor.artifact_type().is_none()
-    };
+    let unsaid =
+        |descriptor: &&Descriptor| descriptor.platform().is_none() && descriptor.artifact_type().is_none();
     manifests
         .iter()
         .filter(fits)
@@ -332,12 +334,11 @@ pub(crate) fn complete(
             found: config.len() as u64,
         });
     }
-    let document: ImageConfiguration =
-        serde_json::from_slice(&config).map_err(|source| PullError::Json {
-            name: name.clone(),
-            what: "config",
-            source,
-        })?;
+    let document: ImageConfiguration = serde_json::from_slice(&config).map_err(|source| PullError::Json {
+        name: name.clone(),
+        what: "config",
+        source,
+    })?;
     let found = format!("{}/{}", document.os(), document.architecture());
     let host = host_platform();
     if found != host {
@@ -366,11 +367,7 @@ pub(crate) fn complete(
         .zip(diff_ids)
         .zip(chains)
         .map(|(((blob, size), diff_id), chain)| Layer {
-            wanted: Wanted {
-                chain,
-                diff_id,
-                blob,
-            },
+            wanted: Wanted { chain, diff_id, blob },
             size,
         })
         .collect();

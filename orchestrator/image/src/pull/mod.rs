@@ -100,9 +100,9 @@ impl ImageStore {
             };
             match pull.run() {
                 Ok(pulled) => return Ok(pulled),
-                Err(
-                    error @ (PullError::Cancelled | PullError::Store(_) | PullError::Layer(_)),
-                ) => return Err(error),
+                Err(error @ (PullError::Cancelled | PullError::Store(_) | PullError::Layer(_))) => {
+                    return Err(error);
+                }
                 Err(error) if last => return Err(with_tried(&name, tried, error)),
                 Err(error) => tried.push(format!("{}: {}", session.place(), chain(&error))),
             }
@@ -304,9 +304,10 @@ impl Pull<'_> {
 
     fn is_whole(&self, documents: &Documents) -> bool {
         let (blobs, layers) = (self.store.blobs(), self.store.layers());
-        documents.layers.iter().all(|layer| {
-            blobs.has(&layer.wanted.blob) && layers.is_ready(&layer.wanted.chain)
-        })
+        documents
+            .layers
+            .iter()
+            .all(|layer| blobs.has(&layer.wanted.blob) && layers.is_ready(&layer.wanted.chain))
     }
 
     fn enter(&self, documents: &Documents, settled: bool) -> Result<(), PullError> {

@@ -79,4 +79,3 @@ impl Body for Content {
         })
     }
 }
-

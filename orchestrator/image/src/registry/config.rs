@@ -153,9 +153,11 @@ impl Registries {
                     entry.prefix
                 )));
             }
-            if let Some(mirror) = entry.mirror.iter().find(|mirror| {
-                mirror.location.is_empty() || mirror.location.contains("://")
-            }) {
+            if let Some(mirror) = entry
+                .mirror
+                .iter()
+                .find(|mirror| mirror.location.is_empty() || mirror.location.contains("://"))
+            {
                 return Err(wrong(format!(
                     "registry {:?}: mirror location {:?} must be host[:port][/path]",
                     entry.prefix, mirror.location
@@ -194,7 +196,11 @@ impl Registries {
                 PullFrom::TagOnly => !by_digest,
             };
             if wanted {
-                sources.push(source(&format!("{}{rest}", mirror.location), mirror.insecure, true));
+                sources.push(source(
+                    &format!("{}{rest}", mirror.location),
+                    mirror.insecure,
+                    true,
+                ));
             }
         }
         let own = if entry.location.is_empty() {
@@ -300,10 +306,10 @@ mod tests {
                 &["corp.mirror/b", "a.corp.example/b"],
             ),
             ("quay.io/a/b", &["quay.io/a/b"]),
-            ("docker.io/mex/app", &[
-                "!mirror.example:5000/hub/mex/app",
-                "registry-1.docker.io/mex/app",
-            ]),
+            (
+                "docker.io/mex/app",
+                &["!mirror.example:5000/hub/mex/app", "registry-1.docker.io/mex/app"],
+            ),
         ] {
             assert_eq!(places(text, name), expected, "{name}");
         }

@@ -81,7 +81,11 @@ impl Proxy {
                 .find_map(|name| std::env::var(name).ok())
                 .filter(|value| !value.is_empty())
         };
-        let name = if origin.secure { "HTTPS_PROXY" } else { "HTTP_PROXY" };
+        let name = if origin.secure {
+            "HTTPS_PROXY"
+        } else {
+            "HTTP_PROXY"
+        };
         let Some(text) = variable(name) else {
             return Ok(None);
         };
@@ -147,10 +151,7 @@ fn is_exempt(host: &str, list: &str) -> bool {
         let entry = entry.split(':').next().unwrap_or(entry).trim_start_matches('.');
         entry == "*"
             || (!entry.is_empty()
-                && (host == entry
-                    || host
-                        .strip_suffix(entry)
-                        .is_some_and(|rest| rest.ends_with('.'))))
+                && (host == entry || host.strip_suffix(entry).is_some_and(|rest| rest.ends_with('.'))))
     })
 }
 

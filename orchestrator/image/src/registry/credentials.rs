@@ -142,7 +142,12 @@ fn legacy(text: &[u8]) -> Result<BTreeMap<String, Entry>, CredentialsError> {
     };
     all.into_iter()
         .filter(|(_, value)| is_entry(value))
-        .map(|(key, value)| Ok((key, serde_json::from_value(value).map_err(CredentialsError::Json)?)))
+        .map(|(key, value)| {
+            Ok((
+                key,
+                serde_json::from_value(value).map_err(CredentialsError::Json)?,
+            ))
+        })
         .collect()
 }
 
@@ -238,7 +243,12 @@ mod tests {
             };
             assert_eq!(found, [expected], "{text}");
         }
-        assert!(Credentials::parse(br#"{"HttpHeaders":{}}"#).unwrap().entries.is_empty());
+        assert!(
+            Credentials::parse(br#"{"HttpHeaders":{}}"#)
+                .unwrap()
+                .entries
+                .is_empty()
+        );
         assert!(Credentials::parse(b"x").is_err());
         let error = Credentials::parse(br#"{"auths":{"r":{"auth":"%"}}}"#).unwrap_err();
         assert!(error.to_string().contains("\"r\""), "{error}");

@@ -33,8 +33,7 @@ const READ_BUFFER: usize = 128 * 1024;
 pub(crate) type Cancelled<'a> = &'a (dyn Fn() -> bool + Sync);
 
 /// TLS settings by origin.
-pub(crate) type TlsFor<'a> =
-    &'a (dyn Fn(&Origin) -> Result<Arc<rustls::ClientConfig>, RegistryError> + Sync);
+pub(crate) type TlsFor<'a> = &'a (dyn Fn(&Origin) -> Result<Arc<rustls::ClientConfig>, RegistryError> + Sync);
 
 /// The connections of one thread.
 pub(crate) struct Http<'a> {
@@ -69,12 +68,13 @@ impl<'a> Http<'a> {
         mut request: Request<Content>,
     ) -> Result<Response<Incoming>, RegistryError> {
         let origin = &url.origin;
-        *request.uri_mut() = url.path.parse().map_err(|error: http::uri::InvalidUri| {
-            RegistryError::Url {
+        *request.uri_mut() = url
+            .path
+            .parse()
+            .map_err(|error: http::uri::InvalidUri| RegistryError::Url {
                 url: url.to_string(),
                 why: error.to_string(),
-            }
-        })?;
+            })?;
         let headers = request.headers_mut();
         if let Ok(host) = HeaderValue::try_from(origin.authority()) {
             headers.insert(header::HOST, host);
@@ -113,11 +113,7 @@ impl<'a> Http<'a> {
     }
 
     /// The next piece of an answer; nothing at its end.
-    pub(crate) fn piece(
-        &self,
-        origin: &Origin,
-        body: &mut Incoming,
-    ) -> Result<Option<Bytes>, RegistryError> {
+    pub(crate) fn piece(&self, origin: &Origin, body: &mut Incoming) -> Result<Option<Bytes>, RegistryError> {
         loop {
             match self.wait(origin, SILENCE_LIMIT, body.frame())? {
                 None => return Ok(None),

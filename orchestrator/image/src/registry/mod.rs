@@ -3,10 +3,11 @@
 //! ```text
 //! config.rs       registries.conf: mirrors, insecure and blocked registries
 //! credentials.rs  config.json and pull secrets; challenge.rs what a registry wants to see
-//! session.rs      one repository: authentication, redirects, documents, blobs
+//! session.rs      one repository: redirects, documents, blobs; authenticate.rs passwords, tokens
 //! http.rs         one thread's connections; connect.rs proxy, TCP, TLS; tls.rs certificates
 //! ```
 
+mod authenticate;
 mod body;
 mod challenge;
 mod config;
@@ -58,9 +59,10 @@ impl<'a> Settings<'a> {
             return Ok(Arc::clone(config));
         }
         let authority = origin.authority();
-        let verify = !self.insecure.iter().any(|insecure| {
-            Origin::of(insecure, true).is_ok_and(|insecure| insecure == *origin)
-        });
+        let verify = !self
+            .insecure
+            .iter()
+            .any(|insecure| Origin::of(insecure, true).is_ok_and(|insecure| insecure == *origin));
         let config = tls::config(&authority, &self.registries.certificates, verify)?;
         made.insert(origin.clone(), Arc::clone(&config));
         Ok(config)

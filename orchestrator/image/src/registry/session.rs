@@ -4,24 +4,20 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use base64::Engine as _;
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 use serde::Deserialize;
 
 use super::body::Content;
-use super::challenge::Challenge;
 use super::config::Source;
 use super::credentials::Credential;
 use super::error::RegistryError;
 use super::http::{Http, is_redirect, retry_after};
-use super::url::{Origin, Url, encoded};
+use super::url::{Origin, Url};
 use crate::blob::DOCUMENT_LIMIT;
 use crate::digest::Digest;
 
 const REDIRECTS: usize = 10;
-/// Longest answer of a token server.
-const TOKEN_LIMIT: u64 = 1 << 20;
 /// Longest error message of a registry that is read.
 const MESSAGE_LIMIT: u64 = 64 * 1024;
 
@@ -33,7 +29,7 @@ pub(crate) enum Access {
 }
 
 impl Access {
-    fn actions(self) -> &'static str {
+    pub(super) fn actions(self) -> &'static str {
         match self {
             Self::Pull => "pull",
             Self::Push => "pull,push",
@@ -42,22 +38,22 @@ impl Access {
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     /// The scheme that the registry turned out to speak.
-    secure: Option<bool>,
-    authorization: Option<HeaderValue>,
+    pub(super) secure: Option<bool>,
+    pub(super) authorization: Option<HeaderValue>,
     /// Credentials that were refused.
-    spent: usize,
+    pub(super) spent: usize,
 }
 
 /// One repository at one place.
 #[derive(Debug)]
 pub(crate) struct Session {
-    source: Source,
-    access: Access,
-    credentials: Vec<Credential>,
+    pub(super) source: Source,
+    pub(super) access: Access,
+    pub(super) credentials: Vec<Credential>,
     /// Further scopes to ask for (`repository:other:pull`), so that blobs can be mounted from there.
-    also: Vec<String>,
+    pub(super) also: Vec<String>,
     state: Mutex<State>,
 }
 
@@ -151,11 +147,7 @@ impl Session {
     }
 
     /// A small blob, whole. Its digest is checked.
-    pub(crate) fn document(
-        &self,
-        http: &mut Http<'_>,
-        digest: &Digest,
-    ) -> Result<Vec<u8>, RegistryError> {
+    pub(crate) fn document(&self, http: &mut Http<'_>, digest: &Digest) -> Result<Vec<u8>, RegistryError> {
         let (url, response) = self.call(http, &format!("blobs/{digest}"), &Call::new(Method::GET))?;
         let bytes = http.whole(&url, response, DOCUMENT_LIMIT)?;
         if Digest::of(&bytes) == *digest {
@@ -277,7 +269,9 @@ impl Session {
 
     /// The URL of something below the repository; finds out the scheme first where it is open.
     fn url(&self, http: &mut Http<'_>, path: &str) -> Result<Url, RegistryError> {
-        let secure = match self.state().secure {
+        // Looked up first: probing takes the lock itself.
+        let known = self.state().secure;
+        let secure = match known {
             Some(secure) => secure,
             None => self.probe(http)?,
         };
@@ -313,173 +307,11 @@ impl Session {
         Ok(secure)
     }
 
-    fn authorization(&self) -> Option<HeaderValue> {
+    pub(super) fn authorization(&self) -> Option<HeaderValue> {
         self.state().authorization.clone()
     }
 
-    /// Answers a challenge with the next credential that was not refused yet.
-    fn authenticate(
-        &self,
-        http: &mut Http<'_>,
-        url: &Url,
-        response: Response<Incoming>,
-        before: Option<&HeaderValue>,
-    ) -> Result<(), RegistryError> {
-        let header = response
-            .headers()
-            .get_all(header::WWW_AUTHENTICATE)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .collect::<Vec<_>>()
-            .join(", ");
-        let status = response.status().as_u16();
-        let said = message(http, url, response);
-        let Some(challenge) = Challenge::of(&header) else {
-            return Err(self.unauthorized(&format!("status {status}{said}")));
-        };
-        if self.authorization().as_ref() != before {
-            // Another thread has got a new token meanwhile.
-            return Ok(());
-        }
-        // A token may simply have run out: the same credential gets one more chance.
-        let expired = matches!(&challenge, Challenge::Bearer { error: Some(error), .. } if error == "invalid_token");
-        if before.is_some() && !expired {
-            self.state().spent += 1;
-        }
-        loop {
-            let spent = self.state().spent;
-            let credential = self.credentials.get(spent);
-            if credential.is_none() && (spent > 0 || !self.credentials.is_empty()) {
-                return Err(self.unauthorized(&format!(
-                    "the credentials for it were refused{said}: log in again, or correct the pull secret"
-                )));
-            }
-            let got = match &challenge {
-                Challenge::Basic => self.basic(credential, &said)?,
-                Challenge::Bearer {
-                    realm,
-                    service,
-                    scope,
-                    ..
-                } => {
-                    // With the same token refused again, an anonymous one leads nowhere.
-                    if before.is_some() && credential.is_none() && !expired {
-                        return Err(self.unauthorized(&format!(
-                            "it is not public{said}: give credentials with a pull secret, or log in"
-                        )));
-                    }
-                    self.token(http, realm, service.as_deref(), scope.as_deref(), credential)?
-                }
-            };
-            match got {
-                Some(value) => {
-                    let mut state = self.state();
-                    // A registry that finds every token expired would go round for ever.
-                    if expired && state.authorization.as_ref() == Some(&value) {
-                        state.spent += 1;
-                        continue;
-                    }
-                    state.authorization = Some(value);
-                    return Ok(());
-                }
-                None => self.state().spent += 1,
-            }
-        }
-    }
-
-    fn basic(&self, credential: Option<&Credential>, said: &str) -> Result<Option<HeaderValue>, RegistryError> {
-        match credential {
-            None => Err(self.unauthorized(&format!(
-                "it wants a name and a password{said}: give them with a pull secret, or log in"
-            ))),
-            Some(credential) => Ok(basic_header(credential)),
-        }
-    }
-
-    /// Gets a token; nothing if the token server refuses the credential.
-    fn token(
-        &self,
-        http: &mut Http<'_>,
-        realm: &str,
-        service: Option<&str>,
-        scope: Option<&str>,
-        credential: Option<&Credential>,
-    ) -> Result<Option<HeaderValue>, RegistryError> {
-        if let Some(Credential::Registry(token)) = credential {
-            return Ok(secret(&format!("Bearer {token}")));
-        }
-        let own = format!("repository:{}:{}", self.source.repository, self.access.actions());
-        let mut scopes = vec![own];
-        scopes.extend(scope.iter().flat_map(|scope| scope.split(' ')).map(str::to_owned));
-        scopes.extend(self.also.iter().cloned());
-        // The challenge usually repeats what we ask for anyway.
-        let mut unique: Vec<String> = Vec::new();
-        for scope in scopes {
-            if !unique.contains(&scope) && !(scope.ends_with(":pull") && unique.iter().any(|u| u.starts_with(&scope))) {
-                unique.push(scope);
-            }
-        }
-        let realm = Url::parse(realm)?;
-        if realm.origin.secure != self.state().secure.unwrap_or(true) && !realm.origin.secure {
-            return Err(RegistryError::Answer {
-                url: realm.to_string(),
-                why: "the registry sends us to a token server that is not encrypted".to_owned(),
-            });
-        }
-        let (url, request) = match credential {
-            Some(Credential::Identity(token)) => refresh_request(realm, service, &unique, token)?,
-            other => {
-                let mut url = realm;
-                if let Some(service) = service {
-                    url = url.with("service", service);
-                }
-                for scope in &unique {
-                    url = url.with("scope", scope);
-                }
-                let mut request = Request::new(Content::none());
-                if let Some(value) = other.and_then(basic_header) {
-                    request.headers_mut().insert(header::AUTHORIZATION, value);
-                }
-                (url, request)
-            }
-        };
-        let response = http.send(&url, request)?;
-        match response.status().as_u16() {
-            200..=299 => {}
-            400..=403 if credential.is_some() => {
-                http.discard(&url, response);
-                return Ok(None);
-            }
-            401 | 403 => {
-                let said = message(http, &url, response);
-                return Err(self.unauthorized(&format!(
-                    "it is not public{said}: give credentials with a pull secret, or log in"
-                )));
-            }
-            _ => return Err(failure(http, &Method::GET, &url, response)),
-        }
-        #[derive(Deserialize)]
-        struct Answer {
-            token: Option<String>,
-            access_token: Option<String>,
-        }
-        let bytes = http.whole(&url, response, TOKEN_LIMIT)?;
-        let answer: Answer = serde_json::from_slice(&bytes).map_err(|error| RegistryError::Answer {
-            url: url.to_string(),
-            why: error.to_string(),
-        })?;
-        let token = answer
-            .token
-            .or(answer.access_token)
-            .filter(|token| !token.is_empty())
-            .ok_or_else(|| RegistryError::Answer {
-                url: url.to_string(),
-                why: "it has no token".to_owned(),
-            })?;
-        Ok(secret(&format!("Bearer {token}")))
-    }
-
-    fn unauthorized(&self, why: &str) -> RegistryError {
+    pub(super) fn unauthorized(&self, why: &str) -> RegistryError {
         RegistryError::Unauthorized {
             registry: self.source.authority.clone(),
             what: self.source.repository.clone(),
@@ -487,7 +319,7 @@ impl Session {
         }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -497,54 +329,30 @@ fn no_tls(error: &RegistryError) -> bool {
         if super::tls::speaks_no_tls(source) || source.kind() == std::io::ErrorKind::UnexpectedEof)
 }
 
-fn basic_header(credential: &Credential) -> Option<HeaderValue> {
-    let Credential::Basic { user, password } = credential else {
-        return None;
-    };
-    let code = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
-    secret(&format!("Basic {code}"))
-}
-
-fn secret(text: &str) -> Option<HeaderValue> {
-    let mut value = HeaderValue::try_from(text).ok()?;
-    value.set_sensitive(true);
-    Some(value)
-}
-
-/// OAuth 2's way to a token, which is the one for refresh tokens.
-fn refresh_request(
-    realm: Url,
-    service: Option<&str>,
-    scopes: &[String],
-    token: &str,
-) -> Result<(Url, Request<Content>), RegistryError> {
-    let form = format!(
-        "grant_type=refresh_token&client_id=berthd&service={}&scope={}&refresh_token={}",
-        encoded(service.unwrap_or_default()),
-        encoded(&scopes.join(" ")),
-        encoded(token)
-    );
-    let mut request = Request::new(Content::bytes(form.into_bytes()));
-    *request.method_mut() = Method::POST;
-    request.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/x-www-form-urlencoded"),
-    );
-    Ok((realm, request))
-}
-
 pub(crate) fn location(response: &Response<Incoming>) -> Option<String> {
-    Some(response.headers().get(header::LOCATION)?.to_str().ok()?.to_owned())
+    Some(
+        response
+            .headers()
+            .get(header::LOCATION)?
+            .to_str()
+            .ok()?
+            .to_owned(),
+    )
 }
 
 /// `bytes 5-9/10`.
 fn range_start(response: &Response<Incoming>) -> Option<u64> {
     let text = response.headers().get(header::CONTENT_RANGE)?.to_str().ok()?;
-    text.strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok()
+    text.strip_prefix("bytes ")?
+        .split('-')
+        .next()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// The error that an answer stands for.
-fn failure(
+pub(super) fn failure(
     http: &mut Http<'_>,
     method: &Method,
     url: &Url,
@@ -568,7 +376,7 @@ fn failure(
 }
 
 /// What the registry says, after a colon: distribution's error document, or the beginning of a text.
-fn message(http: &mut Http<'_>, url: &Url, response: Response<Incoming>) -> String {
+pub(super) fn message(http: &mut Http<'_>, url: &Url, response: Response<Incoming>) -> String {
     #[derive(Deserialize)]
     struct Document {
         errors: Vec<Item>,

@@ -9,8 +9,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -43,13 +45,22 @@ pub(crate) fn config(
     let builder = if verify {
         let mut roots = RootCertStore::empty();
         let looked_at = host_roots(&mut roots);
+        let mut pinned = Vec::new();
         for path in &own.authorities {
-            add_all(path, &mut roots)?;
+            add_all(path, &mut roots, &mut pinned)?;
         }
         if roots.is_empty() {
             return Err(RegistryError::NoRoots { looked_at });
         }
-        builder.with_root_certificates(roots)
+        let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|error| RegistryError::Certificate {
+                path: PathBuf::new(),
+                why: error.to_string(),
+            })?;
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Verified { chain, pinned }))
     } else {
         builder
             .dangerous()
@@ -96,19 +107,23 @@ fn host_roots(roots: &mut RootCertStore) -> String {
     texts.join(", ")
 }
 
-fn add_all(path: &Path, roots: &mut RootCertStore) -> Result<(), RegistryError> {
+fn add_all(
+    path: &Path,
+    roots: &mut RootCertStore,
+    pinned: &mut Vec<CertificateDer<'static>>,
+) -> Result<(), RegistryError> {
     let wrong = |why: String| RegistryError::Certificate {
         path: path.to_owned(),
         why,
     };
-    let certificates =
-        CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
+    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
     let mut found = false;
     for certificate in certificates {
         let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
         roots
-            .add(certificate)
+            .add(certificate.clone())
             .map_err(|error| wrong(error.to_string()))?;
+        pinned.push(certificate);
         found = true;
     }
     if found {
@@ -151,6 +166,55 @@ fn own_files(authority: &str, folders: &[PathBuf]) -> OwnFiles {
 pub(crate) fn speaks_no_tls(error: &io::Error) -> bool {
     let text = error.to_string();
     text.contains("InvalidContentType") || text.contains("corrupt message")
+}
+
+/// Verifies chains as usual; and takes a certificate that was put into certs.d itself. Registries
+/// often show a certificate that they signed themselves and that says it is an authority (openssl's
+/// default), which no chain may end in.
+#[derive(Debug)]
+struct Verified {
+    chain: Arc<WebPkiServerVerifier>,
+    pinned: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for Verified {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.pinned.iter().any(|pinned| pinned == end_entity) {
+            rustls::client::verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        self.chain
+            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
 }
 
 /// Takes any certificate: what `insecure = true` asks for. Signatures of the handshake are

@@ -85,7 +85,10 @@ impl Url {
             _ => return Err(wrong("it must begin with https:// or http://")),
         };
         let host = uri.host().ok_or_else(|| wrong("it has no host"))?;
-        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        if uri
+            .authority()
+            .is_some_and(|authority| authority.as_str().contains('@'))
+        {
             return Err(wrong("credentials do not belong into a URL"));
         }
         Ok(Self {

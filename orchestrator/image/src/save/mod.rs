@@ -116,10 +116,7 @@ impl ImageStore {
         let mut written = BTreeSet::new();
         let mut manifests = Vec::new();
         for one in chosen {
-            let blobs = one
-                .layers
-                .iter()
-                .chain([&one.image.id, &one.image.manifest]);
+            let blobs = one.layers.iter().chain([&one.image.id, &one.image.manifest]);
             for blob in blobs {
                 if written.insert(*blob) {
                     self.copy_blob(&mut writer, &format!("blobs/sha256/{}", blob.hex()), blob)?;
@@ -136,9 +133,9 @@ impl ImageStore {
             };
             let named = one.names.iter().filter(|name| name.tag().is_some());
             let before = manifests.len();
-            manifests.extend(named.map(|name| {
-                entry(json!({ NAME: name.to_string(), CONTAINERD_NAME: name.to_string() }))
-            }));
+            manifests.extend(
+                named.map(|name| entry(json!({ NAME: name.to_string(), CONTAINERD_NAME: name.to_string() }))),
+            );
             if manifests.len() == before {
                 manifests.push(entry(json!({})));
             }
@@ -154,12 +151,7 @@ impl ImageStore {
         writer.finish().map_err(SaveError::Write)
     }
 
-    fn copy_blob(
-        &self,
-        writer: &mut Writer<impl Write>,
-        name: &str,
-        blob: &Digest,
-    ) -> Result<(), SaveError> {
+    fn copy_blob(&self, writer: &mut Writer<impl Write>, name: &str, blob: &Digest) -> Result<(), SaveError> {
         let path = self.blobs().path(blob);
         let file = File::open(&path).map_err(failed("open", &path))?;
         let size = file.metadata().map_err(failed("inspect", &path))?.len();
@@ -219,17 +211,12 @@ impl ImageStore {
     fn plain(&self, blob: &Digest) -> Result<Box<dyn Read>, SaveError> {
         let path = self.blobs().path(blob);
         let file = File::open(&path).map_err(failed("open", &path))?;
-        decompress(file).map_err(|source| SaveError::Layer {
-            layer: *blob,
-            source,
-        })
+        decompress(file).map_err(|source| SaveError::Layer { layer: *blob, source })
     }
 
     fn plain_size(&self, blob: &Digest) -> Result<u64, SaveError> {
-        io::copy(&mut self.plain(blob)?, &mut io::sink()).map_err(|source| SaveError::Layer {
-            layer: *blob,
-            source,
-        })
+        io::copy(&mut self.plain(blob)?, &mut io::sink())
+            .map_err(|source| SaveError::Layer { layer: *blob, source })
     }
 }
 
@@ -242,10 +229,7 @@ fn copy(
 ) -> Result<(), SaveError> {
     writer.begin(name, size).map_err(SaveError::Write)?;
     let mut buffer = vec![0u8; 128 * 1024];
-    let unreadable = |source| SaveError::Layer {
-        layer: *blob,
-        source,
-    };
+    let unreadable = |source| SaveError::Layer { layer: *blob, source };
     let mut left = size;
     loop {
         let count = content.read(&mut buffer).map_err(unreadable)?;

@@ -127,7 +127,10 @@ impl Policy {
         };
         let mut scopes = BTreeMap::new();
         for (scope, values) in file.transports.get("docker").into_iter().flatten() {
-            scopes.insert(scope.clone(), list(&format!("transports.docker[{scope:?}]"), values)?);
+            scopes.insert(
+                scope.clone(),
+                list(&format!("transports.docker[{scope:?}]"), values)?,
+            );
         }
         Ok(Self {
             default: list("default", &file.default)?,
@@ -153,7 +156,11 @@ impl Policy {
         scopes.push(String::new());
         for scope in scopes {
             if let Some(requirements) = self.scopes.get(&scope) {
-                let said = if scope.is_empty() { "all registries".to_owned() } else { scope };
+                let said = if scope.is_empty() {
+                    "all registries".to_owned()
+                } else {
+                    scope
+                };
                 return (said, requirements);
             }
         }
@@ -210,7 +217,8 @@ fn requirement(value: &Value) -> Result<Requirement, String> {
         "reject" => Requirement::Reject,
         "sigstoreSigned" => signed(value)?,
         "signedBy" => Requirement::Unsupported(
-            "a GPG signature (signedBy), which is not supported: use sigstoreSigned with a cosign key".to_owned(),
+            "a GPG signature (signedBy), which is not supported: use sigstoreSigned with a cosign key"
+                .to_owned(),
         ),
         "referrer" => Requirement::Referrer(
             value["artifactType"]
@@ -228,7 +236,14 @@ fn requirement(value: &Value) -> Result<Requirement, String> {
 }
 
 fn signed(value: &Value) -> Result<Requirement, String> {
-    for keyless in ["fulcio", "pki", "rekorPublicKeyPath", "rekorPublicKeyData", "rekorPublicKeyPaths", "rekorPublicKeyDatas"] {
+    for keyless in [
+        "fulcio",
+        "pki",
+        "rekorPublicKeyPath",
+        "rekorPublicKeyData",
+        "rekorPublicKeyPaths",
+        "rekorPublicKeyDatas",
+    ] {
         if value.get(keyless).is_some() {
             return Ok(Requirement::Unsupported(format!(
                 "a signature with {keyless:?}, which is not supported: use keyPath with the signer's public key"
@@ -315,11 +330,7 @@ impl Identity {
             return false;
         };
         // cosign names only the repository; parsing would make that the tag "latest".
-        let whole = signed.contains('@')
-            || signed
-                .rsplit('/')
-                .next()
-                .is_some_and(|last| last.contains(':'));
+        let whole = signed.contains('@') || signed.rsplit('/').next().is_some_and(|last| last.contains(':'));
         let exact = |name: &Reference| whole && parsed == *name;
         let repository = |text: &str| parsed.repository() == text;
         match self {
@@ -335,10 +346,10 @@ impl Identity {
                     .strip_prefix(prefix.as_str())
                     .filter(|rest| rest.is_empty() || rest.starts_with(['/', ':', '@']))
                     .map_or(text.clone(), |rest| format!("{signed}{rest}"));
-                mapped
-                    .parse::<Reference>()
-                    .is_ok_and(|mapped| Self::MatchRepoDigestOrExact.accepts(&mapped, &parsed.to_string()) && whole
-                        || mapped.digest().is_some() && repository(&mapped.repository()))
+                mapped.parse::<Reference>().is_ok_and(|mapped| {
+                    Self::MatchRepoDigestOrExact.accepts(&mapped, &parsed.to_string()) && whole
+                        || mapped.digest().is_some() && repository(&mapped.repository())
+                })
             }
         }
     }
@@ -422,8 +433,18 @@ mod tests {
             (&Identity::MatchRepository, "r.example/a:1", "r.example/b", false),
             (&Identity::MatchExact, "r.example/a:1", "r.example/a:1", true),
             (&Identity::MatchExact, "r.example/a:latest", "r.example/a", false),
-            (&Identity::MatchRepoDigestOrExact, "r.example/a:1", "r.example/a:2", false),
-            (&Identity::MatchRepoDigestOrExact, by_digest.as_str(), "r.example/a:2", true),
+            (
+                &Identity::MatchRepoDigestOrExact,
+                "r.example/a:1",
+                "r.example/a:2",
+                false,
+            ),
+            (
+                &Identity::MatchRepoDigestOrExact,
+                by_digest.as_str(),
+                "r.example/a:2",
+                true,
+            ),
             (&remap, "mirror.example/x/a:1", "r.example/a:1", true),
             (&remap, "mirror.example/x/a:1", "mirror.example/x/a:1", false),
             (&remap, "mirror.example/xy/a:1", "r.example/a:1", false),

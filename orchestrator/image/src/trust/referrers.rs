@@ -84,7 +84,12 @@ pub(crate) fn referrers_of(
             (Some(digest), _) => digest.to_string(),
             (None, tag) => tag.unwrap_or("latest").to_owned(),
         };
-        digests.push(session.manifest(&mut http, &version, ACCEPT).map_err(failed)?.digest);
+        digests.push(
+            session
+                .manifest(&mut http, &version, ACCEPT)
+                .map_err(failed)?
+                .digest,
+        );
     }
     digests.sort();
     digests.dedup();
@@ -140,8 +145,7 @@ pub(crate) fn list(
         url: place.clone(),
         why,
     };
-    let document: Document =
-        serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+    let document: Document = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
     document
         .manifests
         .into_iter()

@@ -110,11 +110,7 @@ pub(super) fn verify(
 }
 
 /// The signed statements about a digest, wherever they are kept.
-fn signatures(
-    session: &Session,
-    http: &mut Http<'_>,
-    digest: &Digest,
-) -> Result<Vec<Layer>, RegistryError> {
+fn signatures(session: &Session, http: &mut Http<'_>, digest: &Digest) -> Result<Vec<Layer>, RegistryError> {
     let mut found = Vec::new();
     let mut take = |bytes: &[u8]| {
         let manifest: Manifest = serde_json::from_slice(bytes).unwrap_or(Manifest { layers: Vec::new() });
@@ -145,11 +141,7 @@ fn signatures(
 type Verdict = Result<(Vec<u8>, Vec<u8>), String>;
 
 /// Gets statement and signature of one layer. The outer error is the registry's.
-fn judge(
-    layer: &Layer,
-    session: &Session,
-    http: &mut Http<'_>,
-) -> Result<Verdict, RegistryError> {
+fn judge(layer: &Layer, session: &Session, http: &mut Http<'_>) -> Result<Verdict, RegistryError> {
     let Some(code) = layer.annotations.get(SIGNATURE) else {
         return Ok(Err(format!("it has no annotation {SIGNATURE}")));
     };
@@ -163,12 +155,7 @@ fn judge(
 }
 
 /// Holds a statement, whose signature is good, against image and policy.
-fn statement(
-    payload: &[u8],
-    signed: &Signed,
-    subject: &Subject<'_>,
-    digest: &Digest,
-) -> Result<(), String> {
+fn statement(payload: &[u8], signed: &Signed, subject: &Subject<'_>, digest: &Digest) -> Result<(), String> {
     let statement: Statement =
         serde_json::from_slice(payload).map_err(|error| format!("its statement is malformed: {error}"))?;
     let critical = statement.critical;

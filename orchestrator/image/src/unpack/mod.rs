@@ -11,12 +11,12 @@
 mod attributes;
 mod lower;
 mod walk;
+mod whiteout;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
@@ -26,17 +26,14 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, symlinkat, unlinkat};
 
 use crate::tar::{Archive, Entry, Kind, TarError, printable};
+pub(crate) use attributes::is_rootless;
 use attributes::{Attributes, Target};
 use lower::Found;
 pub(crate) use lower::Lower;
 use walk::Parent;
+use whiteout::Whiteout;
 
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
-const OPAQUE_MARK: &[u8] = b".wh..wh..opq";
-/// AUFS kept its own files under this prefix; they mean nothing to anyone else.
-const AUFS_PREFIX: &[u8] = b".wh..wh.";
-/// Whiteouts that may wait for the layers below before they are waited for.
-const WAITING_WHITEOUTS: usize = 10_000;
 /// How much is written between two looks at the free space.
 const SPACE_CHECK: u64 = 64 << 20;
 
@@ -161,12 +158,6 @@ struct Unpacker<'a> {
     /// Whiteouts that wait for the layers below: only with those it is known what they hide.
     whiteouts: Vec<Whiteout>,
     buffer: Vec<u8>,
-}
-
-/// A whiteout that is still to be placed.
-struct Whiteout {
-    parent: Rc<[Vec<u8>]>,
-    hidden: Vec<u8>,
 }
 
 /// The path as written, without empty and `.` components; `..` is an attack or a mistake.
@@ -386,6 +377,11 @@ impl Unpacker<'_> {
         let (major, minor) = entry.device;
         let device = nix::sys::stat::makedev(u64::from(major), u64::from(minor));
         let node = |kind, device| mknodat(parent.as_fd(), name, kind, owner, device);
+        let is_device = matches!(entry.kind, Kind::Character | Kind::Block) && entry.device != (0, 0);
+        if is_device && attributes::is_rootless() {
+            // Only the initial user namespace may make them; containers get theirs from the runtime.
+            return Ok(());
+        }
         self.replacing(entry, parent, name, "create the entry", || match entry.kind {
             Kind::Symlink => symlinkat(entry.link.as_slice(), parent.as_fd(), name),
             Kind::Character => node(SFlag::S_IFCHR, device),
@@ -495,65 +491,6 @@ impl Unpacker<'_> {
             .apply_time(&target)
             .map_err(system(entry, "copy up the hard link's target"))?;
         Ok(Some(()))
-    }
-
-    fn whiteout(&mut self, entry: &Entry, parent: &Parent, name: &[u8]) -> Result<(), UnpackError> {
-        if name == OPAQUE_MARK {
-            return attributes::set_opaque(parent.as_fd())
-                .map_err(system(entry, "mark the directory opaque"));
-        }
-        if name.starts_with(AUFS_PREFIX) {
-            return Ok(());
-        }
-        let hidden = &name[WHITEOUT_PREFIX.len()..];
-        if matches!(hidden, b"" | b"." | b"..") || entry.kind == Kind::Directory {
-            return Err(UnpackError::Whiteout {
-                path: printable(&entry.path),
-            });
-        }
-        self.whiteouts.push(Whiteout {
-            parent: Rc::clone(&parent.path),
-            hidden: hidden.to_vec(),
-        });
-        if self.lower.is_open() || self.whiteouts.len() >= WAITING_WHITEOUTS {
-            self.place_whiteouts()?;
-        }
-        Ok(())
-    }
-
-    /// Places the whiteouts that have waited, which may wait for the layers below.
-    fn place_whiteouts(&mut self) -> Result<(), UnpackError> {
-        for whiteout in std::mem::take(&mut self.whiteouts) {
-            let mut path = whiteout.parent.to_vec();
-            path.push(whiteout.hidden.clone());
-            self.place_whiteout(&whiteout, &path)
-                .map_err(|source| UnpackError::System {
-                    path: printable(&joined(&path)),
-                    action: "place its whiteout",
-                    source,
-                })?;
-        }
-        Ok(())
-    }
-
-    fn place_whiteout(&self, whiteout: &Whiteout, path: &[Vec<u8>]) -> io::Result<()> {
-        let hidden = whiteout.hidden.as_slice();
-        // A folder that a later entry replaced hides all that was below it.
-        let Ok(parent) = walk::open_real(self.root, &whiteout.parent) else {
-            return Ok(());
-        };
-        // What this layer itself has there already hides what is below; a folder must do so wholly.
-        if let Ok(directory) = walk::open_directory(parent.as_fd(), hidden) {
-            return attributes::set_opaque(directory.as_fd());
-        }
-        // A whiteout over nothing would show up in listings of a folder that only this layer has.
-        if matches!(self.lower.find(path)?, Found::Absent) {
-            return Ok(());
-        }
-        match mknodat(parent.as_fd(), hidden, SFlag::S_IFCHR, Mode::empty(), 0) {
-            Ok(()) | Err(Errno::EEXIST) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Makes an entry; one of the same name that this layer had before is replaced.

@@ -375,12 +375,7 @@ fn a_truncated_or_foreign_archive_is_an_error() {
     let whole = Tar::new().file("a", &[7; 5000]).finish();
     let place = Place::new();
     let root = File::open(place.root()).unwrap();
-    let result = unpack(
-        &whole[..3000],
-        root.as_fd(),
-        &Lower::none(),
-        &Limits::default(),
-    );
+    let result = unpack(&whole[..3000], root.as_fd(), &Lower::none(), &Limits::default());
     assert!(result.is_err());
     let noise = vec![b'x'; 4096];
     let result = unpack(&noise[..], root.as_fd(), &Lower::none(), &Limits::default());

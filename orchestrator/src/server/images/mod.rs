@@ -54,10 +54,7 @@ fn value(parameters: &[(String, String)], name: &str) -> Option<String> {
     found.map(|(_, value)| value.clone())
 }
 
-async fn list(
-    State(images): State<Images>,
-    Query(parameters): Parameters,
-) -> Result<Response, Failure> {
+async fn list(State(images): State<Images>, Query(parameters): Parameters) -> Result<Response, Failure> {
     let name = value(&parameters, "name");
     let answer = blocking(move || match name {
         Some(name) => inspect(&images, &name),
@@ -92,10 +89,11 @@ fn listed(images: &Images) -> Value {
 fn inspect(images: &Images, name: &str) -> Result<Value, ApiError> {
     let store = images.store();
     let failed = |error: StoreError| store_failed(&error);
-    let image = store
-        .resolve(name)
-        .map_err(failed)?
-        .ok_or_else(|| store_failed(&StoreError::NotFound { name: name.to_owned() }))?;
+    let image = store.resolve(name).map_err(failed)?.ok_or_else(|| {
+        store_failed(&StoreError::NotFound {
+            name: name.to_owned(),
+        })
+    })?;
     let (manifest, config) = store.documents(&image).map_err(failed)?;
     let layers: Vec<Value> = store
         .layer_sizes(&image)
@@ -127,10 +125,7 @@ fn inspect(images: &Images, name: &str) -> Result<Value, ApiError> {
     }))
 }
 
-async fn remove(
-    State(images): State<Images>,
-    Query(parameters): Parameters,
-) -> Result<Response, Failure> {
+async fn remove(State(images): State<Images>, Query(parameters): Parameters) -> Result<Response, Failure> {
     let flag = |name: &str| value(&parameters, name).as_deref() == Some("true");
     let (dangling, all) = (flag("dangling"), flag("all"));
     let name = value(&parameters, "name");
@@ -148,7 +143,9 @@ async fn remove(
             }
             None if all => Ok(collected(&store.prune_all(&in_use).map_err(failed)?)),
             None if dangling => Ok(collected(&store.gc(&in_use).map_err(failed)?)),
-            None => Err(ApiError::bad_request("give name=IMAGE, dangling=true or all=true")),
+            None => Err(ApiError::bad_request(
+                "give name=IMAGE, dangling=true or all=true",
+            )),
         }
     })
     .await?;
@@ -194,10 +191,7 @@ async fn usage(State(images): State<Images>) -> Result<Response, Failure> {
     Ok(respond::json(StatusCode::OK, &answer))
 }
 
-async fn check(
-    State(images): State<Images>,
-    Query(parameters): Parameters,
-) -> Result<Response, Failure> {
+async fn check(State(images): State<Images>, Query(parameters): Parameters) -> Result<Response, Failure> {
     let repair = value(&parameters, "repair").as_deref() == Some("true");
     let answer = blocking(move || {
         let checked = images

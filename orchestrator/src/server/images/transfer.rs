@@ -118,9 +118,7 @@ pub(super) async fn referrers(
 }
 
 /// Runs a transfer on a thread of its own and answers with its lines.
-fn streamed(
-    work: impl FnOnce(&Lines) -> Result<Value, TransferError> + Send + 'static,
-) -> Response {
+fn streamed(work: impl FnOnce(&Lines) -> Result<Value, TransferError> + Send + 'static) -> Response {
     let (sender, receiver) = mpsc::channel(LINES);
     tokio::task::spawn_blocking(move || {
         let lines = Lines {

@@ -18,9 +18,9 @@ const HUB: &str = "https://index.docker.io/v1/";
 pub(super) fn of(name: &str, access: &Access) -> Result<Option<Value>, CtlError> {
     let registry = registry(name);
     if let Some(creds) = &access.creds {
-        let (user, password) = creds.split_once(':').ok_or_else(|| {
-            CtlError::Usage("--creds must be USER:PASSWORD".to_owned())
-        })?;
+        let (user, password) = creds
+            .split_once(':')
+            .ok_or_else(|| CtlError::Usage("--creds must be USER:PASSWORD".to_owned()))?;
         let entry = json!({ "username": user, "password": password });
         return Ok(Some(json!({ "auths": { registry: entry } })));
     }
@@ -28,7 +28,9 @@ pub(super) fn of(name: &str, access: &Access) -> Result<Option<Value>, CtlError>
     for path in files(access.authfile.as_deref()) {
         let text = match std::fs::read(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && access.authfile.is_none() => continue,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && access.authfile.is_none() => {
+                continue;
+            }
             Err(source) => return Err(CtlError::File { path, source }),
         };
         let file: Value = serde_json::from_slice(&text)

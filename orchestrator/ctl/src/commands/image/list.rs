@@ -79,7 +79,6 @@ fn age(imported: i64) -> String {
     format!("{} ago", berth_api::table::human((now - imported).max(0)))
 }
 
-
 async fn one(context: &Context, name: &str) -> Result<Value, CtlError> {
     let path = format!("{IMAGES}{}", query(&[("name", name.to_owned())]));
     context.client.json(Call::get(&path)).await
@@ -136,7 +135,11 @@ pub(super) async fn history(context: &Context, name: &str, whole: bool) -> Resul
             String::new(),
         ]);
     }
-    rows.push(["LAYER", "CREATED", "CREATED BY", "SIZE", "COMMENT"].map(str::to_owned).to_vec());
+    rows.push(
+        ["LAYER", "CREATED", "CREATED BY", "SIZE", "COMMENT"]
+            .map(str::to_owned)
+            .to_vec(),
+    );
     rows.reverse();
     output::raw(output::table(&rows).as_bytes())
 }
@@ -185,7 +188,11 @@ fn shortened(text: &str, most: usize) -> String {
         return text.to_owned();
     }
     let start: String = text.chars().take(most.saturating_sub(1)).collect();
-    if most == 12 { text.chars().take(12).collect() } else { format!("{start}…") }
+    if most == 12 {
+        text.chars().take(12).collect()
+    } else {
+        format!("{start}…")
+    }
 }
 
 fn created(time: &str) -> String {

@@ -76,7 +76,10 @@ async fn check(context: &Context, repair: bool) -> Result<(), CtlError> {
     } else {
         "--repair removes what is damaged".to_owned()
     };
-    Err(CtlError::Refused(format!("{} problems: {what_now}", problems.len())))
+    Err(CtlError::Refused(format!(
+        "{} problems: {what_now}",
+        problems.len()
+    )))
 }
 
 async fn remove(context: &Context, names: &[String]) -> Result<(), CtlError> {

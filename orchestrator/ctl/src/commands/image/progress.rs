@@ -46,7 +46,11 @@ impl Display {
         let short: String = digest.trim_start_matches("sha256:").chars().take(12).collect();
         match text(step, "/step") {
             "resolved" => {
-                self.say(&format!("Resolved {} at {}", text(step, "/manifest"), text(step, "/place")));
+                self.say(&format!(
+                    "Resolved {} at {}",
+                    text(step, "/manifest"),
+                    text(step, "/place")
+                ));
                 return;
             }
             "layer" if self.find(digest).is_none() => self.layers.push(Layer {
@@ -73,7 +77,12 @@ impl Display {
                     }
                     _ => {}
                 }
-                let line = format!("{short} {} of {}: {}", size(layer.bytes), size(layer.size), layer.state);
+                let line = format!(
+                    "{short} {} of {}: {}",
+                    size(layer.bytes),
+                    size(layer.size),
+                    layer.state
+                );
                 if !self.terminal && kind != "bytes" {
                     self.say(&line);
                 }
@@ -129,7 +138,12 @@ fn drawn(layer: &Layer) -> String {
     let part = layer.bytes.clamp(0, layer.size);
     let filled = (part.unsigned_abs() as usize).saturating_mul(BAR) / (layer.size.unsigned_abs() as usize);
     let bar = format!("{}{}", "█".repeat(filled), "░".repeat(BAR - filled));
-    format!("{bar} {:>9} of {:<9} {}", size(layer.bytes), size(layer.size), layer.state)
+    format!(
+        "{bar} {:>9} of {:<9} {}",
+        size(layer.bytes),
+        size(layer.size),
+        layer.state
+    )
 }
 
 #[cfg(test)]

@@ -23,7 +23,9 @@ pub(super) async fn run(context: &Context, options: &Save) -> Result<(), CtlErro
     let folder = options.format == SaveAs::OciDir;
     let target = options.output.clone();
     if target.is_none() && folder {
-        return Err(CtlError::Usage("a folder needs a name: give --output DIR".to_owned()));
+        return Err(CtlError::Usage(
+            "a folder needs a name: give --output DIR".to_owned(),
+        ));
     }
     if target.is_none() && io::stdout().is_terminal() {
         return Err(CtlError::Usage(

@@ -6,6 +6,9 @@
 //! another boot when the store is opened, the power has failed in between: then the blobs are
 //! hashed again, and the layers unpacked anew when they are wanted.
 
+mod collect;
+mod enter;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -20,11 +23,13 @@ use crate::blob::{Blobs, failed};
 use crate::digest::{ChainId, Digest};
 use crate::download::Downloads;
 use crate::error::{LayerError, RootfsError, StoreError};
-use crate::index::{self, Index, Named};
+use crate::index::{self, Index};
 use crate::layer::{Layers, Wanted};
 use crate::reference::Reference;
 use crate::rootfs::Rootfs;
 use crate::unpack::Limits;
+use enter::boot_id;
+pub(crate) use enter::{Entry, Pinned};
 
 /// How long a download that nobody goes on with is kept.
 const PARTIAL_AGE: Duration = Duration::from_hours(7 * 24);
@@ -230,112 +235,6 @@ impl ImageStore {
         summaries
     }
 
-    /// Takes a name away from an image, and deletes the image with its last name (by id: all its
-    /// names). An image whose id is in `in_use` keeps its last name.
-    pub fn remove(&self, name: &str, in_use: &BTreeSet<Digest>) -> Result<Removed, StoreError> {
-        let _alone = self.gate_alone();
-        let mut images = self.images();
-        let manifest = find(&images, name)?.ok_or_else(|| StoreError::NotFound {
-            name: name.to_owned(),
-        })?;
-        let id = images.known.get(&manifest).map(|parsed| parsed.id);
-        let mut index = images.index.clone();
-        let Some(named) = index.get_mut(&manifest) else {
-            return Err(StoreError::NotFound {
-                name: name.to_owned(),
-            });
-        };
-        let reference = name
-            .parse::<Reference>()
-            .ok()
-            .filter(|reference| named.names.contains(reference));
-        let untagged: Vec<Reference> = match reference {
-            Some(reference) => {
-                named.names.retain(|other| *other != reference);
-                vec![reference]
-            }
-            None => std::mem::take(&mut named.names),
-        };
-        // What may be said of repositories that it had names in is over with the last of them.
-        if !named.names.is_empty() {
-            let kept: Vec<String> = named.names.iter().map(Reference::repository).collect();
-            named
-                .digests
-                .retain(|digest| kept.contains(&digest.repository()));
-        }
-        let last = named.names.is_empty();
-        if last {
-            if let Some(id) = id.filter(|id| in_use.contains(id)) {
-                return Err(StoreError::InUse {
-                    name: name.to_owned(),
-                    id,
-                });
-            }
-            index.remove(&manifest);
-        }
-        self.replace_index(&mut images, index)?;
-        drop(images);
-        let collected = if last { self.sweep()? } else { Collected::default() };
-        Ok(Removed {
-            untagged,
-            deleted: id.filter(|_| last),
-            collected,
-        })
-    }
-
-    /// Deletes images without a name whose id is not in `in_use`, and everything no image needs.
-    pub fn gc(&self, in_use: &BTreeSet<Digest>) -> Result<Collected, StoreError> {
-        self.collect(in_use, |_, named| named.names.is_empty())
-    }
-
-    /// Deletes all images whose id is not in `in_use`, partial downloads, and everything no image
-    /// needs.
-    pub fn prune_all(&self, in_use: &BTreeSet<Digest>) -> Result<Collected, StoreError> {
-        let mut collected = self.collect(in_use, |_, _| true)?;
-        collected.bytes += self.0.downloads.sweep(|_, _| true)?;
-        Ok(collected)
-    }
-
-    /// Deletes these images, with all their names, except those whose id is in `in_use`.
-    pub fn delete_images(
-        &self,
-        manifests: &BTreeSet<Digest>,
-        in_use: &BTreeSet<Digest>,
-    ) -> Result<Collected, StoreError> {
-        self.collect(in_use, |manifest, _| manifests.contains(manifest))
-    }
-
-    /// Deletes downloads that nobody goes on with.
-    pub fn drop_partial(&self) -> Result<u64, StoreError> {
-        self.0.downloads.sweep(|_, _| true)
-    }
-
-    fn collect(
-        &self,
-        in_use: &BTreeSet<Digest>,
-        doomed: impl Fn(&Digest, &Named) -> bool,
-    ) -> Result<Collected, StoreError> {
-        let _alone = self.gate_alone();
-        let mut images = self.images();
-        let mut index = images.index.clone();
-        let before = index.len();
-        index.retain(|manifest, named| {
-            let used = images
-                .known
-                .get(manifest)
-                .is_none_or(|parsed| in_use.contains(&parsed.id));
-            used || !doomed(manifest, named)
-        });
-        let removed = (before - index.len()) as u64;
-        if removed > 0 {
-            self.replace_index(&mut images, index)?;
-        }
-        drop(images);
-        let mut collected = self.sweep()?;
-        collected.images = removed;
-        Ok(collected)
-    }
-
     /// Makes the folders of a container's root file system below `container_dir`, which must
     /// exist, and describes its overlay. The caller counts the image as in use from before this
     /// call until the container is deleted.
@@ -447,139 +346,6 @@ impl ImageStore {
         &self.0.downloads
     }
 
-    /// Keeps blobs and layers from being collected for as long as the guard lives.
-    pub(crate) fn pin(&self, blobs: Vec<Digest>, chains: Vec<ChainId>) -> Pinned {
-        let _shared = self.gate_shared();
-        let mut pins = self.pins();
-        for blob in &blobs {
-            *pins.blobs.entry(*blob).or_default() += 1;
-        }
-        for chain in &chains {
-            *pins.chains.entry(*chain).or_default() += 1;
-        }
-        drop(pins);
-        Pinned {
-            store: self.clone(),
-            blobs,
-            chains,
-        }
-    }
-
-    /// Whether the index has an image of this manifest.
-    pub(crate) fn has_manifest(&self, manifest: &Digest) -> bool {
-        self.images().index.contains_key(manifest)
-    }
-
-    /// Enters an image whose blobs and layers are in place, under its names, which it takes over
-    /// from whichever image had them.
-    pub(crate) fn enter(&self, entry: &Entry<'_>) -> Result<(), StoreError> {
-        let parsed = parse(&self.0.blobs, &entry.manifest)?;
-        if entry.settled {
-            self.0.blobs.sync()?;
-        }
-        let mut images = self.images();
-        let mut index = images.index.clone();
-        for named in index.values_mut() {
-            named.names.retain(|name| !entry.names.contains(name));
-        }
-        let named = index.entry(entry.manifest).or_insert_with(|| Named {
-            media_type: entry.media_type.to_owned(),
-            size: entry.size,
-            names: Vec::new(),
-            imported: entry.now,
-            digests: Vec::new(),
-            unsettled: (!entry.settled).then(|| self.0.boot.clone()),
-        });
-        if entry.settled {
-            named.unsettled = None;
-        }
-        named.imported = entry.now;
-        named.names.extend_from_slice(entry.names);
-        named.names.sort();
-        named.digests.extend_from_slice(entry.digests);
-        named.digests.sort();
-        named.digests.dedup();
-        self.replace_index(&mut images, index)?;
-        images.damaged.remove(&entry.manifest);
-        images.known.insert(entry.manifest, Arc::new(parsed));
-        Ok(())
-    }
-
-    /// Has everything written out that images were entered without waiting for. May take as long
-    /// as the disk does; pulled images can be used meanwhile.
-    pub fn settle(&self) -> Result<(), StoreError> {
-        let waiting: Vec<Digest> = {
-            let images = self.images();
-            let unsettled = images
-                .index
-                .iter()
-                .filter(|(_, named)| named.unsettled.is_some());
-            unsettled.map(|(manifest, _)| *manifest).collect()
-        };
-        if waiting.is_empty() {
-            return Ok(());
-        }
-        self.0.blobs.sync()?;
-        let mut images = self.images();
-        let mut index = images.index.clone();
-        for manifest in waiting {
-            if let Some(named) = index.get_mut(&manifest) {
-                named.unsettled = None;
-            }
-        }
-        self.replace_index(&mut images, index)
-    }
-
-    /// Deletes what is not sound of a damaged image's content, so that a pull brings it anew.
-    pub(crate) fn drop_damaged(&self, layers: impl Iterator<Item = Wanted>) -> Result<(), StoreError> {
-        for layer in layers {
-            if self.0.blobs.has(&layer.blob) && !self.0.blobs.is_sound(&layer.blob)? {
-                self.0.blobs.delete(&layer.blob)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Looks again at images whose content was not known to be on the disk when the power failed.
-    fn recheck(&self) -> Result<(), StoreError> {
-        let mut images = self.images();
-        let suspects: Vec<Digest> = images
-            .index
-            .iter()
-            .filter(|(_, named)| named.unsettled.as_ref().is_some_and(|boot| *boot != self.0.boot))
-            .map(|(manifest, _)| *manifest)
-            .collect();
-        for manifest in &suspects {
-            let Some(parsed) = images.known.get(manifest).cloned() else {
-                continue;
-            };
-            let sound = parsed
-                .layers
-                .iter()
-                .all(|layer| self.0.blobs.is_sound(&layer.blob).unwrap_or(false));
-            for layer in &parsed.layers {
-                self.0.layers.distrust(&layer.chain, &self.0.blobs)?;
-            }
-            if !sound {
-                images.known.remove(manifest);
-                images.damaged.insert(*manifest);
-            }
-        }
-        if suspects.is_empty() {
-            return Ok(());
-        }
-        // A damaged image stays suspect until it is pulled again.
-        let mut index = images.index.clone();
-        for manifest in suspects {
-            if !images.damaged.contains(&manifest)
-                && let Some(named) = index.get_mut(&manifest)
-            {
-                named.unsettled = None;
-            }
-        }
-        self.replace_index(&mut images, index)
-    }
-
     fn image(&self, images: &Images, manifest: Digest) -> Option<Image> {
         let parsed = images.known.get(&manifest)?;
         Some(Image {
@@ -605,42 +371,6 @@ impl ImageStore {
         Ok(())
     }
 
-    /// Deletes blobs and layers that no image of the index needs. The gate is held alone.
-    fn sweep(&self) -> Result<Collected, StoreError> {
-        let images = self.images();
-        if !images.damaged.is_empty() {
-            // What a damaged image needs is not known.
-            return Ok(Collected::default());
-        }
-        let (mut blobs, mut layers) = (BTreeSet::new(), BTreeSet::new());
-        for (manifest, parsed) in &images.known {
-            blobs.extend([*manifest, parsed.id]);
-            blobs.extend(parsed.layers.iter().map(|layer| layer.blob));
-            layers.extend(parsed.layers.iter().map(|layer| layer.chain));
-        }
-        drop(images);
-        let pins = self.pins();
-        blobs.extend(pins.blobs.keys());
-        layers.extend(pins.chains.keys());
-        drop(pins);
-        let mut collected = Collected::default();
-        for layer in self
-            .0
-            .layers
-            .list()
-            .iter()
-            .filter(|layer| !layers.contains(layer))
-        {
-            collected.bytes += self.0.layers.delete(layer, &self.0.blobs)?;
-            collected.layers += 1;
-        }
-        for blob in self.0.blobs.list()?.iter().filter(|blob| !blobs.contains(blob)) {
-            collected.bytes += self.0.blobs.delete(blob)?;
-            collected.blobs += 1;
-        }
-        Ok(collected)
-    }
-
     fn pins(&self) -> MutexGuard<'_, Pins> {
         self.0.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -652,55 +382,6 @@ impl ImageStore {
     fn gate_alone(&self) -> RwLockWriteGuard<'_, ()> {
         self.0.gate.write().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// An image to be entered.
-pub(crate) struct Entry<'a> {
-    pub(crate) manifest: Digest,
-    pub(crate) media_type: &'a str,
-    pub(crate) size: u64,
-    pub(crate) names: &'a [Reference],
-    pub(crate) digests: &'a [Reference],
-    /// Seconds since the epoch.
-    pub(crate) now: u64,
-    /// Its content is to be on the disk before its entry is.
-    pub(crate) settled: bool,
-}
-
-/// Keeps content from being collected, see [`ImageStore::pin`].
-pub(crate) struct Pinned {
-    store: ImageStore,
-    blobs: Vec<Digest>,
-    chains: Vec<ChainId>,
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        let mut pins = self.store.pins();
-        for blob in &self.blobs {
-            release(&mut pins.blobs, blob);
-        }
-        for chain in &self.chains {
-            release(&mut pins.chains, chain);
-        }
-    }
-}
-
-fn release<K: Ord>(pins: &mut BTreeMap<K, usize>, key: &K) {
-    if let Some(count) = pins.get_mut(key) {
-        *count -= 1;
-        if *count == 0 {
-            pins.remove(key);
-        }
-    }
-}
-
-/// Id of this boot of the kernel (random(4)); another one each time.
-fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
 }
 
 fn lock(folder: &Path) -> Result<Flock<File>, StoreError> {
