@@ -8,8 +8,10 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use berth_image::ImageStore;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -22,6 +24,9 @@ use crate::pki::{self, Pki, PkiError};
 use crate::proxy;
 use crate::server::{self, Api, BootstrapError, ListenError};
 use crate::store::{self, OpenError, Store, StoreError};
+
+/// How long the lock of the data folder is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why berthd could not start, or not end well.
 #[derive(Debug, thiserror::Error)]
@@ -97,16 +102,29 @@ fn lock(config: &Config) -> Result<Flock<File>, ServiceError> {
         .append(true)
         .open(&path)
         .map_err(fail)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => ServiceError::Taken {
-            path: config.data_dir.clone(),
-        },
-        other => ServiceError::File {
-            action: "lock",
-            path: path.clone(),
-            source: other.into(),
-        },
-    })
+    // A berthd that was killed while it started a program holds the lock until that program has come so
+    // far as to close it: a moment, which a restart must not fail for.
+    let mut file = file;
+    let end = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((again, Errno::EWOULDBLOCK)) if Instant::now() < end => file = again,
+            Err((_, Errno::EWOULDBLOCK)) => {
+                return Err(ServiceError::Taken {
+                    path: config.data_dir.clone(),
+                });
+            }
+            Err((_, other)) => {
+                return Err(ServiceError::File {
+                    action: "lock",
+                    path: path.clone(),
+                    source: other.into(),
+                });
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Tells the service manager how we are; without one this does nothing.

@@ -179,10 +179,14 @@ impl PodNetwork {
         let mut attachment = Self::attachment(member, INTERFACE);
         if !member.ports.is_empty() {
             if !network.declares("portMappings") {
-                return Err(NetworkError::NoPorts { network: network.name });
+                return Err(NetworkError::NoPorts {
+                    network: network.name,
+                });
             }
             let mappings = member.ports.iter().map(HostPort::mapping).collect();
-            attachment.capabilities.insert("portMappings".to_owned(), mappings);
+            attachment
+                .capabilities
+                .insert("portMappings".to_owned(), mappings);
         }
         self.live().insert(member.uid.clone());
         self.runtime
@@ -284,7 +288,11 @@ impl PodNetwork {
         let mut attached = self.runtime.attachments();
         attached.retain(|c| c.if_name == INTERFACE && self.live().contains(&c.container_id));
         attached.sort_by(|a, b| a.container_id.cmp(&b.container_id));
-        let last = self.verified.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let last = self
+            .verified
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let after = attached.iter().position(|c| c.container_id > last);
         let Some(next) = after.or((!attached.is_empty()).then_some(0)) else {
             return Vec::new();
@@ -372,7 +380,10 @@ mod tests {
         network.attach(&member, false).unwrap_err();
         let valid = network.valid("berth");
         for uid in ["old", "new"] {
-            assert!(valid.contains(&(uid.to_owned(), INTERFACE.to_owned())), "{valid:?}");
+            assert!(
+                valid.contains(&(uid.to_owned(), INTERFACE.to_owned())),
+                "{valid:?}"
+            );
         }
     }
 

@@ -22,7 +22,9 @@ pub(super) async fn run(node: Arc<Node>, every: Duration, mut shutdown: watch::R
             _ = shutdown.wait_for(|stop| *stop) => return,
         }
         let shared = Arc::clone(&node);
-        let findings = blocking(move || shared.network.patrol()).await.unwrap_or_default();
+        let findings = blocking(move || shared.network.patrol())
+            .await
+            .unwrap_or_default();
         for finding in findings {
             report(&node, &mut broken, finding);
         }
@@ -42,7 +44,11 @@ fn report(node: &Node, broken: &mut BTreeMap<String, String>, finding: Finding) 
     match finding.repaired {
         Ok(()) => {
             broken.remove(&about.uid);
-            tracing::info!(pod = about.name, namespace = about.namespace, "repaired the pod's network");
+            tracing::info!(
+                pod = about.name,
+                namespace = about.namespace,
+                "repaired the pod's network"
+            );
             let message = "Parts of the pod's network on the host were missing, and were put back";
             node.event(about, false, "NetworkRepaired", message);
         }
@@ -56,9 +62,7 @@ fn report(node: &Node, broken: &mut BTreeMap<String, String>, finding: Finding) 
                 problem,
                 "the pod's network is broken and cannot be repaired in place"
             );
-            let message = format!(
-                "{problem}; `berthctl net repair --reattach` or a new pod makes it anew"
-            );
+            let message = format!("{problem}; `berthctl net repair --reattach` or a new pod makes it anew");
             broken.insert(about.uid.clone(), problem);
             node.event(about, true, "NetworkBroken", &message);
         }

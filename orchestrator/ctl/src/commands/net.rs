@@ -322,17 +322,26 @@ mod tests {
     #[test]
     fn the_container_id_is_cnitools() {
         // printf /run/netns/a | sha512sum | cut -c1-20
-        assert_eq!(container_id(Path::new("/run/netns/a")), "cnitool-a145bc1ace582bff43bd");
+        assert_eq!(
+            container_id(Path::new("/run/netns/a")),
+            "cnitool-a145bc1ace582bff43bd"
+        );
     }
 
     #[test]
     fn arguments_are_pairs() {
         assert_eq!(
             arguments("IP=10.1.0.5;;X=a=b").unwrap(),
-            [("IP".to_owned(), "10.1.0.5".to_owned()), ("X".to_owned(), "a=b".to_owned())]
+            [
+                ("IP".to_owned(), "10.1.0.5".to_owned()),
+                ("X".to_owned(), "a=b".to_owned())
+            ]
         );
         for text in ["IP", "=1", "a=1;b"] {
-            assert!(arguments(text).unwrap_err().to_string().contains("CNI_ARGS"), "{text}");
+            assert!(
+                arguments(text).unwrap_err().to_string().contains("CNI_ARGS"),
+                "{text}"
+            );
         }
         assert!(capabilities("[1]").unwrap_err().to_string().contains("CAP_ARGS"));
         assert_eq!(capabilities("{\"mac\": \"x\"}").unwrap()["mac"], "x");

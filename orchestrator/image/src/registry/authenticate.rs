@@ -17,6 +17,13 @@ use super::url::{Url, encoded};
 /// Longest answer of a token server.
 const TOKEN_LIMIT: u64 = 1 << 20;
 
+/// What a token server answers; old ones say `token`, OAuth 2 says `access_token`.
+#[derive(Deserialize)]
+struct Answer {
+    token: Option<String>,
+    access_token: Option<String>,
+}
+
 impl Session {
     /// Answers a challenge with the next credential that was not refused yet.
     pub(super) fn authenticate(
@@ -171,11 +178,6 @@ impl Session {
                 )));
             }
             _ => return Err(failure(http, &Method::GET, &url, response)),
-        }
-        #[derive(Deserialize)]
-        struct Answer {
-            token: Option<String>,
-            access_token: Option<String>,
         }
         let bytes = http.whole(&url, response, TOKEN_LIMIT)?;
         let answer: Answer = serde_json::from_slice(&bytes).map_err(|error| RegistryError::Answer {

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -28,9 +28,12 @@ use crate::layer::{Layers, Wanted};
 use crate::reference::Reference;
 use crate::rootfs::Rootfs;
 use crate::unpack::Limits;
+pub(crate) use enter::Entry;
 use enter::boot_id;
-pub(crate) use enter::{Entry, Pinned};
 
+/// How long a lock is waited for: a program that was killed while it started another one holds its
+/// locks until that one has come so far as to close them.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a download that nobody goes on with is kept.
 const PARTIAL_AGE: Duration = Duration::from_hours(7 * 24);
 
@@ -392,12 +395,21 @@ fn lock(folder: &Path) -> Result<Flock<File>, StoreError> {
         .write(true)
         .open(&path)
         .map_err(failed("open", &path))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-        Errno::EWOULDBLOCK => StoreError::Locked {
-            path: folder.to_owned(),
-        },
-        error => failed("lock", &path)(error.into()),
-    })
+    let mut file = file;
+    let end = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((again, Errno::EWOULDBLOCK)) if Instant::now() < end => file = again,
+            Err((_, Errno::EWOULDBLOCK)) => {
+                return Err(StoreError::Locked {
+                    path: folder.to_owned(),
+                });
+            }
+            Err((_, error)) => return Err(failed("lock", &path)(error.into())),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// The manifest that a name, a name by digest or an id means.

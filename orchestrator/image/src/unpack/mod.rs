@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{Mode, SFlag, UtimensatFlags, mkdirat, mknodat, utimensat};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstatat, mkdirat, mknodat, utimensat};
 use nix::sys::statvfs::fstatvfs;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, symlinkat, unlinkat};
@@ -417,6 +417,11 @@ impl Unpacker<'_> {
         };
         if holder.is_same_entry(&target_name, parent, name) {
             return Ok(());
+        }
+        // A whiteout says that there is nothing.
+        let found = fstatat(holder.as_fd(), target_name.as_slice(), NO_FOLLOW);
+        if found.is_ok_and(|stat| lower::is_whiteout(&stat)) {
+            return Err(missing());
         }
         let mut link = || {
             self.replacing(entry, parent, name, "create the hard link", || {
