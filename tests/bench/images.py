@@ -118,8 +118,8 @@ class Berth:
         self.log = open(f"{self.root}/berthd.log", "ab")
         self.daemon = subprocess.Popen(
             [f"{self.binaries}/berthd", "--data-dir", data, "--run-dir", f"{self.root}/berth/run", "--listen", address,
-             "--cgroup-parent", f"berth-bench-{os.getpid()}", "--image-policy", "/nonexistent",
-             "--registries-conf", "/nonexistent"], stdout=self.log, stderr=self.log)
+             "--cgroup-parent", f"berth-bench-{os.getpid()}", "--image-policy", f"{self.root}/none",
+             "--registries-conf", f"{self.root}/none"], stdout=self.log, stderr=self.log)
         self.environment = dict(os.environ, KUBECONFIG=f"{data}/admin.kubeconfig")
         ready = [f"{self.binaries}/berthctl", "get", "namespace", "default"]
         until(lambda: subprocess.run(ready, env=self.environment, capture_output=True).returncode == 0, "berthd")

@@ -328,7 +328,7 @@ fn sizes() -> Vec<Case> {
         &Tar::new()
             .file(
                 "f",
-                &(0..5000u32).map(|n| (n * 7919 >> 3) as u8).collect::<Vec<_>>(),
+                &(0..5000u32).map(|n| ((n * 7919) >> 3) as u8).collect::<Vec<_>>(),
             )
             .finish(),
     );

@@ -58,7 +58,7 @@ pub enum PushError {
     #[error("{name} cannot be pushed to: the image's manifest is {manifest}")]
     Digest {
         /// The target.
-        name: Reference,
+        name: Box<Reference>,
         /// What the image has.
         manifest: Digest,
     },
@@ -66,7 +66,7 @@ pub enum PushError {
     #[error("cannot push {what} to {name}")]
     Registry {
         /// The target.
-        name: Reference,
+        name: Box<Reference>,
         /// Manifest, config, layer.
         what: String,
         /// Why.
@@ -90,7 +90,7 @@ impl ImageStore {
         })?;
         if target.digest().is_some_and(|digest| digest != image.manifest) {
             return Err(PushError::Digest {
-                name: target,
+                name: Box::new(target),
                 manifest: image.manifest,
             });
         }
@@ -146,7 +146,7 @@ fn failed(target: &Reference, what: &str, source: RegistryError) -> PushError {
     match source {
         RegistryError::Cancelled => PushError::Cancelled,
         source => PushError::Registry {
-            name: target.clone(),
+            name: Box::new(target.clone()),
             what: what.to_owned(),
             source,
         },

@@ -76,7 +76,7 @@ fn inside() {
         })
         .unwrap_or_default();
     assert!(format!("{error} {text}").contains("subuid"), "{error}: {text}");
-    println!("inside: done");
+    eprintln!("inside: done");
 }
 
 #[test]
@@ -118,10 +118,10 @@ fn a_user_namespace_is_enough_to_unpack_and_mount() {
     }
     child.stdin.take().unwrap().write_all(b"\n").unwrap();
     let output = child.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
         output.status.success() && text.contains("inside: done"),
         "{text}{}",
-        String::from_utf8_lossy(&output.stderr)
+        String::from_utf8_lossy(&output.stdout)
     );
 }

@@ -17,7 +17,7 @@ pub enum PullError {
     #[error("cannot get {what} of {name}")]
     Registry {
         /// The image.
-        name: Reference,
+        name: Box<Reference>,
         /// Manifest, config, layer.
         what: String,
         /// Why.
@@ -28,7 +28,7 @@ pub enum PullError {
     #[error("cannot get {name} from any of its places ({tried})")]
     Places {
         /// The image.
-        name: Reference,
+        name: Box<Reference>,
         /// The mirrors, each with why not.
         tried: String,
         /// What the last place, the registry itself, said.
@@ -39,7 +39,7 @@ pub enum PullError {
     #[error("the {what} of {name} is malformed")]
     Json {
         /// The image.
-        name: Reference,
+        name: Box<Reference>,
         /// Manifest, index or config.
         what: &'static str,
         /// What is wrong with it.
@@ -50,7 +50,7 @@ pub enum PullError {
     #[error("the {what} of {name} has an unusable digest")]
     DigestText {
         /// The image.
-        name: Reference,
+        name: Box<Reference>,
         /// Manifest, index or config.
         what: &'static str,
         /// What is wrong with it.
@@ -61,7 +61,7 @@ pub enum PullError {
     #[error("{what} of {name} has the content {found}, not {expected}: refused")]
     Digest {
         /// The image.
-        name: Reference,
+        name: Box<Reference>,
         /// Manifest, config, layer.
         what: String,
         /// What it should be.
@@ -73,7 +73,7 @@ pub enum PullError {
     #[error("{what} of {name} has {found} bytes, not {expected} as its descriptor says: refused")]
     Size {
         /// The image.
-        name: Reference,
+        name: Box<Reference>,
         /// Manifest, config, layer.
         what: String,
         /// What it should be.
@@ -85,7 +85,7 @@ pub enum PullError {
     #[error("{name} cannot be used: {what} has media type {media_type:?}, {why}")]
     MediaType {
         /// The image.
-        name: Reference,
+        name: Box<Reference>,
         /// Manifest, config, layer.
         what: String,
         /// Its media type.
@@ -97,7 +97,7 @@ pub enum PullError {
     #[error("{name} is for {found}, but this machine runs {host}")]
     Platform {
         /// The image.
-        name: Reference,
+        name: Box<Reference>,
         /// What the registry offers.
         found: String,
         /// What this machine runs.
@@ -107,7 +107,7 @@ pub enum PullError {
     #[error("the manifest of {name} has {layers} layers, but its config {diff_ids}: refused")]
     LayerCount {
         /// The image.
-        name: Reference,
+        name: Box<Reference>,
         /// In the manifest.
         layers: usize,
         /// In the config.
@@ -117,7 +117,7 @@ pub enum PullError {
     #[error("{name} is not trusted")]
     Untrusted {
         /// The image.
-        name: Reference,
+        name: Box<Reference>,
         /// Why.
         #[source]
         source: TrustError,
@@ -135,7 +135,7 @@ pub enum PullError {
 
 impl PullError {
     pub(crate) fn registry(name: &Reference, what: impl Into<String>) -> impl FnOnce(RegistryError) -> Self {
-        let (name, what) = (name.clone(), what.into());
+        let (name, what) = (Box::new(name.clone()), what.into());
         move |source| match source {
             RegistryError::Cancelled => Self::Cancelled,
             source => Self::Registry { name, what, source },

@@ -273,7 +273,7 @@ impl Shared<'_> {
         if found > expected {
             writer.discard();
             return Err(PullError::Size {
-                name: self.job.name.clone(),
+                name: Box::new(self.job.name.clone()),
                 what: what(&digest),
                 expected,
                 found,
@@ -282,7 +282,7 @@ impl Shared<'_> {
         match writer.finish(&self.job.store.blobs().path(&digest), self.job.durable)? {
             None => Ok(()),
             Some(found) => Err(PullError::Digest {
-                name: self.job.name.clone(),
+                name: Box::new(self.job.name.clone()),
                 what: what(&digest),
                 expected: digest,
                 found,

@@ -68,7 +68,7 @@ fn expect(
 ) -> Result<(), PullError> {
     if let Some(expected) = digest.filter(|digest| *digest != fetched.digest) {
         return Err(PullError::Digest {
-            name: name.clone(),
+            name: Box::new(name.clone()),
             what: what.to_owned(),
             expected,
             found: fetched.digest,
@@ -77,7 +77,7 @@ fn expect(
     let found = fetched.bytes.len() as u64;
     match size.filter(|size| *size != found) {
         Some(expected) => Err(PullError::Size {
-            name: name.clone(),
+            name: Box::new(name.clone()),
             what: what.to_owned(),
             expected,
             found,
@@ -102,13 +102,13 @@ fn media_type(name: &Reference, fetched: &Fetched) -> Result<String, PullError> 
         manifests: Option<serde::de::IgnoredAny>,
     }
     let shape: Shape = serde_json::from_slice(&fetched.bytes).map_err(|source| PullError::Json {
-        name: name.clone(),
+        name: Box::new(name.clone()),
         what: "manifest",
         source,
     })?;
     let said = fetched.media_type.as_str();
     let refused = |media_type: &str, why| PullError::MediaType {
-        name: name.clone(),
+        name: Box::new(name.clone()),
         what: "the manifest".to_owned(),
         media_type: media_type.to_owned(),
         why,
@@ -162,12 +162,12 @@ pub(crate) fn select(
             return Ok(fetched);
         }
         let index: ImageIndex = serde_json::from_slice(&fetched.bytes).map_err(|source| PullError::Json {
-            name: name.clone(),
+            name: Box::new(name.clone()),
             what: "index",
             source,
         })?;
         let descriptor = for_host(index.manifests()).ok_or_else(|| PullError::Platform {
-            name: name.clone(),
+            name: Box::new(name.clone()),
             found: platforms(index.manifests()),
             host: host_platform(),
         })?;
@@ -179,7 +179,7 @@ pub(crate) fn select(
         expect(name, &what, Some(digest), Some(descriptor.size()), &fetched)?;
     }
     Err(PullError::MediaType {
-        name: name.clone(),
+        name: Box::new(name.clone()),
         what: "the manifest".to_owned(),
         media_type: fetched.media_type,
         why: "nested in more indexes than any real image",
@@ -240,7 +240,7 @@ fn platforms(manifests: &[Descriptor]) -> String {
 
 fn digest(name: &Reference, what: &'static str, text: &str) -> Result<Digest, PullError> {
     text.parse().map_err(|source| PullError::DigestText {
-        name: name.clone(),
+        name: Box::new(name.clone()),
         what,
         source,
     })
@@ -253,13 +253,13 @@ pub(crate) fn read(
 ) -> Result<(Digest, u64, Vec<(Digest, u64)>), PullError> {
     let document: ImageManifest =
         serde_json::from_slice(&manifest.bytes).map_err(|source| PullError::Json {
-            name: name.clone(),
+            name: Box::new(name.clone()),
             what: "manifest",
             source,
         })?;
     let config_type = document.config().media_type().to_string();
     let refused = |what: &str, media_type: &str, why| PullError::MediaType {
-        name: name.clone(),
+        name: Box::new(name.clone()),
         what: what.to_owned(),
         media_type: media_type.to_owned(),
         why,
@@ -328,14 +328,14 @@ pub(crate) fn complete(
     };
     if config.len() as u64 != size {
         return Err(PullError::Size {
-            name: name.clone(),
+            name: Box::new(name.clone()),
             what: "the config".to_owned(),
             expected: size,
             found: config.len() as u64,
         });
     }
     let document: ImageConfiguration = serde_json::from_slice(&config).map_err(|source| PullError::Json {
-        name: name.clone(),
+        name: Box::new(name.clone()),
         what: "config",
         source,
     })?;
@@ -343,7 +343,7 @@ pub(crate) fn complete(
     let host = host_platform();
     if found != host {
         return Err(PullError::Platform {
-            name: name.clone(),
+            name: Box::new(name.clone()),
             found,
             host,
         });
@@ -356,7 +356,7 @@ pub(crate) fn complete(
         .collect::<Result<Vec<_>, _>>()?;
     if diff_ids.len() != described.len() {
         return Err(PullError::LayerCount {
-            name: name.clone(),
+            name: Box::new(name.clone()),
             layers: described.len(),
             diff_ids: diff_ids.len(),
         });

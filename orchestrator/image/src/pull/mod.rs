@@ -72,7 +72,7 @@ impl ImageStore {
             .policy
             .before_contact(&name)
             .map_err(|source| PullError::Untrusted {
-                name: name.clone(),
+                name: Box::new(name.clone()),
                 source,
             })?;
         let sources = options
@@ -103,7 +103,7 @@ impl ImageStore {
                 Err(error @ (PullError::Cancelled | PullError::Store(_) | PullError::Layer(_))) => {
                     return Err(error);
                 }
-                Err(error) if last => return Err(with_tried(&name, tried, error)),
+                Err(error) if last => return Err(with_tried(&name, &tried, error)),
                 Err(error) => tried.push(format!("{}: {}", session.place(), chain(&error))),
             }
         }
@@ -135,10 +135,10 @@ fn mirror_credentials(
         .unwrap_or_default()
 }
 
-fn with_tried(name: &Reference, tried: Vec<String>, error: PullError) -> PullError {
+fn with_tried(name: &Reference, tried: &[String], error: PullError) -> PullError {
     match error {
         PullError::Registry { source, .. } if !tried.is_empty() => PullError::Places {
-            name: name.clone(),
+            name: Box::new(name.clone()),
             tried: tried.join("; "),
             source,
         },
@@ -248,7 +248,7 @@ impl Pull<'_> {
             .policy
             .verify(&subject, self.session, http)
             .map_err(|source| PullError::Untrusted {
-                name: self.name.clone(),
+                name: Box::new(self.name.clone()),
                 source,
             })?;
         self.retrying(http, |http| {

@@ -110,6 +110,7 @@ impl Proxy {
 
     async fn tunnel(&self, mut stream: TcpStream, origin: &Origin) -> Result<TcpStream, RegistryError> {
         use base64::Engine as _;
+        use std::fmt::Write as _;
         let target = if origin.host.contains(':') {
             format!("[{}]:{}", origin.host, origin.port)
         } else {
@@ -123,7 +124,8 @@ impl Proxy {
         let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
         if let Some(credentials) = &self.credentials {
             let code = base64::engine::general_purpose::STANDARD.encode(credentials);
-            request.push_str(&format!("Proxy-Authorization: Basic {code}\r\n"));
+            // Writing to a text cannot fail.
+            let _ = write!(request, "Proxy-Authorization: Basic {code}\r\n");
         }
         request.push_str("\r\n");
         let broken = |error: io::Error| refused(error.to_string());

@@ -114,11 +114,11 @@ pub enum RegistryError {
         /// The request's method.
         method: &'static str,
         /// What was asked for.
-        url: String,
+        url: Box<str>,
         /// The HTTP status.
         status: u16,
         /// What the registry said, after a colon; may be empty.
-        message: String,
+        message: Box<str>,
         /// How long it wants to be left alone, in seconds.
         retry_after: Option<u64>,
     },

@@ -368,9 +368,9 @@ pub(super) fn failure(
             Method::DELETE => "DELETE",
             _ => "GET",
         },
-        url: url.to_string(),
+        url: url.to_string().into(),
         status,
-        message: message(http, url, response),
+        message: message(http, url, response).into(),
         retry_after,
     }
 }

@@ -1,6 +1,6 @@
 //! URLs as registries use them: absolute, or relative to the request they answer.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use http::Uri;
 
@@ -141,7 +141,8 @@ pub(crate) fn encoded(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            // Writing to a text cannot fail.
+            let _ = write!(out, "%{byte:02X}");
         }
     }
     out

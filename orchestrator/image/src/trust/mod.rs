@@ -127,6 +127,6 @@ pub enum TrustError {
         digest: Digest,
         /// Why.
         #[source]
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
 }

@@ -41,7 +41,7 @@ pub enum ReferrersError {
     #[error("cannot list what is attached to {name}")]
     Registry {
         /// The image.
-        name: Reference,
+        name: Box<Reference>,
         /// Why.
         #[source]
         source: RegistryError,
@@ -56,7 +56,7 @@ pub(crate) fn referrers_of(
 ) -> Result<Vec<Referrer>, ReferrersError> {
     let name: Reference = name.parse()?;
     let failed = |source| ReferrersError::Registry {
-        name: name.clone(),
+        name: Box::new(name.clone()),
         source,
     };
     let source = options
@@ -173,7 +173,10 @@ pub(super) fn require(
     http: &mut Http<'_>,
 ) -> Result<(), TrustError> {
     for digest in subject.digests() {
-        let lookup = |source| TrustError::Lookup { digest, source };
+        let lookup = |source| TrustError::Lookup {
+            digest,
+            source: Box::new(source),
+        };
         let attached = list(session, http, &digest).map_err(lookup)?;
         let candidates = attached
             .iter()

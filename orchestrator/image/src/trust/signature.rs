@@ -74,20 +74,23 @@ pub(super) fn verify(
     let mut reasons: Vec<String> = Vec::new();
     let mut count = 0;
     for digest in subject.digests() {
-        let lookup = |source| TrustError::Lookup { digest, source };
+        let lookup = |source| TrustError::Lookup {
+            digest,
+            source: Box::new(source),
+        };
         for layer in signatures(session, http, &digest).map_err(lookup)? {
             count += 1;
             let verdict = judge(&layer, session, http).map_err(lookup)?;
             let why = match verdict {
                 Err(why) => why,
                 Ok((payload, signature)) => {
-                    if !keys.iter().any(|key| key.verifies(&payload, &signature)) {
-                        "it was made with another key".to_owned()
-                    } else {
+                    if keys.iter().any(|key| key.verifies(&payload, &signature)) {
                         match statement(&payload, signed, subject, &digest) {
                             Ok(()) => return Ok(()),
                             Err(why) => why,
                         }
+                    } else {
+                        "it was made with another key".to_owned()
                     }
                 }
             };

@@ -49,6 +49,7 @@ impl Transfer {
     }
 }
 
+#[allow(clippy::unused_async, reason = "handlers are asynchronous")]
 pub(super) async fn pull(
     State(images): State<Images>,
     Json(transfer): Json<Transfer>,
@@ -73,6 +74,7 @@ pub(super) async fn pull(
     }))
 }
 
+#[allow(clippy::unused_async, reason = "handlers are asynchronous")]
 pub(super) async fn push(
     State(images): State<Images>,
     Json(transfer): Json<Transfer>,

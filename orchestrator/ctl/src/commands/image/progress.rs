@@ -1,7 +1,7 @@
 //! Progress of a transfer on standard error: a bar for each layer on a terminal, elsewhere a line for
 //! each thing that happened.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -107,14 +107,16 @@ impl Display {
     fn say(&self, line: &str) {
         if !self.quiet {
             // Nobody may be there to read it.
-            let _ = writeln!(io::stderr(), "{line}");
+            let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("{line}\n"));
         }
     }
 
     fn draw(&mut self) {
+        use std::fmt::Write as _;
         let mut out = String::new();
         if self.drawn > 0 {
-            out.push_str(&format!("\x1b[{}A", self.drawn));
+            // Writing to a text cannot fail.
+            let _ = write!(out, "\x1b[{}A", self.drawn);
         }
         for layer in &self.layers {
             let short: String = layer
@@ -123,11 +125,11 @@ impl Display {
                 .chars()
                 .take(12)
                 .collect();
-            out.push_str(&format!("\x1b[2K{short} {}\n", drawn(layer)));
+            let _ = writeln!(out, "\x1b[2K{short} {}", drawn(layer));
         }
         self.drawn = self.layers.len();
         self.last = Some(Instant::now());
-        let _ = io::stderr().write_all(out.as_bytes());
+        let _ = io::Write::write_all(&mut io::stderr(), out.as_bytes());
     }
 }
 

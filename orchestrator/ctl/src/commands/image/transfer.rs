@@ -15,9 +15,8 @@ use crate::tree::{list, members, number, plain, text};
 pub(super) async fn pull(context: &Context, options: &Pull) -> Result<(), CtlError> {
     let mut errors = Vec::new();
     for name in &options.names {
-        match pull_one(context, name, options).await {
-            Ok(()) => {}
-            Err(error) => errors.push(error),
+        if let Err(error) = pull_one(context, name, options).await {
+            errors.push(error);
         }
     }
     CtlError::all(errors)
