@@ -133,7 +133,7 @@ impl Layers {
             let path = blobs.path(&wanted.blob);
             let below = Lower::new(|| self.open_all(&stack[..position], &|| true));
             let open = || File::open(&path).map_err(|source| failed("open", &path)(source).into());
-            changed |= self.make(wanted, below, open, blobs, limits)?;
+            changed |= self.make(wanted, &below, open, blobs, limits)?;
         }
         Ok(changed)
     }
@@ -143,7 +143,7 @@ impl Layers {
     pub(crate) fn make<R: Read>(
         &self,
         wanted: &Wanted,
-        lower: Lower<'_>,
+        lower: &Lower<'_>,
         open: impl FnOnce() -> Result<R, LayerError>,
         blobs: &Blobs,
         limits: &Limits,
@@ -151,7 +151,7 @@ impl Layers {
         if !self.claim(wanted.chain) {
             return Ok(false);
         }
-        let unpacked = open().and_then(|source| self.unpack(wanted, &lower, source, blobs, limits));
+        let unpacked = open().and_then(|source| self.unpack(wanted, lower, source, blobs, limits));
         let mut state = self.lock();
         state.busy.remove(&wanted.chain);
         if let Ok(record) = &unpacked {

@@ -244,7 +244,7 @@ impl Push<'_> {
             why: "it does not say where to upload to".to_owned(),
         })?;
         let target = url.join(&place)?.with("digest", &digest.to_string());
-        self.upload(http, target, &path, size)?;
+        self.upload(http, &target, &path, size)?;
         (self.options.progress)(Progress::Complete { digest: *digest });
         Ok(size)
     }
@@ -252,7 +252,7 @@ impl Push<'_> {
     fn upload(
         &self,
         http: &mut Http<'_>,
-        target: Url,
+        target: &Url,
         path: &std::path::Path,
         size: u64,
     ) -> Result<(), RegistryError> {

@@ -341,7 +341,7 @@ impl Shared<'_> {
             let lower = Lower::new(|| layers.open_all(&stack, &given_up));
             let again = from_transfer;
             let open = || self.open(at, &mut from_transfer);
-            let Err(error) = layers.make(&layer.wanted, lower, open, blobs, self.job.limits) else {
+            let Err(error) = layers.make(&layer.wanted, &lower, open, blobs, self.job.limits) else {
                 break;
             };
             // What the unpacker chokes on is often what the downloader is about to find wrong.

@@ -246,11 +246,11 @@ fn digest(name: &Reference, what: &'static str, text: &str) -> Result<Digest, Pu
     })
 }
 
+/// A config's digest and size, and those of the layers.
+type Described = (Digest, u64, Vec<(Digest, u64)>);
+
 /// Reads a manifest: its config's digest, and its layers' digests and sizes.
-pub(crate) fn read(
-    name: &Reference,
-    manifest: &Fetched,
-) -> Result<(Digest, u64, Vec<(Digest, u64)>), PullError> {
+pub(crate) fn read(name: &Reference, manifest: &Fetched) -> Result<Described, PullError> {
     let document: ImageManifest =
         serde_json::from_slice(&manifest.bytes).map_err(|source| PullError::Json {
             name: Box::new(name.clone()),

@@ -134,9 +134,9 @@ impl Session {
         // The challenge usually repeats what we ask for anyway.
         let mut unique: Vec<String> = Vec::new();
         for scope in scopes {
-            if !unique.contains(&scope)
-                && !(scope.ends_with(":pull") && unique.iter().any(|u| u.starts_with(&scope)))
-            {
+            let covered =
+                |known: &String| *known == scope || (scope.ends_with(":pull") && known.starts_with(&scope));
+            if !unique.iter().any(covered) {
                 unique.push(scope);
             }
         }
@@ -148,7 +148,7 @@ impl Session {
             });
         }
         let (url, request) = match credential {
-            Some(Credential::Identity(token)) => refresh_request(realm, service, &unique, token)?,
+            Some(Credential::Identity(token)) => refresh_request(realm, service, &unique, token),
             other => {
                 let mut url = realm;
                 if let Some(service) = service {
@@ -216,7 +216,7 @@ fn refresh_request(
     service: Option<&str>,
     scopes: &[String],
     token: &str,
-) -> Result<(Url, Request<Content>), RegistryError> {
+) -> (Url, Request<Content>) {
     let form = format!(
         "grant_type=refresh_token&client_id=berthd&service={}&scope={}&refresh_token={}",
         encoded(service.unwrap_or_default()),
@@ -229,5 +229,5 @@ fn refresh_request(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/x-www-form-urlencoded"),
     );
-    Ok((realm, request))
+    (realm, request)
 }

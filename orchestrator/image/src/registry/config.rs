@@ -23,8 +23,8 @@ struct Mirror {
     location: String,
     #[serde(default)]
     insecure: bool,
-    #[serde(default)]
-    pull_from_mirror: PullFrom,
+    #[serde(default, rename = "pull-from-mirror")]
+    pull_from: PullFrom,
 }
 
 /// For which names a mirror may be asked.
@@ -190,7 +190,7 @@ impl Registries {
         let by_digest = name.digest().is_some();
         let mut sources = Vec::new();
         for mirror in &entry.mirror {
-            let wanted = match mirror.pull_from_mirror {
+            let wanted = match mirror.pull_from {
                 PullFrom::All => by_digest || !entry.mirror_by_digest_only,
                 PullFrom::DigestOnly => by_digest,
                 PullFrom::TagOnly => !by_digest,

@@ -23,7 +23,7 @@ use super::url::{Origin, Url};
 /// How long a connection may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 /// How long may be between two pieces of an answer.
-const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+const SILENCE_LIMIT: Duration = Duration::from_mins(1);
 /// How often is looked whether the transfer is still wanted.
 const LOOK: Duration = Duration::from_millis(200);
 /// What hyper may hold of one answer.

@@ -194,19 +194,19 @@ impl Session {
         call: &Call<'_>,
     ) -> Result<(Url, Response<Incoming>), RegistryError> {
         let url = self.url(http, path)?;
-        self.call_url(http, url, call)
+        self.call_url(http, &url, call)
     }
 
     /// The same with a URL that the registry gave.
     pub(crate) fn call_url(
         &self,
         http: &mut Http<'_>,
-        url: Url,
+        url: &Url,
         call: &Call<'_>,
     ) -> Result<(Url, Response<Incoming>), RegistryError> {
         loop {
             let before = self.authorization();
-            let (at, response) = self.follow(http, url.clone(), call, before.as_ref())?;
+            let (at, response) = follow(http, url.clone(), call, before.as_ref())?;
             let status = response.status();
             if status.is_success() {
                 return Ok((at, response));
@@ -219,52 +219,6 @@ impl Session {
             }
             self.authenticate(http, &at, response, before.as_ref())?;
         }
-    }
-
-    fn follow(
-        &self,
-        http: &mut Http<'_>,
-        mut url: Url,
-        call: &Call<'_>,
-        authorization: Option<&HeaderValue>,
-    ) -> Result<(Url, Response<Incoming>), RegistryError> {
-        let first = url.origin.clone();
-        for _ in 0..REDIRECTS {
-            let mut request = Request::new((call.body)()?);
-            *request.method_mut() = call.method.clone();
-            for (name, value) in &call.headers {
-                if let Ok(value) = HeaderValue::try_from(value) {
-                    request.headers_mut().insert(name, value);
-                }
-            }
-            // A registry's token is not for the storage service that it points to.
-            if url.origin == first
-                && let Some(value) = authorization
-            {
-                request.headers_mut().insert(header::AUTHORIZATION, value.clone());
-            }
-            let response = http.send(&url, request)?;
-            if !is_redirect(response.status()) {
-                return Ok((url, response));
-            }
-            let location = location(&response).ok_or_else(|| RegistryError::Answer {
-                url: url.to_string(),
-                why: "it points elsewhere without saying where".to_owned(),
-            })?;
-            let next = url.join(&location)?;
-            if url.origin.secure && !next.origin.secure {
-                return Err(RegistryError::Answer {
-                    url: url.to_string(),
-                    why: format!("it points to {next}, which is not encrypted"),
-                });
-            }
-            http.discard(&url, response);
-            url = next;
-        }
-        Err(RegistryError::Answer {
-            url: url.to_string(),
-            why: format!("it is redirected more than {REDIRECTS} times"),
-        })
     }
 
     /// The URL of something below the repository; finds out the scheme first where it is open.
@@ -322,6 +276,52 @@ impl Session {
     pub(super) fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Sends a request, and again to wherever the answers point.
+fn follow(
+    http: &mut Http<'_>,
+    mut url: Url,
+    call: &Call<'_>,
+    authorization: Option<&HeaderValue>,
+) -> Result<(Url, Response<Incoming>), RegistryError> {
+    let first = url.origin.clone();
+    for _ in 0..REDIRECTS {
+        let mut request = Request::new((call.body)()?);
+        *request.method_mut() = call.method.clone();
+        for (name, value) in &call.headers {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                request.headers_mut().insert(name, value);
+            }
+        }
+        // A registry's token is not for the storage service that it points to.
+        if url.origin == first
+            && let Some(value) = authorization
+        {
+            request.headers_mut().insert(header::AUTHORIZATION, value.clone());
+        }
+        let response = http.send(&url, request)?;
+        if !is_redirect(response.status()) {
+            return Ok((url, response));
+        }
+        let location = location(&response).ok_or_else(|| RegistryError::Answer {
+            url: url.to_string(),
+            why: "it points elsewhere without saying where".to_owned(),
+        })?;
+        let next = url.join(&location)?;
+        if url.origin.secure && !next.origin.secure {
+            return Err(RegistryError::Answer {
+                url: url.to_string(),
+                why: format!("it points to {next}, which is not encrypted"),
+            });
+        }
+        http.discard(&url, response);
+        url = next;
+    }
+    Err(RegistryError::Answer {
+        url: url.to_string(),
+        why: format!("it is redirected more than {REDIRECTS} times"),
+    })
 }
 
 fn no_tls(error: &RegistryError) -> bool {

@@ -74,24 +74,21 @@ impl ImageStore {
                 Some(name) => vec![name],
                 None => image.names.clone(),
             };
-            match chosen
+            let known = chosen
                 .iter_mut()
-                .find(|known| known.image.manifest == image.manifest)
-            {
-                Some(known) => {
-                    known.names.extend(names);
-                    known.names.sort();
-                    known.names.dedup();
-                }
-                None => {
-                    let (media_type, layers) = self.contents(&image.manifest)?;
-                    chosen.push(Chosen {
-                        image,
-                        names,
-                        media_type,
-                        layers,
-                    });
-                }
+                .find(|known| known.image.manifest == image.manifest);
+            if let Some(known) = known {
+                known.names.extend(names);
+                known.names.sort();
+                known.names.dedup();
+            } else {
+                let (media_type, layers) = self.contents(&image.manifest)?;
+                chosen.push(Chosen {
+                    image,
+                    names,
+                    media_type,
+                    layers,
+                });
             }
         }
         let pins = chosen.iter().flat_map(|one| {

@@ -334,9 +334,8 @@ impl Identity {
         let exact = |name: &Reference| whole && parsed == *name;
         let repository = |text: &str| parsed.repository() == text;
         match self {
-            Self::MatchExact => exact(name),
             Self::MatchRepoDigestOrExact if name.digest().is_some() => repository(&name.repository()),
-            Self::MatchRepoDigestOrExact => exact(name),
+            Self::MatchExact | Self::MatchRepoDigestOrExact => exact(name),
             Self::MatchRepository => repository(&name.repository()),
             Self::ExactReference(wanted) => exact(wanted),
             Self::ExactRepository(wanted) => repository(wanted),
