@@ -86,6 +86,11 @@ bench-api: ## Time requests, watches and lists of the API server with 1,000 pods
 	@$(MAKE) --no-print-directory build
 	@tests/bench/api.py $(TARGET)/berth/bin
 
+bench-image: ## Compare pulling with skopeo + umoci and with containerd
+	@tests/deps bench
+	@$(MAKE) --no-print-directory build
+	@tests/bench/images.py $(TARGET)/berth/bin
+
 install: build ## Put programs, plugins, unit and configuration in place (PREFIX, CNI_BIN_DIR, DESTDIR)
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(TARGET)/berth/bin/,berth containerd-shim-berth-v2 berthd berthctl berth-monitor)
 	install -D -m 755 $(TARGET)/berth/bin/cni-plugins $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins
@@ -108,4 +113,4 @@ clean: ## Remove everything that was built
 	cargo clean
 	rm -rf .demo
 
-.PHONY: help deps deps-build build build-berth build-shim documents lint test test-engines test-unit test-vm demo up down bench bench-ab bench-cni bench-api install uninstall clean
+.PHONY: help deps deps-build build build-berth build-shim documents lint test test-engines test-unit test-vm demo up down bench bench-ab bench-cni bench-api bench-image install uninstall clean

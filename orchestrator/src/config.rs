@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use ipnet::Ipv4Net;
 
+use crate::images::ImageConfig;
+
 /// The Berth node daemon: Kubernetes API, controllers and node agent in one process.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "berthd", version)]
@@ -50,6 +52,30 @@ pub struct Config {
     #[arg(long, value_name = "COUNT", default_value_t = 5)]
     pub log_max_files: u32,
 
+    /// How registries are reached: mirrors, insecure registries (containers-registries.conf(5))
+    #[arg(long, value_name = "FILE", default_value = "/etc/containers/registries.conf")]
+    pub registries_conf: PathBuf,
+
+    /// Folder with HOST/*.crt: authorities of single registries (containers-certs.d(5)); may be repeated
+    #[arg(long, value_name = "DIR", default_values = ["/etc/containers/certs.d", "/etc/docker/certs.d"])]
+    pub registry_certs: Vec<PathBuf>,
+
+    /// Whose images may be pulled (containers-policy.json(5)); without the file, everybody's
+    #[arg(long, value_name = "FILE", default_value = "/etc/containers/policy.json")]
+    pub image_policy: PathBuf,
+
+    /// Percent of the disk in use from which unused images are removed; 100 never removes any
+    #[arg(long, value_name = "PERCENT", default_value_t = 85, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub image_gc_high_threshold: u8,
+
+    /// Percent of the disk in use down to which unused images are removed
+    #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub image_gc_low_threshold: u8,
+
+    /// Seconds that an unused image is kept at least
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub image_minimum_gc_age: u64,
+
     /// Address of the API; a socket handed over by LISTEN_FDS comes first
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:6443")]
     pub listen: SocketAddr,
@@ -83,6 +109,14 @@ pub enum ConfigError {
         /// The network given.
         network: Ipv4Net,
     },
+    /// The thresholds contradict each other.
+    #[error("--image-gc-low-threshold {low} must be lower than --image-gc-high-threshold {high}")]
+    Thresholds {
+        /// Where removing begins.
+        high: u8,
+        /// Where it ends.
+        low: u8,
+    },
     /// A folder is not absolute.
     #[error("{flag} {path}: must be an absolute path")]
     Relative {
@@ -109,7 +143,24 @@ impl Config {
                 network: self.service_cidr,
             });
         }
+        let (high, low) = (self.image_gc_high_threshold, self.image_gc_low_threshold);
+        if low >= high {
+            return Err(ConfigError::Thresholds { high, low });
+        }
         self.node_name().map(|_| ())
+    }
+
+    /// Where the node's settings for images are.
+    pub fn images(&self) -> ImageConfig {
+        ImageConfig {
+            registries: self.registries_conf.clone(),
+            certificates: self.registry_certs.clone(),
+            policy: self.image_policy.clone(),
+            credentials: self.data_dir.join("config.json"),
+            gc_high: self.image_gc_high_threshold,
+            gc_low: self.image_gc_low_threshold,
+            gc_minimum_age: self.image_minimum_gc_age,
+        }
     }
 
     /// The node's name: as given, or the host's in lower case.

@@ -4,6 +4,7 @@ pub mod admission;
 pub mod config;
 pub mod controllers;
 pub mod events;
+pub mod images;
 pub mod node;
 pub mod pki;
 pub mod proxy;

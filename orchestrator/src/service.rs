@@ -8,19 +8,26 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use berth_image::ImageStore;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::{Config, ConfigError, write_atomically};
 use crate::controllers;
+use crate::images::Images;
 use crate::node::{self, NodeConfig, NodeContext, NodeError};
 use crate::pki::{self, Pki, PkiError, Tokens};
 use crate::proxy;
 use crate::server::{self, Api, BootstrapError, ListenError};
 use crate::store::{self, OpenError, Store, StoreError};
+
+/// How long the lock of the data folder is waited for: a program that a killed berthd was just starting holds its files
+/// until it executes.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why berthd could not start, or not end well.
 #[derive(Debug, thiserror::Error)]
@@ -83,9 +90,6 @@ fn folder(path: &Path, mode: u32) -> Result<(), ServiceError> {
         })
 }
 
-/// A program that a killed berthd was just starting holds its files until it executes.
-const LOCK_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
-
 /// The lock that makes this berthd the only one on its data folder; held as long as the value.
 fn lock(config: &Config) -> Result<Flock<File>, ServiceError> {
     let path = config.lock_file();
@@ -99,16 +103,16 @@ fn lock(config: &Config) -> Result<Flock<File>, ServiceError> {
         .append(true)
         .open(&path)
         .map_err(fail)?;
-    let patience = std::time::Instant::now() + LOCK_PATIENCE;
+    let patience = Instant::now() + LOCK_PATIENCE;
     let mut file = file;
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
-            Err((same, nix::errno::Errno::EWOULDBLOCK)) if std::time::Instant::now() < patience => {
+            Err((same, Errno::EWOULDBLOCK)) if Instant::now() < patience => {
                 file = same;
-                std::thread::sleep(std::time::Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(20));
             }
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            Err((_, Errno::EWOULDBLOCK)) => {
                 return Err(ServiceError::Taken {
                     path: config.data_dir.clone(),
                 });
@@ -192,13 +196,18 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
         tokens: Arc::clone(&tokens),
         shutdown: stopped.clone(),
     });
-    let images = ImageStore::open(&config.image_dir())?;
-    let router = server::router(api, server::image_router(store.clone(), images.clone()));
+    let images = Images::new(
+        store.clone(),
+        ImageStore::open(&config.image_dir())?,
+        config.images(),
+        stopped.clone(),
+    );
+    let router = server::router(api, server::image_router(images.clone()));
     let serving = tokio::spawn(server::serve(listener, acceptor, router, stopped.clone()));
     let (balancing, routes) = proxy::start(
         store.clone(),
         config.service_cidr,
-        std::time::Duration::from_secs(config.network_check.into()),
+        Duration::from_secs(config.network_check.into()),
         stopped.clone(),
     );
     let controlling = tokio::spawn(controllers::run(
@@ -256,7 +265,7 @@ fn node_config(config: &Config, name: String) -> NodeConfig {
         monitor: config.monitor.clone(),
         cni_bin_dir: config.cni_bin_dir.clone(),
         cni_conf_dir: config.cni_conf_dir.clone(),
-        network_check: std::time::Duration::from_secs(config.network_check.into()),
+        network_check: Duration::from_secs(config.network_check.into()),
         cgroup_parent: config.cgroup_parent.clone(),
         log_max_bytes: config.log_max_bytes,
         log_max_files: config.log_max_files,

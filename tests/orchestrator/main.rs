@@ -11,5 +11,6 @@ mod monitor;
 mod network;
 mod pods;
 mod policy;
+mod registry;
 mod services;
 mod streams;

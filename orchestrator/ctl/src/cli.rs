@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Import, list and remove images
+    /// Pull, push, import, save, list and remove images
     #[command(subcommand)]
     Image(Image),
     /// Make objects be as files say
@@ -55,11 +55,64 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Image {
+    /// Pull images from their registries
+    Pull(Pull),
+    /// Push an image to a registry
+    Push(Push),
     /// Import a docker-archive, an OCI layout (archive or folder), or a root file system
     Import(Box<Import>),
+    /// Load the images of an archive: docker save, podman save, an OCI layout as archive or folder
+    Load {
+        /// Archive, folder, or - for standard input
+        #[arg(default_value = "-")]
+        source: PathBuf,
+        /// Name the image gets instead of the archive's own
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Save images as an archive or folder that Docker, Podman and others load
+    Save(Save),
+    /// Give an image another name
+    Tag {
+        /// Name or id
+        name: String,
+        /// The new name
+        new: String,
+    },
     /// List images
     #[command(alias = "list")]
     Ls(ImageList),
+    /// Show everything about images: names, layers, manifest, config
+    Inspect {
+        /// Names or ids
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// Format
+        #[arg(short, long, value_enum)]
+        output: Option<Format>,
+    },
+    /// Show the steps by which an image was made
+    History {
+        /// Name or id
+        name: String,
+        /// Show all of each step
+        #[arg(long)]
+        no_trunc: bool,
+    },
+    /// List what is attached to an image at its registry: SBOMs, scan reports, signatures
+    Referrers(Referrers),
+    /// Show what the images take of the disk
+    Df {
+        /// Format
+        #[arg(short, long, value_enum)]
+        output: Option<Format>,
+    },
+    /// Verify every byte of the store
+    Check {
+        /// Remove what is damaged, so that it can be pulled or imported anew
+        #[arg(long)]
+        repair: bool,
+    },
     /// Remove images that no pod uses, by name or id
     #[command(alias = "remove")]
     Rm {
@@ -68,7 +121,82 @@ pub(crate) enum Image {
         names: Vec<String>,
     },
     /// Remove images without a name that no pod uses
-    Prune,
+    Prune {
+        /// Also those with a name, and downloads that were cut off
+        #[arg(short, long)]
+        all: bool,
+    },
+}
+
+/// Who we are to a registry, and how much is said.
+#[derive(Debug, Args)]
+pub(crate) struct Access {
+    /// Name and password for the registry [default: what docker login or podman login left]
+    #[arg(long, value_name = "USER:PASSWORD")]
+    pub(crate) creds: Option<String>,
+    /// Credentials file, as docker login writes it
+    #[arg(long, value_name = "FILE", conflicts_with = "creds")]
+    pub(crate) authfile: Option<PathBuf>,
+    /// Print nothing but the id or digest
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pull {
+    /// Names, by tag or digest
+    #[arg(required = true)]
+    pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    pub(crate) access: Access,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Push {
+    /// Name or id of the image
+    pub(crate) name: String,
+    /// Where to, if not to where its name says
+    pub(crate) target: Option<String>,
+    #[command(flatten)]
+    pub(crate) access: Access,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Referrers {
+    /// Name of the image
+    pub(crate) name: String,
+    /// Name and password for the registry
+    #[arg(long, value_name = "USER:PASSWORD")]
+    pub(crate) creds: Option<String>,
+    /// Credentials file, as docker login writes it
+    #[arg(long, value_name = "FILE", conflicts_with = "creds")]
+    pub(crate) authfile: Option<PathBuf>,
+    /// Format
+    #[arg(short, long, value_enum)]
+    pub(crate) output: Option<Format>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Save {
+    /// Names or ids
+    #[arg(required = true)]
+    pub(crate) names: Vec<String>,
+    /// File or folder to write [default: standard output]
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) output: Option<PathBuf>,
+    /// What to write
+    #[arg(long, value_enum, default_value_t = SaveAs::DockerArchive)]
+    pub(crate) format: SaveAs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SaveAs {
+    /// What docker save writes
+    DockerArchive,
+    /// An OCI image layout as an archive
+    OciArchive,
+    /// An OCI image layout as a folder
+    OciDir,
 }
 
 #[derive(Debug, Args)]

@@ -53,6 +53,12 @@ pub(crate) enum CtlError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot write {path:?}")]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("{origin}, document {number}: not a manifest")]
     Syntax {
         origin: String,

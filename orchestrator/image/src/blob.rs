@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::digest::{Digest, Hashing};
+use crate::digest::{Digest, Hashing, Running};
 use crate::error::StoreError;
 
 /// Most bytes of a JSON document (manifest, config, index): containerd's limit is 8 MiB, too.
@@ -68,6 +68,26 @@ impl Blobs {
         }
     }
 
+    /// Whether a blob has the content that its name promises.
+    pub(crate) fn is_sound(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let path = self.path(digest);
+        let mut file = File::open(&path).map_err(failed("open", &path))?;
+        let mut buffer = vec![0u8; 128 * 1024];
+        let mut hash = Running::default();
+        loop {
+            match file.read(&mut buffer).map_err(failed("read", &path))? {
+                0 => return Ok(hash.digest() == *digest),
+                count => hash.update(&buffer[..count]),
+            }
+        }
+    }
+
+    /// Bytes of a blob.
+    pub(crate) fn size(&self, digest: &Digest) -> Result<u64, StoreError> {
+        let path = self.path(digest);
+        Ok(fs::metadata(&path).map_err(failed("inspect", &path))?.len())
+    }
+
     /// All blobs. Foreign files in the folder are left alone.
     pub(crate) fn list(&self) -> Result<Vec<Digest>, StoreError> {
         let entries = fs::read_dir(&self.folder).map_err(failed("list", &self.folder))?;
@@ -95,21 +115,21 @@ impl Blobs {
         Ok(Stage { folder, next: 0 })
     }
 
-    /// Moves a staged file into place, durably. One that is there already is replaced: should it
-    /// have been damaged, that repairs it.
+    /// Moves a staged file into place. One that is there already is replaced: should it have been
+    /// damaged, that repairs it. Only [`Self::sync`] makes it survive a power cut.
     pub(crate) fn commit(&self, staged: &Staged) -> Result<(), StoreError> {
         let path = self.path(&staged.digest);
-        match File::open(&staged.path).and_then(|file| file.sync_all()) {
+        match fs::rename(&staged.path, &path) {
             // The same layer twice in one image: it has been moved already.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && path.exists() => return Ok(()),
-            synced => synced.map_err(failed("write out", &staged.path))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.exists() => Ok(()),
+            moved => moved.map_err(failed("move into place", &path)),
         }
-        fs::rename(&staged.path, &path).map_err(failed("move into place", &path))
     }
 
-    /// Makes all commits so far survive a power cut.
+    /// Makes everything that was written to the store's file system so far survive a power cut.
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
-        sync_folder(&self.folder)
+        let folder = File::open(&self.folder).map_err(failed("open", &self.folder))?;
+        nix::unistd::syncfs(&folder).map_err(|error| failed("write out", &self.folder)(error.into()))
     }
 }
 

@@ -145,6 +145,35 @@ impl fmt::Debug for ChainId {
     }
 }
 
+/// The digest of bytes that come piece by piece.
+#[derive(Default)]
+pub(crate) struct Running {
+    hasher: Sha256,
+    bytes: u64,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Running({} bytes)", self.bytes)
+    }
+}
+
+impl Running {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.bytes += bytes.len() as u64;
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The digest of what has come so far.
+    pub(crate) fn digest(&self) -> Digest {
+        Digest(self.hasher.clone().finalize().into())
+    }
+}
+
 /// Passes bytes through and takes their digest: a reader's or a writer's, whichever it wraps.
 pub(crate) struct Hashing<T> {
     inner: T,

@@ -54,6 +54,12 @@ pub enum StoreError {
     /// The name given is no image name.
     #[error("cannot use the image name")]
     Name(#[from] ReferenceError),
+    /// A name by digest, which is a content and cannot be given.
+    #[error("image name {name} has a digest: give a tag")]
+    TagDigest {
+        /// The name.
+        name: Reference,
+    },
     /// No image has this name or id.
     #[error("no image {name:?} in the store")]
     NotFound {

@@ -20,6 +20,10 @@ const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 /// OCI's annotation for a name in an image layout (annotations.md).
 pub(crate) const NAME: &str = "org.opencontainers.image.ref.name";
 const IMPORTED: &str = "dev.berth.image.imported";
+/// Repository and digest that the image was pulled by; blank-separated.
+const DIGESTS: &str = "dev.berth.image.digests";
+/// Id of the boot during which the image was entered before its content was on the disk.
+const UNSETTLED: &str = "dev.berth.image.unsettled";
 
 /// The names of one manifest; an image without a name has an empty set.
 #[derive(Debug, Clone)]
@@ -29,6 +33,11 @@ pub(crate) struct Named {
     pub(crate) names: Vec<Reference>,
     /// Seconds since the epoch.
     pub(crate) imported: u64,
+    /// Repositories and digests under which registries have it: of this manifest, or of an index
+    /// that names it.
+    pub(crate) digests: Vec<Reference>,
+    /// Until its content is known to be on the disk: the id of the boot that wrote it.
+    pub(crate) unsettled: Option<String>,
 }
 
 /// All images of the store by manifest digest.
@@ -111,7 +120,15 @@ pub(crate) fn load(store: &Path, stage: &Stage) -> Result<Index, StoreError> {
             size: entry.size,
             names: Vec::new(),
             imported,
+            digests: Vec::new(),
+            unsettled: entry.annotations.get(UNSETTLED).cloned(),
         });
+        if named.digests.is_empty() {
+            let texts = entry.annotations.get(DIGESTS).map_or("", String::as_str);
+            for text in texts.split_ascii_whitespace() {
+                named.digests.push(text.parse().map_err(|_| malformed(text))?);
+            }
+        }
         if let Some(name) = entry.annotations.get(NAME) {
             named.names.push(name.parse().map_err(|_| malformed(name))?);
         }
@@ -126,6 +143,12 @@ pub(crate) fn save(store: &Path, index: &Index, stage: &Stage) -> Result<(), Sto
         let entry = |name: Option<&Reference>| {
             let mut annotations = BTreeMap::from([(IMPORTED.to_owned(), named.imported.to_string())]);
             annotations.extend(name.map(|name| (NAME.to_owned(), name.to_string())));
+            let digests: Vec<String> = named.digests.iter().map(ToString::to_string).collect();
+            if !digests.is_empty() {
+                annotations.insert(DIGESTS.to_owned(), digests.join(" "));
+            }
+            let unsettled = named.unsettled.clone();
+            annotations.extend(unsettled.map(|boot| (UNSETTLED.to_owned(), boot)));
             Entry {
                 media_type: named.media_type.clone(),
                 digest: digest.to_string(),

@@ -2,19 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::blob::{Blobs, failed, sync_folder};
+use crate::blob::{Blobs, failed};
 use crate::decompress::decompress;
 use crate::digest::{ChainId, Digest, Hashing};
 use crate::error::{LayerError, StoreError};
 use crate::unpack::{Limits, Lower, unpack};
+
+/// How often a thread that waits for a layer looks whether it still comes.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What `layer.json` records.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,6 +30,9 @@ struct Record {
     /// Bytes of file contents.
     bytes: u64,
     entries: u64,
+    /// Bytes of the plain archive; stores of before this was recorded do not know.
+    #[serde(default)]
+    plain_bytes: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -113,24 +120,93 @@ impl Layers {
         self.folder.join(chain.digest().hex()).join("fs")
     }
 
-    /// Makes a stack of layers ready, lowest first. Threads that want the same layer share the
-    /// work: one unpacks, the others wait.
-    pub(crate) fn ensure(&self, stack: &[Wanted], blobs: &Blobs, limits: &Limits) -> Result<(), LayerError> {
+    /// Makes a stack of layers ready from its blobs, lowest first. Gives back whether there was
+    /// anything to do.
+    pub(crate) fn ensure(
+        &self,
+        stack: &[Wanted],
+        blobs: &Blobs,
+        limits: &Limits,
+    ) -> Result<bool, LayerError> {
+        let mut changed = false;
         for (position, wanted) in stack.iter().enumerate() {
-            if !self.claim(wanted.chain) {
-                continue;
-            }
-            let unpacked = self.unpack(wanted, &stack[..position], blobs, limits);
+            let path = blobs.path(&wanted.blob);
+            let below = Lower::new(|| self.open_all(&stack[..position], &|| true));
+            let open = || File::open(&path).map_err(|source| failed("open", &path)(source).into());
+            changed |= self.make(wanted, &below, open, blobs, limits)?;
+        }
+        Ok(changed)
+    }
+
+    /// Makes one layer ready from the stream that `open` gives. Threads that want the same layer
+    /// share the work: one unpacks, the others wait. False if it was ready already.
+    pub(crate) fn make<R: Read>(
+        &self,
+        wanted: &Wanted,
+        lower: &Lower<'_>,
+        open: impl FnOnce() -> Result<R, LayerError>,
+        blobs: &Blobs,
+        limits: &Limits,
+    ) -> Result<bool, LayerError> {
+        if !self.claim(wanted.chain) {
+            return Ok(false);
+        }
+        let unpacked = open().and_then(|source| self.unpack(wanted, lower, source, blobs, limits));
+        let mut state = self.lock();
+        state.busy.remove(&wanted.chain);
+        if let Ok(record) = &unpacked {
+            state.ready.insert(wanted.chain, record.clone());
+        }
+        drop(state);
+        self.changed.notify_all();
+        unpacked.map(|_| true)
+    }
+
+    /// Whether a layer is unpacked.
+    pub(crate) fn is_ready(&self, chain: &ChainId) -> bool {
+        self.lock().ready.contains_key(chain)
+    }
+
+    /// Opens the folders of a stack, the topmost first. Those that are not ready yet are waited
+    /// for, until `given_up`.
+    pub(crate) fn open_all(&self, stack: &[Wanted], given_up: &dyn Fn() -> bool) -> io::Result<Vec<OwnedFd>> {
+        let mut layers = Vec::with_capacity(stack.len());
+        for wanted in stack.iter().rev() {
             let mut state = self.lock();
-            state.busy.remove(&wanted.chain);
-            if let Ok(record) = &unpacked {
-                state.ready.insert(wanted.chain, record.clone());
+            while !state.ready.contains_key(&wanted.chain) {
+                if given_up() && !state.busy.contains(&wanted.chain) {
+                    return Err(io::Error::other(format!(
+                        "layer {} below it is not there",
+                        wanted.blob
+                    )));
+                }
+                state = self
+                    .changed
+                    .wait_timeout(state, LOOK)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
             }
             drop(state);
-            self.changed.notify_all();
-            unpacked?;
+            layers.push(OwnedFd::from(File::open(self.path(&wanted.chain))?));
         }
-        Ok(())
+        Ok(layers)
+    }
+
+    /// Bytes of the plain archive that a layer was unpacked from, if that is known.
+    pub(crate) fn plain_bytes(&self, chain: &ChainId) -> Option<u64> {
+        self.lock().ready.get(chain)?.plain_bytes
+    }
+
+    /// Whether a layer's folder is there, and not empty though it was unpacked with content. Single
+    /// files are not looked at: only their blob has a digest.
+    pub(crate) fn is_present(&self, chain: &ChainId) -> bool {
+        let bytes = self.bytes(chain);
+        fs::read_dir(self.path(chain)).is_ok_and(|mut found| bytes == 0 || found.next().is_some())
+    }
+
+    /// Moves a layer away whose content cannot be trusted; it is unpacked again when wanted.
+    pub(crate) fn distrust(&self, chain: &ChainId, blobs: &Blobs) -> Result<(), StoreError> {
+        self.delete(chain, blobs).map(|_| ())
     }
 
     /// Deletes a layer. The caller has made sure that no mount uses it.
@@ -170,7 +246,8 @@ impl Layers {
     fn unpack(
         &self,
         wanted: &Wanted,
-        below: &[Wanted],
+        lower: &Lower<'_>,
+        source: impl Read,
         blobs: &Blobs,
         limits: &Limits,
     ) -> Result<Record, LayerError> {
@@ -186,15 +263,11 @@ impl Layers {
             .create(&root_path)
             .map_err(failed("create", &root_path))?;
         let root = File::open(&root_path).map_err(failed("open", &root_path))?;
-        let lower = self.lower(below)?;
-
-        let blob_path = blobs.path(&wanted.blob);
-        let blob = File::open(&blob_path).map_err(failed("open", &blob_path))?;
-        let plain = decompress(blob).map_err(|source| LayerError::read(wanted.blob, source))?;
+        let plain = decompress(source).map_err(|source| LayerError::read(wanted.blob, source))?;
         let mut hashing = Hashing::new(plain);
-        let contents = unpack(&mut hashing, root.as_fd(), &lower, limits)
+        let contents = unpack(&mut hashing, root.as_fd(), lower, limits)
             .map_err(|source| LayerError::unpack(wanted.blob, source))?;
-        let (_, found, _) = hashing.finish();
+        let (_, found, plain_bytes) = hashing.finish();
         if found != wanted.diff_id {
             return Err(LayerError::DiffId {
                 layer: wanted.blob,
@@ -212,18 +285,19 @@ impl Layers {
             number,
             bytes: contents.bytes,
             entries: contents.entries,
+            plain_bytes: Some(plain_bytes),
         };
-        self.publish(wanted, &record, &made, &root)?;
+        self.publish(wanted, &record, &made)?;
         Ok(record)
     }
 
-    /// Puts a finished layer into place: its data is on the disk before its name is.
-    fn publish(&self, wanted: &Wanted, record: &Record, made: &Path, root: &File) -> Result<(), StoreError> {
+    /// Puts a finished layer into place. Whoever enters an image that needs it sees to it that it
+    /// survives a power cut, see [`crate::store`].
+    fn publish(&self, wanted: &Wanted, record: &Record, made: &Path) -> Result<(), StoreError> {
         let record_path = made.join("layer.json");
         let bytes = serde_json::to_vec_pretty(record)
             .map_err(|source| failed("write", &record_path)(io::Error::other(source)))?;
         fs::write(&record_path, bytes).map_err(failed("write", &record_path))?;
-        nix::unistd::syncfs(root).map_err(|source| failed("write out", made)(source.into()))?;
         let link = self.links.join(base36(record.number));
         match fs::remove_file(&link) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -233,18 +307,7 @@ impl Layers {
         }
         symlink(link_target(&wanted.chain), &link).map_err(failed("create", &link))?;
         let place = self.folder.join(wanted.chain.digest().hex());
-        fs::rename(made, &place).map_err(failed("move into place", &place))?;
-        sync_folder(&self.folder)
-    }
-
-    /// The layers below, open, the topmost first.
-    fn lower(&self, below: &[Wanted]) -> Result<Lower, StoreError> {
-        let mut layers = Vec::with_capacity(below.len());
-        for wanted in below.iter().rev() {
-            let path = self.path(&wanted.chain);
-            layers.push(OwnedFd::from(File::open(&path).map_err(failed("open", &path))?));
-        }
-        Ok(Lower::new(layers))
+        fs::rename(made, &place).map_err(failed("move into place", &place))
     }
 
     /// Makes `l/` match the layers: exactly one link a layer.

@@ -113,6 +113,14 @@ impl Reference {
         }
     }
 
+    /// The same repository, by digest.
+    pub fn by_digest(&self, digest: Digest) -> Self {
+        Self {
+            version: Version::Digest(digest),
+            ..self.clone()
+        }
+    }
+
     /// `domain/path`, without tag or digest.
     pub fn repository(&self) -> String {
         format!("{}/{}", self.domain, self.path)

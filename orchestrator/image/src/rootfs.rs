@@ -10,6 +10,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::error::RootfsError;
+use crate::unpack::is_rootless;
 
 /// overlayfs refuses more (fs/overlayfs/params.h, OVL_MAX_STACK).
 const STACK_LIMIT: usize = 500;
@@ -76,10 +77,11 @@ impl Rootfs {
         }
         let (folder, names) = &self.links;
         let options = format!(
-            "lowerdir={},upperdir={},workdir={},index=off",
+            "lowerdir={},upperdir={},workdir={},index=off{}",
             names.join(":"),
             escaped(&self.upper),
-            escaped(&self.work)
+            escaped(&self.work),
+            if is_rootless() { ",userxattr" } else { "" }
         );
         if names.len() > STACK_LIMIT || options.len() > OPTIONS_LIMIT {
             return Err(RootfsError::TooManyLayers { layers: names.len() });

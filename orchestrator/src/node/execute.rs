@@ -201,13 +201,14 @@ impl Worker {
             _ => 0,
         };
         stopped(seen);
+        if !self.image_is_ready(&definition, attempt) {
+            return;
+        }
         let id = format!("{}-{name}-{attempt}", self.seen.uid);
         if let Err(refusal) = self.prepare(&definition, attempt, &id, failures).await {
             let count = failures + 1;
             let retry = after(now, retry_delay(count, RETRY_REFUSED.0, RETRY_REFUSED.1));
-            if failures == 0 || !matches!(refusal.reason, "ImagePullBackOff") {
-                self.event(Some(name), true, "Failed", &refusal.message);
-            }
+            self.event(Some(name), true, "Failed", &refusal.message);
             let failure = Failure {
                 reason: refusal.reason.to_owned(),
                 message: refusal.message,
@@ -336,7 +337,6 @@ impl Worker {
             cgroup: self.cgroup(&definition.spec.name),
             attempt,
             id: id.to_owned(),
-            failures,
             target_bundle: definition
                 .target
                 .as_ref()
@@ -351,7 +351,8 @@ impl Worker {
             })
         })?;
         let name = &definition.spec.name;
-        if failures > 0 || self.seen.seen(name).image.is_none() {
+        let fresh = self.pulls.get(name).is_some_and(|pulls| pulls.brought(attempt));
+        if !fresh && (failures > 0 || self.seen.seen(name).image.is_none()) {
             let message = format!("Container image {:?} already present on machine", image.0);
             self.event(Some(name), false, "Pulled", &message);
         }

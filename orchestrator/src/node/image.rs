@@ -1,4 +1,4 @@
-//! Images for containers: they are imported by people, there is nothing to pull from.
+//! Images for containers: finding them in the store, and what they say about their programs.
 
 use berth_image::{Image, ImageStore};
 use k8s_openapi::api::core::v1 as api;
@@ -27,35 +27,32 @@ pub enum ImageError {
     },
 }
 
-/// The image of a container. `failures` is how often it was not found before.
+/// The image of a container; it was pulled before if it is to be pulled.
 ///
 /// # Errors
 /// [`ImageError`].
-pub fn find(images: &ImageStore, container: &api::Container, failures: u32) -> Result<Image, ImageError> {
+pub fn find(images: &ImageStore, container: &api::Container) -> Result<Image, ImageError> {
     let name = container.image.clone().unwrap_or_default();
     let found = images.resolve(&name).map_err(|source| ImageError::Store {
         name: name.clone(),
         source,
     })?;
-    found.ok_or_else(|| missing(&name, container.image_pull_policy.as_deref(), failures))
+    found.ok_or_else(|| missing(&name, container.image_pull_policy.as_deref()))
 }
 
-fn missing(name: &str, policy: Option<&str>, failures: u32) -> ImageError {
-    let hint = "import it with: berthctl image import FILE";
+fn missing(name: &str, policy: Option<&str>) -> ImageError {
     if policy == Some("Never") {
-        let text = format!("Container image {name:?} is not present with pull policy of Never: {hint}");
         return ImageError::Missing {
             reason: "ErrImageNeverPull",
-            text,
+            text: format!(
+                "Container image {name:?} is not present with pull policy of Never: import it with: berthctl image import FILE"
+            ),
         };
     }
-    let (reason, start) = if failures == 0 {
-        ("ErrImagePull", "")
-    } else {
-        ("ImagePullBackOff", "Back-off pulling image: ")
-    };
-    let text = format!("{start}image {name:?} is not on this node, which pulls from no registry: {hint}");
-    ImageError::Missing { reason, text }
+    ImageError::Missing {
+        reason: "ErrImagePull",
+        text: format!("image {name:?} was removed before the container could be created: it is pulled again"),
+    }
 }
 
 /// What the image says about its program.
@@ -114,19 +111,15 @@ mod tests {
 
     #[test]
     fn messages_name_the_way_out() {
-        for (policy, failures, reason) in [
-            (Some("Never"), 0, "ErrImageNeverPull"),
-            (Some("IfNotPresent"), 0, "ErrImagePull"),
-            (None, 3, "ImagePullBackOff"),
+        for (policy, reason, way_out) in [
+            (Some("Never"), "ErrImageNeverPull", "berthctl image import"),
+            (Some("IfNotPresent"), "ErrImagePull", "pulled again"),
         ] {
-            let ImageError::Missing { reason: have, text } = missing("shop:v1", policy, failures) else {
+            let ImageError::Missing { reason: have, text } = missing("shop:v1", policy) else {
                 panic!("another error");
             };
             assert_eq!(have, reason);
-            assert!(
-                text.contains("shop:v1") && text.contains("berthctl image import"),
-                "{text}"
-            );
+            assert!(text.contains("shop:v1") && text.contains(way_out), "{text}");
         }
     }
 

@@ -21,6 +21,7 @@ pub mod plan;
 pub mod pod;
 mod prepare;
 mod probes;
+mod pull;
 mod queue;
 mod recover;
 mod registration;
@@ -40,8 +41,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use berth_cgroups::Layout;
-use berth_image::ImageStore;
 
+use crate::images::Images;
 use crate::proxy::Routes;
 use crate::store::{Object, Store};
 use network::PodNetwork;
@@ -82,7 +83,7 @@ pub struct NodeContext {
     /// The store.
     pub store: Store,
     /// The images.
-    pub images: ImageStore,
+    pub images: Images,
     /// Makes the tokens of pods.
     pub tokens: Arc<crate::pki::Tokens>,
     /// The settings.
@@ -119,7 +120,7 @@ pub enum NodeError {
 /// What all workers share.
 pub(crate) struct Node {
     store: Store,
-    images: ImageStore,
+    images: Images,
     tokens: Arc<crate::pki::Tokens>,
     config: NodeConfig,
     routes: Routes,
@@ -189,8 +190,10 @@ pub async fn run(context: NodeContext) -> Result<(), NodeError> {
     let every = node.config.network_check;
     let patrol =
         (!every.is_zero()).then(|| tokio::spawn(patrol::run(Arc::clone(&node), every, shutdown.clone())));
+    let room = tokio::spawn(watch_room(Arc::clone(&node)));
     queue::run(Arc::clone(&node), shutdown).await?;
     registration.abort();
+    room.abort();
     if let Some(patrol) = patrol {
         // It may be in the middle of a repair.
         patrol.await?;
@@ -199,10 +202,23 @@ pub async fn run(context: NodeContext) -> Result<(), NodeError> {
     Ok(())
 }
 
+/// Keeps room for images on the disk; what goes wrong is an event of the Node.
+async fn watch_room(node: Arc<Node>) {
+    let images = node.images.clone();
+    crate::images::watch(images, move |message| {
+        let key = crate::store::Key::new(berth_api::kinds::NODE, "", &node.config.name);
+        if let Ok(Some(object)) = node.store.get(&key) {
+            let about = crate::events::ObjectRef::to(&object);
+            node.event(about, true, "ImageGCFailed", &message);
+        }
+    })
+    .await;
+}
+
 /// Makes the directories and looks at the host. Blocks.
 fn prepare(
     store: Store,
-    images: ImageStore,
+    images: Images,
     tokens: Arc<crate::pki::Tokens>,
     config: NodeConfig,
     routes: Routes,

@@ -205,6 +205,8 @@ pub enum State {
     /// Nothing yet.
     #[default]
     Absent,
+    /// Its image is being pulled.
+    Pulling,
     /// It could not be created: the configuration, the image.
     Refused(Failure),
     /// The runtime has been asked to create it.

@@ -315,7 +315,7 @@ fn create(definition: &Definition, one: &Seen, now: Timestamp, plan: &mut Plan) 
             }),
             Some(time) => plan.wake(time),
         },
-        State::Creating { .. } | State::Running { .. } => {}
+        State::Pulling | State::Creating { .. } | State::Running { .. } => {}
         // It is removed first, and the plan made anew.
         State::Ended(ended) if !ended.removed => {}
         State::Ended(ended) => {

@@ -34,7 +34,6 @@ pub(super) struct Preparation {
     pub cgroup: String,
     pub attempt: u32,
     pub id: String,
-    pub failures: u32,
     /// Bundle of the container whose processes this one sees.
     pub target_bundle: Option<PathBuf>,
 }
@@ -52,17 +51,16 @@ impl Preparation {
             reason: "CreateContainerConfigError",
             message,
         };
-        let found =
-            image::find(&self.node.images, container, self.failures).map_err(|error| match error {
-                image::ImageError::Missing { reason, text } => Refusal {
-                    reason,
-                    message: text,
-                },
-                error @ image::ImageError::Store { .. } => Refusal {
-                    reason: "InvalidImageName",
-                    message: chain(&error),
-                },
-            })?;
+        let found = image::find(self.node.images.store(), container).map_err(|error| match error {
+            image::ImageError::Missing { reason, text } => Refusal {
+                reason,
+                message: text,
+            },
+            error @ image::ImageError::Store { .. } => Refusal {
+                reason: "InvalidImageName",
+                message: chain(&error),
+            },
+        })?;
         let root = self.paths.root(name, self.attempt);
         Rootfs::remove(&root).map_err(|error| failed(chain(&error)))?;
         std::fs::create_dir_all(&root)
@@ -70,6 +68,7 @@ impl Preparation {
         let rootfs = self
             .node
             .images
+            .store()
             .prepare_rootfs(&found, &root)
             .map_err(|error| failed(chain(&error)))?;
         rootfs.mount().map_err(|error| failed(chain(&error)))?;

@@ -34,6 +34,16 @@ pub(super) fn write_state(path: &Path, text: &str) -> std::io::Result<()> {
     std::fs::rename(&temporary, path)
 }
 
+/// A pull ends with the `berthd` that began it.
+fn without_pulls(mut seen: Observed) -> Observed {
+    for one in seen.containers.values_mut() {
+        if matches!(one.state, State::Pulling) {
+            one.state = State::Absent;
+        }
+    }
+    seen
+}
+
 /// Reads the state files of all pods. One that cannot be read is taken as a pod about which nothing but its
 /// uid is known, so that it is at least taken down. Blocks.
 pub(super) fn scan(node: &Node) -> Vec<Observed> {
@@ -52,7 +62,7 @@ pub(super) fn scan(node: &Node) -> Vec<Observed> {
             .and_then(|text| serde_json::from_slice::<Observed>(&text).map_err(|error| error.to_string()))
             .and_then(|seen| {
                 if seen.version == VERSION && seen.uid == uid {
-                    Ok(seen)
+                    Ok(without_pulls(seen))
                 } else {
                     Err("it is of another version or pod".to_owned())
                 }

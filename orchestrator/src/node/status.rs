@@ -186,7 +186,7 @@ fn states(
             (waiting(reason, message), last)
         }
         State::Refused(failure) => (waiting(&failure.reason, &failure.message), last),
-        State::Creating { .. } => (waiting("ContainerCreating", ""), last),
+        State::Pulling | State::Creating { .. } => (waiting("ContainerCreating", ""), last),
         State::Running { since, .. } => (json!({"running": {"startedAt": rfc3339(*since)}}), last),
         State::Ended(ended) => {
             let again = definition.restart.restarts(ended.code)

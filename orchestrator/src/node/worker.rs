@@ -16,6 +16,7 @@ use super::paths::PodPaths;
 use super::plan::{self, Plan};
 use super::pod::{Pod, Role};
 use super::probes::{Kind, Report};
+use super::pull::{PulledImage, Pulls};
 use super::{Node, blocking, recover, status};
 use crate::store::{Key, Object, StoreError};
 
@@ -42,6 +43,12 @@ pub enum Input {
         pre_stop: bool,
         outcome: Result<(), String>,
     },
+    /// The pull of a container's image has ended; the error is the whole story in one line.
+    Pulled {
+        container: String,
+        attempt: u32,
+        outcome: Result<PulledImage, String>,
+    },
     /// A ConfigMap or Secret of this namespace has changed.
     Source(Arc<str>),
 }
@@ -60,6 +67,8 @@ pub struct Worker {
     sender: mpsc::UnboundedSender<Input>,
     /// The probes that run, by container, run and kind.
     pub(super) tasks: HashMap<(String, u32, Kind), tokio::task::JoinHandle<()>>,
+    /// Pulls of images, by container.
+    pub(super) pulls: HashMap<String, Pulls>,
     /// A ConfigMap or Secret has changed: volumes may have to follow.
     stale_sources: bool,
     /// The status as last written.
@@ -102,6 +111,7 @@ impl Worker {
             inputs,
             sender,
             tasks: HashMap::new(),
+            pulls: HashMap::new(),
             stale_sources: false,
             written: None,
             saved: String::new(),
@@ -199,9 +209,21 @@ impl Worker {
                 if self.seen.containers.is_empty() && !self.seen.sandbox.touched {
                     self.seen.containers = recover::from_status(&pod);
                 }
+                // Nobody waits for the image of a pod that is being deleted.
+                if pod.deletion.is_some() {
+                    self.pulls.clear();
+                }
                 self.pod = Some(pod);
             }
-            Input::Gone => self.gone = true,
+            Input::Gone => {
+                self.gone = true;
+                self.pulls.clear();
+            }
+            Input::Pulled {
+                container,
+                attempt,
+                outcome,
+            } => self.pulled(&container, attempt, outcome),
             Input::Notice(Notice::Exited(record)) => self.exited(&record),
             Input::Notice(Notice::Lost(serial)) => {
                 if self.link.as_ref().is_some_and(|link| link.serial == serial) {
@@ -240,11 +262,15 @@ impl Worker {
         let now = Timestamp::now();
         for seen in self.seen.containers.values_mut() {
             if let State::Refused(failure) = &mut seen.state
-                && failure.reason == "CreateContainerConfigError"
+                && matches!(
+                    failure.reason.as_str(),
+                    "CreateContainerConfigError" | "ErrImagePull" | "ImagePullBackOff"
+                )
             {
                 failure.retry = now;
             }
         }
+        self.pulls.values_mut().for_each(Pulls::hurry);
         if let Some(failure) = &mut self.seen.failure
             && failure.reason == "FailedMount"
         {

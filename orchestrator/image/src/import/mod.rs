@@ -25,7 +25,7 @@ use crate::digest::{ChainId, Digest};
 use crate::error::ImportError;
 use crate::layer::Wanted;
 use crate::reference::Reference;
-use crate::store::ImageStore;
+use crate::store::{Entry, ImageStore};
 use crate::unpack::Limits;
 use members::Members;
 
@@ -153,7 +153,6 @@ impl ImageStore {
         for candidate in candidates {
             self.commit(candidate)?;
         }
-        self.blobs().sync()?;
         for stack in stacks {
             self.layers().ensure(stack, self.blobs(), limits)?;
         }
@@ -163,13 +162,15 @@ impl ImageStore {
         let mut imported = Vec::new();
         for candidate in candidates {
             let manifest = &candidate.manifest.staged;
-            self.enter(
-                manifest.digest,
-                &candidate.media_type,
-                manifest.size,
-                &candidate.names,
+            self.enter(&Entry {
+                manifest: manifest.digest,
+                media_type: &candidate.media_type,
+                size: manifest.size,
+                names: &candidate.names,
+                digests: &[],
                 now,
-            )?;
+                settled: true,
+            })?;
             imported.push(Imported {
                 id: candidate.config.staged.digest,
                 manifest: manifest.digest,
@@ -259,7 +260,7 @@ fn diff_ids(config: &ImageConfiguration) -> Result<Vec<Digest>, ImportError> {
 }
 
 /// `linux/amd64`: Go's names, as image configs have them.
-fn host_platform() -> String {
+pub(crate) fn host_platform() -> String {
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

@@ -5,7 +5,9 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
+use nix::errno::Errno;
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, futimens};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
@@ -15,8 +17,24 @@ use super::{NO_FOLLOW, set_named_time};
 use crate::tar::Entry;
 
 /// Marks a directory whose contents in lower layers are hidden (kernel documentation,
-/// filesystems/overlayfs "whiteouts and opaque directories").
-pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
+/// filesystems/overlayfs "whiteouts and opaque directories"): in the initial user namespace, and in
+/// another one, where overlayfs is mounted with `userxattr`.
+const OPAQUE: [&str; 2] = ["trusted.overlay.opaque", "user.overlay.opaque"];
+
+/// Whether this process lives in a user namespace of its own: then `trusted.*` attributes cannot be
+/// set, device nodes not be made, and only mapped owners be given.
+pub(crate) fn is_rootless() -> bool {
+    static ROOTLESS: OnceLock<bool> = OnceLock::new();
+    *ROOTLESS.get_or_init(|| {
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let whole: Vec<&str> = map.split_whitespace().collect();
+        !whole.is_empty() && whole != ["0", "0", "4294967295"]
+    })
+}
+
+fn opaque_name() -> &'static str {
+    OPAQUE[usize::from(is_rootless())]
+}
 
 /// overlayfs's own attributes. From an image they could redirect a lookup to another file of the
 /// host's file system (`redirect`, `metacopy`), so they are never taken over.
@@ -97,9 +115,18 @@ impl Attributes {
     /// Owner, then extended attributes, then mode: chown clears set-id bits and capabilities.
     pub(super) fn apply(&self, target: &Target<'_>) -> io::Result<()> {
         let (uid, gid) = (Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)));
-        match *target {
-            Target::Open(file) => fchown(file, uid, gid)?,
-            Target::Named { parent, name, .. } => fchownat(parent, name, uid, gid, NO_FOLLOW)?,
+        let given = match *target {
+            Target::Open(file) => fchown(file, uid, gid),
+            Target::Named { parent, name, .. } => fchownat(parent, name, uid, gid, NO_FOLLOW),
+        };
+        match given {
+            Err(Errno::EINVAL) if is_rootless() => {
+                return Err(io::Error::other(format!(
+                    "owner {}:{} is not mapped in this user namespace: map more ids (subuid(5), subgid(5))",
+                    self.uid, self.gid
+                )));
+            }
+            given => given?,
         }
         for (name, value) in &self.xattrs {
             set_xattr(target, name, value)?;
@@ -145,6 +172,7 @@ fn set_xattr(target: &Target<'_>, name: &[u8], value: &[u8]) -> io::Result<()> {
         Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
         // user.* is for files and directories only (xattr(7)).
         Err(rustix::io::Errno::PERM) if user && matches!(target, Target::Named { .. }) => Ok(()),
+        Err(rustix::io::Errno::PERM) if is_rootless() && name.starts_with(b"trusted.") => Ok(()),
         set => Ok(set?),
     }
 }
@@ -153,7 +181,7 @@ fn set_xattr(target: &Target<'_>, name: &[u8], value: &[u8]) -> io::Result<()> {
 pub(super) fn set_opaque(directory: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::fs::fsetxattr(
         directory,
-        OPAQUE,
+        opaque_name(),
         b"y",
         XattrFlags::empty(),
     )?)
@@ -162,7 +190,7 @@ pub(super) fn set_opaque(directory: BorrowedFd<'_>) -> io::Result<()> {
 /// Whether an open directory is opaque.
 pub(super) fn is_opaque(directory: BorrowedFd<'_>) -> io::Result<bool> {
     let mut value = [0u8; 8];
-    match rustix::fs::fgetxattr(directory, OPAQUE, &mut value[..]) {
+    match rustix::fs::fgetxattr(directory, opaque_name(), &mut value[..]) {
         Ok(length) => Ok(value[..length] == *b"y"),
         Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(false),
         Err(error) => Err(error.into()),

@@ -1,5 +1,6 @@
 //! What the layers below a layer show, merged as overlayfs merges them.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,10 +13,11 @@ use std::os::unix::ffi::OsStringExt;
 use super::attributes::{Attributes, is_opaque};
 use super::{NO_FOLLOW, joined};
 
-/// The layers below, the topmost first.
-#[derive(Debug, Default)]
-pub(crate) struct Lower {
-    layers: Vec<OwnedFd>,
+/// The layers below, the topmost first. They are opened when they are first asked for, so that a
+/// layer can be unpacked while those below it still are.
+pub(crate) struct Lower<'a> {
+    layers: OnceCell<Vec<OwnedFd>>,
+    open: Box<dyn Fn() -> io::Result<Vec<OwnedFd>> + 'a>,
 }
 
 /// What a path is in the merged view.
@@ -46,15 +48,38 @@ pub(super) fn is_whiteout(stat: &FileStat) -> bool {
     kind(stat) == SFlag::S_IFCHR && stat.st_rdev == 0
 }
 
-impl Lower {
-    /// Takes open layer directories, the topmost first.
-    pub(crate) fn new(layers: Vec<OwnedFd>) -> Self {
-        Self { layers }
+impl<'a> Lower<'a> {
+    /// `open` gives the layers' directories, the topmost first, as soon as they are complete.
+    pub(crate) fn new(open: impl Fn() -> io::Result<Vec<OwnedFd>> + 'a) -> Self {
+        Self {
+            layers: OnceCell::new(),
+            open: Box::new(open),
+        }
+    }
+
+    /// No layers.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self::new(|| Ok(Vec::new()))
+    }
+
+    /// Whether the layers are open already.
+    pub(super) fn is_open(&self) -> bool {
+        self.layers.get().is_some()
+    }
+
+    /// Opens the layers, which may wait for them.
+    pub(super) fn open(&self) -> io::Result<&[OwnedFd]> {
+        if let Some(layers) = self.layers.get() {
+            return Ok(layers);
+        }
+        let layers = (self.open)()?;
+        Ok(self.layers.get_or_init(|| layers))
     }
 
     /// Looks a path up whose parents are all real directories in the merged view.
     pub(super) fn find(&self, path: &[Vec<u8>]) -> io::Result<Found> {
-        for layer in &self.layers {
+        for layer in self.open()? {
             match ask(layer.as_fd(), path)? {
                 Said::Nothing => {}
                 Said::Hidden => return Ok(Found::Absent),

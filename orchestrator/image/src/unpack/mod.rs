@@ -11,6 +11,7 @@
 mod attributes;
 mod lower;
 mod walk;
+mod whiteout;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,21 +20,20 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{Mode, SFlag, UtimensatFlags, mkdirat, mknodat, utimensat};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstatat, mkdirat, mknodat, utimensat};
 use nix::sys::statvfs::fstatvfs;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, symlinkat, unlinkat};
 
 use crate::tar::{Archive, Entry, Kind, TarError, printable};
+pub(crate) use attributes::is_rootless;
 use attributes::{Attributes, Target};
 use lower::Found;
 pub(crate) use lower::Lower;
 use walk::Parent;
+use whiteout::Whiteout;
 
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
-const OPAQUE_MARK: &[u8] = b".wh..wh..opq";
-/// AUFS kept its own files under this prefix; they mean nothing to anyone else.
-const AUFS_PREFIX: &[u8] = b".wh..wh.";
 /// How much is written between two looks at the free space.
 const SPACE_CHECK: u64 = 64 << 20;
 
@@ -120,7 +120,7 @@ pub(crate) enum UnpackError {
 pub(crate) fn unpack(
     stream: impl Read,
     root: BorrowedFd<'_>,
-    lower: &Lower,
+    lower: &Lower<'_>,
     limits: &Limits,
 ) -> Result<Contents, UnpackError> {
     let mut archive = Archive::new(stream);
@@ -132,6 +132,7 @@ pub(crate) fn unpack(
         next_space_check: SPACE_CHECK,
         times: BTreeMap::new(),
         parent: None,
+        whiteouts: Vec::new(),
         buffer: vec![0; 128 * 1024],
     };
     while let Some(entry) = archive.next()? {
@@ -139,13 +140,14 @@ pub(crate) fn unpack(
         unpacker.place(&entry, &mut archive)?;
     }
     archive.drain()?;
+    unpacker.place_whiteouts()?;
     unpacker.set_directory_times()?;
     Ok(unpacker.contents)
 }
 
 struct Unpacker<'a> {
     root: BorrowedFd<'a>,
-    lower: &'a Lower,
+    lower: &'a Lower<'a>,
     limits: &'a Limits,
     contents: Contents,
     next_space_check: u64,
@@ -153,6 +155,8 @@ struct Unpacker<'a> {
     times: BTreeMap<Vec<u8>, (i64, u32)>,
     /// The directory of the previous entry: archives list a directory's entries together.
     parent: Option<(Vec<Vec<u8>>, Parent)>,
+    /// Whiteouts that wait for the layers below: only with those it is known what they hide.
+    whiteouts: Vec<Whiteout>,
     buffer: Vec<u8>,
 }
 
@@ -373,6 +377,11 @@ impl Unpacker<'_> {
         let (major, minor) = entry.device;
         let device = nix::sys::stat::makedev(u64::from(major), u64::from(minor));
         let node = |kind, device| mknodat(parent.as_fd(), name, kind, owner, device);
+        let is_device = matches!(entry.kind, Kind::Character | Kind::Block) && entry.device != (0, 0);
+        if is_device && attributes::is_rootless() {
+            // Only the initial user namespace may make them; containers get theirs from the runtime.
+            return Ok(());
+        }
         self.replacing(entry, parent, name, "create the entry", || match entry.kind {
             Kind::Symlink => symlinkat(entry.link.as_slice(), parent.as_fd(), name),
             Kind::Character => node(SFlag::S_IFCHR, device),
@@ -409,6 +418,11 @@ impl Unpacker<'_> {
         if holder.is_same_entry(&target_name, parent, name) {
             return Ok(());
         }
+        // A whiteout says that there is nothing.
+        let found = fstatat(holder.as_fd(), target_name.as_slice(), NO_FOLLOW);
+        if found.is_ok_and(|stat| lower::is_whiteout(&stat)) {
+            return Err(missing());
+        }
         let mut link = || {
             self.replacing(entry, parent, name, "create the hard link", || {
                 match linkat(
@@ -443,6 +457,10 @@ impl Unpacker<'_> {
 
     /// Copies a file of a layer below into this one, as overlayfs does before it links to it.
     fn copy_up(&mut self, entry: &Entry, parent: &Parent, name: &[u8]) -> Result<Option<()>, UnpackError> {
+        self.lower
+            .open()
+            .map_err(system(entry, "look into the layers below"))?;
+        self.place_whiteouts()?;
         let mut path = parent.path.to_vec();
         path.push(name.to_vec());
         let Found::File(mut source, attributes) = self
@@ -478,41 +496,6 @@ impl Unpacker<'_> {
             .apply_time(&target)
             .map_err(system(entry, "copy up the hard link's target"))?;
         Ok(Some(()))
-    }
-
-    fn whiteout(&mut self, entry: &Entry, parent: &Parent, name: &[u8]) -> Result<(), UnpackError> {
-        if name == OPAQUE_MARK {
-            return attributes::set_opaque(parent.as_fd())
-                .map_err(system(entry, "mark the directory opaque"));
-        }
-        if name.starts_with(AUFS_PREFIX) {
-            return Ok(());
-        }
-        let hidden = &name[WHITEOUT_PREFIX.len()..];
-        if matches!(hidden, b"" | b"." | b"..") || entry.kind == Kind::Directory {
-            return Err(UnpackError::Whiteout {
-                path: printable(&entry.path),
-            });
-        }
-        // What this layer itself has there already hides what is below; a folder must do so wholly.
-        if let Ok(directory) = walk::open_directory(parent.as_fd(), hidden) {
-            return attributes::set_opaque(directory.as_fd())
-                .map_err(system(entry, "mark the directory opaque"));
-        }
-        let mut path = parent.path.to_vec();
-        path.push(hidden.to_vec());
-        // A whiteout over nothing would show up in listings of a folder that only this layer has.
-        let below = self
-            .lower
-            .find(&path)
-            .map_err(system(entry, "look into the layers below"))?;
-        if matches!(below, Found::Absent) {
-            return Ok(());
-        }
-        match mknodat(parent.as_fd(), hidden, SFlag::S_IFCHR, Mode::empty(), 0) {
-            Ok(()) | Err(Errno::EEXIST) => Ok(()),
-            Err(error) => Err(system(entry, "create the whiteout")(error)),
-        }
     }
 
     /// Makes an entry; one of the same name that this layer had before is replaced.

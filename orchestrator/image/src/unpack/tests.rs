@@ -23,13 +23,13 @@ impl Place {
         self.folder.path().join("root")
     }
 
-    fn unpack_over(&self, tar: Tar, lower: &Lower, limits: &Limits) -> Result<Contents, UnpackError> {
+    fn unpack_over(&self, tar: Tar, lower: &Lower<'_>, limits: &Limits) -> Result<Contents, UnpackError> {
         let root = File::open(self.root()).unwrap();
         unpack(&tar.finish()[..], root.as_fd(), lower, limits)
     }
 
     fn unpack(&self, tar: Tar) -> Result<Contents, UnpackError> {
-        self.unpack_over(tar, &Lower::default(), &Limits::default())
+        self.unpack_over(tar, &Lower::none(), &Limits::default())
     }
 
     fn assert_untouched(&self) {
@@ -46,13 +46,12 @@ impl Place {
     }
 }
 
-fn lower(places: &[&Place]) -> Lower {
-    Lower::new(
-        places
-            .iter()
-            .map(|place| OwnedFd::from(File::open(place.root()).unwrap()))
-            .collect(),
-    )
+fn lower(places: &[&Place]) -> Lower<'static> {
+    let roots: Vec<_> = places.iter().map(|place| place.root()).collect();
+    Lower::new(move || {
+        let open = |root: &std::path::PathBuf| File::open(root).map(OwnedFd::from);
+        roots.iter().map(open).collect()
+    })
 }
 
 fn is_whiteout(path: &Path) -> bool {
@@ -209,7 +208,7 @@ fn links_in_a_circle_and_files_on_the_way_are_errors() {
     };
     let deeper = deep.file(&format!("again/{}x", "e/".repeat(20)), b"");
     assert!(matches!(
-        Place::new().unpack_over(deeper, &Lower::default(), &limits),
+        Place::new().unpack_over(deeper, &Lower::none(), &limits),
         Err(UnpackError::Depth { .. })
     ));
 }
@@ -223,7 +222,7 @@ fn bombs_are_bounded() {
         devices: 2,
         ..Limits::default()
     };
-    let unpack = |tar: Tar| Place::new().unpack_over(tar, &Lower::default(), &limits);
+    let unpack = |tar: Tar| Place::new().unpack_over(tar, &Lower::none(), &limits);
     let many = (0..11).fold(Tar::new(), |tar, index| tar.file(&format!("f{index}"), b""));
     assert!(matches!(
         unpack(many),
@@ -257,7 +256,7 @@ fn bombs_are_bounded() {
         ..Limits::default()
     };
     let big = vec![1u8; (SPACE_CHECK + 1) as usize];
-    let result = Place::new().unpack_over(Tar::new().file("f", &big), &Lower::default(), &full);
+    let result = Place::new().unpack_over(Tar::new().file("f", &big), &Lower::none(), &full);
     assert!(matches!(result, Err(UnpackError::NoSpace { .. })));
 }
 
@@ -376,15 +375,10 @@ fn a_truncated_or_foreign_archive_is_an_error() {
     let whole = Tar::new().file("a", &[7; 5000]).finish();
     let place = Place::new();
     let root = File::open(place.root()).unwrap();
-    let result = unpack(
-        &whole[..3000],
-        root.as_fd(),
-        &Lower::default(),
-        &Limits::default(),
-    );
+    let result = unpack(&whole[..3000], root.as_fd(), &Lower::none(), &Limits::default());
     assert!(result.is_err());
     let noise = vec![b'x'; 4096];
-    let result = unpack(&noise[..], root.as_fd(), &Lower::default(), &Limits::default());
+    let result = unpack(&noise[..], root.as_fd(), &Lower::none(), &Limits::default());
     assert!(matches!(
         result,
         Err(UnpackError::Tar(TarError::Checksum { offset: 0 }))

@@ -61,7 +61,7 @@ pub(super) fn is_directory(parent: &Parent, name: &[u8]) -> bool {
 }
 
 /// Opens a directory that the layer has, without following any link.
-fn open_real(root: BorrowedFd<'_>, path: &[Vec<u8>]) -> nix::Result<OwnedFd> {
+pub(super) fn open_real(root: BorrowedFd<'_>, path: &[Vec<u8>]) -> nix::Result<OwnedFd> {
     let how = OpenHow::new()
         .flags(DIRECTORY)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
@@ -103,6 +103,12 @@ pub(super) fn open(
             path: path.into(),
         });
     }
+    // What is left out has to be looked for below, and what is hidden there must be known.
+    unpacker
+        .lower
+        .open()
+        .map_err(system(entry, "look into the layers below"))?;
+    unpacker.place_whiteouts()?;
     let mut walk = Walk {
         ahead: path.iter().cloned().collect(),
         behind: Vec::new(),

@@ -1,6 +1,6 @@
 //! `io.containerd.cgroups.v1.Metrics`.
 
-use berth_cgroups::{Cgroup, IoEntry, MemoryStats, Stats};
+use berth_cgroups::{Cgroup, IoEntry, MemoryCounter, MemoryStats, RdmaEntry, Stats};
 use containerd_shim_protos::cgroups::metrics as proto;
 use containerd_shim_protos::protobuf::MessageField;
 
@@ -45,15 +45,20 @@ pub fn metrics(stats: &Stats, cgroup: &Cgroup) -> proto::Metrics {
         out.pagesize.clone_from(size);
         all.hugetlb.push(out);
     }
-    if !stats.rdma.is_empty() {
+    if !stats.rdma.current.is_empty() {
+        let entries = |devices: &[RdmaEntry]| {
+            let entry = |device: &RdmaEntry| {
+                let mut entry = proto::RdmaEntry::new();
+                entry.device.clone_from(&device.device);
+                entry.hca_handles = device.handles;
+                entry.hca_objects = device.objects;
+                entry
+            };
+            devices.iter().map(entry).collect()
+        };
         let mut out = proto::RdmaStat::new();
-        for device in &stats.rdma {
-            let mut entry = proto::RdmaEntry::new();
-            entry.device.clone_from(&device.device);
-            entry.hca_handles = device.handles as u32;
-            entry.hca_objects = device.objects as u32;
-            out.current.push(entry);
-        }
+        out.current = entries(&stats.rdma.current);
+        out.limit = entries(&stats.rdma.limit);
         all.rdma = MessageField::some(out);
     }
     all
@@ -61,12 +66,12 @@ pub fn metrics(stats: &Stats, cgroup: &Cgroup) -> proto::Metrics {
 
 fn memory(stats: &MemoryStats) -> proto::MemoryStat {
     let of = |name: &str| stats.detail.get(name).copied().unwrap_or(0);
-    let entry = |usage, max, limit, failcnt| {
+    let entry = |counter: MemoryCounter| {
         let mut out = proto::MemoryEntry::new();
-        out.usage = usage;
-        out.max = max;
-        out.limit = limit;
-        out.failcnt = failcnt;
+        out.usage = counter.usage;
+        out.max = counter.peak;
+        out.limit = counter.limit;
+        out.failcnt = counter.failures;
         MessageField::some(out)
     };
     let mut out = proto::MemoryStat::new();
@@ -102,14 +107,10 @@ fn memory(stats: &MemoryStats) -> proto::MemoryStat {
     out.total_inactive_file = of("total_inactive_file");
     out.total_active_file = of("total_active_file");
     out.total_unevictable = of("total_unevictable");
-    out.usage = entry(stats.usage, stats.peak, stats.limit, stats.failures);
-    out.swap = entry(
-        stats.swap_usage,
-        stats.swap_peak,
-        stats.swap_limit,
-        stats.swap_failures,
-    );
-    out.kernel = entry(stats.kernel_usage, 0, 0, 0);
+    out.usage = entry(stats.memory);
+    out.swap = entry(stats.with_swap);
+    out.kernel = entry(stats.kernel);
+    out.kernel_tcp = entry(stats.kernel_tcp);
     out
 }
 

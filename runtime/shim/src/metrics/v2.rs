@@ -1,6 +1,6 @@
 //! `io.containerd.cgroups.v2.Metrics`.
 
-use berth_cgroups::{Cgroup, IoEntry, IoStats, MemoryStats, Pressure, PressureLine, Stats};
+use berth_cgroups::{Cgroup, IoEntry, IoStats, MemoryStats, Pressure, PressureLine, RdmaEntry, Stats};
 use containerd_shim_protos::cgroups_v2::metrics as proto;
 use containerd_shim_protos::protobuf::MessageField;
 
@@ -24,7 +24,7 @@ pub fn metrics(stats: &Stats, cgroup: &Cgroup) -> proto::Metrics {
         all.cpu = MessageField::some(out);
     }
     if let Some(memory) = &stats.memory {
-        all.memory = MessageField::some(self::memory(memory));
+        all.memory = MessageField::some(self::memory(memory, cgroup));
         all.memory_events = MessageField::some(memory_events(cgroup));
     }
     if let Some(io) = &stats.io {
@@ -38,21 +38,26 @@ pub fn metrics(stats: &Stats, cgroup: &Cgroup) -> proto::Metrics {
         out.pagesize.clone_from(size);
         all.hugetlb.push(out);
     }
-    if !stats.rdma.is_empty() {
+    if !stats.rdma.current.is_empty() {
+        let entries = |devices: &[RdmaEntry]| {
+            let entry = |device: &RdmaEntry| {
+                let mut entry = proto::RdmaEntry::new();
+                entry.device.clone_from(&device.device);
+                entry.hca_handles = device.handles;
+                entry.hca_objects = device.objects;
+                entry
+            };
+            devices.iter().map(entry).collect()
+        };
         let mut out = proto::RdmaStat::new();
-        for device in &stats.rdma {
-            let mut entry = proto::RdmaEntry::new();
-            entry.device.clone_from(&device.device);
-            entry.hca_handles = device.handles as u32;
-            entry.hca_objects = device.objects as u32;
-            out.current.push(entry);
-        }
+        out.current = entries(&stats.rdma.current);
+        out.limit = entries(&stats.rdma.limit);
         all.rdma = MessageField::some(out);
     }
     all
 }
 
-fn memory(stats: &MemoryStats) -> proto::MemoryStat {
+fn memory(stats: &MemoryStats, cgroup: &Cgroup) -> proto::MemoryStat {
     let of = |name: &str| stats.detail.get(name).copied().unwrap_or(0);
     let mut out = proto::MemoryStat::new();
     out.anon = of("anon");
@@ -87,14 +92,28 @@ fn memory(stats: &MemoryStats) -> proto::MemoryStat {
     out.pglazyfreed = of("pglazyfreed");
     out.thp_fault_alloc = of("thp_fault_alloc");
     out.thp_collapse_alloc = of("thp_collapse_alloc");
-    out.usage = stats.usage;
-    out.usage_limit = stats.limit;
-    out.max_usage = stats.peak;
-    out.swap_usage = stats.swap_usage;
-    out.swap_limit = stats.swap_limit;
-    out.swap_max_usage = stats.swap_peak;
+    out.usage = stats.memory.usage;
+    out.usage_limit = stats.memory.limit;
+    out.max_usage = stats.memory.peak;
+    // The statistics have swap together with memory, as v1 counts it.
+    out.swap_usage = stats.with_swap.usage.saturating_sub(stats.memory.usage);
+    out.swap_limit = number(cgroup, "memory.swap.max");
+    out.swap_max_usage = number(cgroup, "memory.swap.peak");
     out.psi = pressure(stats.pressure.as_ref());
     out
+}
+
+/// A file's number; `u64::MAX` for `max`, and 0 where the kernel has no such file.
+fn number(cgroup: &Cgroup, file: &str) -> u64 {
+    let text = cgroup
+        .paths()
+        .get("")
+        .and_then(|dir| std::fs::read_to_string(dir.join(file)).ok())
+        .unwrap_or_default();
+    match text.trim() {
+        "max" => u64::MAX,
+        number => number.parse().unwrap_or(0),
+    }
 }
 
 fn memory_events(cgroup: &Cgroup) -> proto::MemoryEvents {

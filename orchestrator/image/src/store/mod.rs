@@ -1,9 +1,19 @@
 //! The store: opening, looking up, listing, removing, collecting garbage.
+//!
+//! An image is entered into `index.json` when its blobs and layers are in place. Imports have all
+//! of it on the disk before that. Pulls do not wait for the disk: their images are marked with the
+//! id of the boot until [`ImageStore::settle`] has had everything written out. Where the mark is of
+//! another boot when the store is opened, the power has failed in between: then the blobs are
+//! hashed again, and the layers unpacked anew when they are wanted.
+
+mod collect;
+mod enter;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -11,12 +21,21 @@ use oci_spec::image::{ImageConfiguration, ImageManifest};
 
 use crate::blob::{Blobs, failed};
 use crate::digest::{ChainId, Digest};
-use crate::error::{RootfsError, StoreError};
-use crate::index::{self, Index, Named};
+use crate::download::Downloads;
+use crate::error::{LayerError, RootfsError, StoreError};
+use crate::index::{self, Index};
 use crate::layer::{Layers, Wanted};
 use crate::reference::Reference;
 use crate::rootfs::Rootfs;
 use crate::unpack::Limits;
+pub(crate) use enter::Entry;
+use enter::boot_id;
+
+/// How long a lock is waited for: a program that was killed while it started another one holds its
+/// locks until that one has come so far as to close them.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a download that nobody goes on with is kept.
+const PARTIAL_AGE: Duration = Duration::from_hours(7 * 24);
 
 /// A content-addressed image store in one folder. Clones share it; it may be used from any thread.
 #[derive(Debug, Clone)]
@@ -29,9 +48,20 @@ struct Inner {
     _lock: Flock<File>,
     blobs: Blobs,
     layers: Layers,
+    downloads: Arc<Downloads>,
     images: Mutex<Images>,
+    /// What transfers that are under way need: never collected.
+    pins: Mutex<Pins>,
+    /// Id of this boot of the kernel.
+    boot: String,
     /// Held shared by whoever adds or uses content, alone by whoever deletes it.
     gate: RwLock<()>,
+}
+
+#[derive(Debug, Default)]
+struct Pins {
+    blobs: BTreeMap<Digest, usize>,
+    chains: BTreeMap<ChainId, usize>,
 }
 
 #[derive(Debug)]
@@ -59,6 +89,8 @@ pub struct Image {
     pub manifest: Digest,
     /// Its names; an image that a newer one took the name from has none.
     pub names: Vec<Reference>,
+    /// Repositories and digests under which registries have it.
+    pub digests: Vec<Reference>,
     /// Entrypoint, environment, user and so on.
     pub config: ImageConfiguration,
     /// Its layers, lowest first.
@@ -76,6 +108,8 @@ pub struct ImageSummary {
     pub manifest: Digest,
     /// Its names.
     pub names: Vec<Reference>,
+    /// Repositories and digests under which registries have it.
+    pub digests: Vec<Reference>,
     /// Bytes of file contents, shared layers counted.
     pub size: u64,
     /// Bytes of file contents in layers that no other image has.
@@ -118,6 +152,7 @@ impl ImageStore {
         let blobs = Blobs::open(&folder)?;
         let index = index::load(&folder, &blobs.stage()?)?;
         let layers = Layers::open(&folder)?;
+        let downloads = Arc::new(Downloads::open(&folder)?);
         let mut images = Images {
             index,
             known: BTreeMap::new(),
@@ -138,12 +173,22 @@ impl ImageStore {
             _lock: lock,
             blobs,
             layers,
+            downloads,
             images: Mutex::new(images),
+            pins: Mutex::default(),
+            boot: boot_id(),
             gate: RwLock::default(),
         }));
         // Nobody else has the store yet, so the gate need not be held.
+        store.recheck()?;
         store.sweep()?;
+        store.0.downloads.sweep(|_, age| age > PARTIAL_AGE)?;
         Ok(store)
+    }
+
+    /// The store's folder.
+    pub fn folder(&self) -> &Path {
+        &self.0.folder
     }
 
     /// Manifests whose documents cannot be read or do not match their digests. Importing the
@@ -182,6 +227,7 @@ impl ImageStore {
                     id: parsed.id,
                     manifest: *manifest,
                     names: named.names.clone(),
+                    digests: named.digests.clone(),
                     size: parsed.layers.iter().map(bytes).sum(),
                     unique_size: unique.map(bytes).sum(),
                     imported: named.imported,
@@ -190,75 +236,6 @@ impl ImageStore {
             .collect();
         summaries.sort_by_key(|summary| (summary.names.is_empty(), summary.names.clone(), summary.manifest));
         summaries
-    }
-
-    /// Takes a name away from an image, and deletes the image with its last name (by id: all its
-    /// names). An image whose id is in `in_use` keeps its last name.
-    pub fn remove(&self, name: &str, in_use: &BTreeSet<Digest>) -> Result<Removed, StoreError> {
-        let _alone = self.gate_alone();
-        let mut images = self.images();
-        let manifest = find(&images, name)?.ok_or_else(|| StoreError::NotFound {
-            name: name.to_owned(),
-        })?;
-        let id = images.known.get(&manifest).map(|parsed| parsed.id);
-        let mut index = images.index.clone();
-        let Some(named) = index.get_mut(&manifest) else {
-            return Err(StoreError::NotFound {
-                name: name.to_owned(),
-            });
-        };
-        let reference = name
-            .parse::<Reference>()
-            .ok()
-            .filter(|reference| named.names.contains(reference));
-        let untagged: Vec<Reference> = match reference {
-            Some(reference) => {
-                named.names.retain(|other| *other != reference);
-                vec![reference]
-            }
-            None => std::mem::take(&mut named.names),
-        };
-        let last = named.names.is_empty();
-        if last {
-            if let Some(id) = id.filter(|id| in_use.contains(id)) {
-                return Err(StoreError::InUse {
-                    name: name.to_owned(),
-                    id,
-                });
-            }
-            index.remove(&manifest);
-        }
-        self.replace_index(&mut images, index)?;
-        drop(images);
-        let collected = if last { self.sweep()? } else { Collected::default() };
-        Ok(Removed {
-            untagged,
-            deleted: id.filter(|_| last),
-            collected,
-        })
-    }
-
-    /// Deletes images without a name whose id is not in `in_use`, and everything no image needs.
-    pub fn gc(&self, in_use: &BTreeSet<Digest>) -> Result<Collected, StoreError> {
-        let _alone = self.gate_alone();
-        let mut images = self.images();
-        let mut index = images.index.clone();
-        let before = index.len();
-        index.retain(|manifest, named| {
-            let used = images
-                .known
-                .get(manifest)
-                .is_none_or(|parsed| in_use.contains(&parsed.id));
-            !named.names.is_empty() || used
-        });
-        let removed = (before - index.len()) as u64;
-        if removed > 0 {
-            self.replace_index(&mut images, index)?;
-        }
-        drop(images);
-        let mut collected = self.sweep()?;
-        collected.images = removed;
-        Ok(collected)
     }
 
     /// Makes the folders of a container's root file system below `container_dir`, which must
@@ -272,8 +249,11 @@ impl ImageStore {
             .get(&image.manifest)
             .map(|parsed| parsed.layers.clone());
         // A layer whose folder was lost is unpacked again from its blob.
-        if let Some(stack) = stack {
-            self.0.layers.ensure(&stack, &self.0.blobs, &Limits::default())?;
+        if let Some(stack) = stack
+            && self.0.layers.ensure(&stack, &self.0.blobs, &Limits::default())?
+        {
+            // The index has named it all the time.
+            self.0.blobs.sync().map_err(LayerError::from)?;
         }
         let topmost_first = || image.layers.iter().rev();
         let lower = topmost_first().map(|chain| self.0.layers.path(chain)).collect();
@@ -281,6 +261,76 @@ impl ImageStore {
             .filter_map(|chain| self.0.layers.link(chain))
             .collect();
         Rootfs::prepare(container_dir, lower, (self.0.layers.links().to_owned(), names))
+    }
+
+    /// The media type of a manifest, and its layers' blobs, lowest first.
+    pub(crate) fn contents(&self, manifest: &Digest) -> Result<(String, Vec<Digest>), StoreError> {
+        let images = self.images();
+        let gone = || StoreError::NotFound {
+            name: manifest.to_string(),
+        };
+        let media_type = images.index.get(manifest).ok_or_else(gone)?.media_type.clone();
+        let parsed = images.known.get(manifest).ok_or_else(gone)?;
+        Ok((media_type, parsed.layers.iter().map(|layer| layer.blob).collect()))
+    }
+
+    /// The layers of a manifest.
+    pub(crate) fn chains(&self, manifest: &Digest) -> Vec<ChainId> {
+        let images = self.images();
+        let parsed = images.known.get(manifest);
+        parsed.map_or_else(Vec::new, |parsed| {
+            parsed.layers.iter().map(|layer| layer.chain).collect()
+        })
+    }
+
+    /// Every image with its names and its layers' blobs.
+    pub(crate) fn needs(&self) -> Vec<(Digest, Vec<Reference>, Vec<Digest>)> {
+        let images = self.images();
+        let one = |(manifest, parsed): (&Digest, &Arc<Parsed>)| {
+            let names = images.index.get(manifest).map(|named| named.names.clone());
+            let blobs = parsed.layers.iter().map(|layer| layer.blob).collect();
+            (*manifest, names.unwrap_or_default(), blobs)
+        };
+        images.known.iter().map(one).collect()
+    }
+
+    /// Gives an image another name, taking it over from whichever image had it.
+    pub fn tag(&self, name: &str, new: &str) -> Result<Reference, StoreError> {
+        let reference: Reference = new.parse()?;
+        if reference.digest().is_some() {
+            return Err(StoreError::TagDigest { name: reference });
+        }
+        let mut images = self.images();
+        let manifest = find(&images, name)?.ok_or_else(|| StoreError::NotFound {
+            name: name.to_owned(),
+        })?;
+        let mut index = images.index.clone();
+        for named in index.values_mut() {
+            named.names.retain(|other| *other != reference);
+        }
+        if let Some(named) = index.get_mut(&manifest) {
+            named.names.push(reference.clone());
+            named.names.sort();
+        }
+        self.replace_index(&mut images, index)?;
+        Ok(reference)
+    }
+
+    /// An image's documents as they are: manifest and config.
+    pub fn documents(&self, image: &Image) -> Result<(Vec<u8>, Vec<u8>), StoreError> {
+        Ok((
+            self.0.blobs.document(&image.manifest)?,
+            self.0.blobs.document(&image.id)?,
+        ))
+    }
+
+    /// Bytes of the files of each of an image's layers, and of its blob, lowest first.
+    pub fn layer_sizes(&self, image: &Image) -> Result<Vec<(Digest, u64, u64)>, StoreError> {
+        let (_, blobs) = self.contents(&image.manifest)?;
+        let pairs = blobs.into_iter().zip(&image.layers);
+        pairs
+            .map(|(blob, chain)| Ok((blob, self.0.layers.bytes(chain), self.0.blobs.size(&blob)?)))
+            .collect()
     }
 
     pub(crate) fn blobs(&self) -> &Blobs {
@@ -295,35 +345,8 @@ impl ImageStore {
         self.0.gate.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters an image whose blobs and layers are in place, under its names, which it takes over
-    /// from whichever image had them.
-    pub(crate) fn enter(
-        &self,
-        manifest: Digest,
-        media_type: &str,
-        size: u64,
-        names: &[Reference],
-        now: u64,
-    ) -> Result<(), StoreError> {
-        let parsed = parse(&self.0.blobs, &manifest)?;
-        let mut images = self.images();
-        let mut index = images.index.clone();
-        for named in index.values_mut() {
-            named.names.retain(|name| !names.contains(name));
-        }
-        let named = index.entry(manifest).or_insert_with(|| Named {
-            media_type: media_type.to_owned(),
-            size,
-            names: Vec::new(),
-            imported: now,
-        });
-        named.imported = now;
-        named.names.extend_from_slice(names);
-        named.names.sort();
-        self.replace_index(&mut images, index)?;
-        images.damaged.remove(&manifest);
-        images.known.insert(manifest, Arc::new(parsed));
-        Ok(())
+    pub(crate) fn downloads(&self) -> &Arc<Downloads> {
+        &self.0.downloads
     }
 
     fn image(&self, images: &Images, manifest: Digest) -> Option<Image> {
@@ -332,6 +355,7 @@ impl ImageStore {
             id: parsed.id,
             manifest,
             names: images.index.get(&manifest)?.names.clone(),
+            digests: images.index.get(&manifest)?.digests.clone(),
             config: parsed.config.clone(),
             layers: parsed.layers.iter().map(|layer| layer.chain).collect(),
             size: parsed
@@ -350,36 +374,8 @@ impl ImageStore {
         Ok(())
     }
 
-    /// Deletes blobs and layers that no image of the index needs. The gate is held alone.
-    fn sweep(&self) -> Result<Collected, StoreError> {
-        let images = self.images();
-        if !images.damaged.is_empty() {
-            // What a damaged image needs is not known.
-            return Ok(Collected::default());
-        }
-        let (mut blobs, mut layers) = (BTreeSet::new(), BTreeSet::new());
-        for (manifest, parsed) in &images.known {
-            blobs.extend([*manifest, parsed.id]);
-            blobs.extend(parsed.layers.iter().map(|layer| layer.blob));
-            layers.extend(parsed.layers.iter().map(|layer| layer.chain));
-        }
-        drop(images);
-        let mut collected = Collected::default();
-        for layer in self
-            .0
-            .layers
-            .list()
-            .iter()
-            .filter(|layer| !layers.contains(layer))
-        {
-            collected.bytes += self.0.layers.delete(layer, &self.0.blobs)?;
-            collected.layers += 1;
-        }
-        for blob in self.0.blobs.list()?.iter().filter(|blob| !blobs.contains(blob)) {
-            collected.bytes += self.0.blobs.delete(blob)?;
-            collected.blobs += 1;
-        }
-        Ok(collected)
+    fn pins(&self) -> MutexGuard<'_, Pins> {
+        self.0.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn images(&self) -> MutexGuard<'_, Images> {
@@ -399,12 +395,21 @@ fn lock(folder: &Path) -> Result<Flock<File>, StoreError> {
         .write(true)
         .open(&path)
         .map_err(failed("open", &path))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-        Errno::EWOULDBLOCK => StoreError::Locked {
-            path: folder.to_owned(),
-        },
-        error => failed("lock", &path)(error.into()),
-    })
+    let mut file = file;
+    let end = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((again, Errno::EWOULDBLOCK)) if Instant::now() < end => file = again,
+            Err((_, Errno::EWOULDBLOCK)) => {
+                return Err(StoreError::Locked {
+                    path: folder.to_owned(),
+                });
+            }
+            Err((_, error)) => return Err(failed("lock", &path)(error.into())),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// The manifest that a name, a name by digest or an id means.
@@ -421,11 +426,13 @@ fn find(images: &Images, name: &str) -> Result<Option<Digest>, StoreError> {
             .iter()
             .find(|(manifest, named)| match reference.digest() {
                 Some(digest) => {
-                    **manifest == digest
-                        && named
-                            .names
-                            .iter()
-                            .any(|name| name.repository() == reference.repository())
+                    named.digests.contains(&reference)
+                        || named.names.contains(&reference)
+                        || (**manifest == digest
+                            && named
+                                .names
+                                .iter()
+                                .any(|name| name.repository() == reference.repository()))
                 }
                 None => named.names.contains(&reference),
             });
