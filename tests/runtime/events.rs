@@ -92,13 +92,15 @@ fn the_document_has_the_members_of_runcs() {
         let mut bundle = limited();
         let container = runtime.container(&mut bundle);
         container.start();
+        // What is still zero is left out of the document.
         wait_for("some throttling", PATIENCE, || {
             let document = stats(&container);
-            let throttled = document["cpu"]["throttling"]["throttledPeriods"].as_u64();
-            throttled
-                .filter(|count| *count > 0)
-                .map(|_| document)
-                .ok_or("none yet")
+            let count = |name: &str| document["cpu"]["throttling"][name].as_u64().unwrap_or_default();
+            if count("throttledPeriods") > 0 && count("throttledTime") > 0 {
+                Ok(document)
+            } else {
+                Err(document)
+            }
         })
     };
     let (ours, theirs) = (of(&berth), of(&runc));
