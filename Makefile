@@ -21,16 +21,23 @@ deps: ## Install from Debian what building and testing needs
 deps-build:
 	@tests/deps build
 
-build: deps-build build-berth ## Build every program, optimised and static, into target/
+build: deps-build build-berth build-shim documents ## Build every program, optimised and static, into target/
 	cargo build --locked --profile runtime --package berth-monitor --package cni-plugins
 	cargo build --locked --release --package berthd --package berthctl --package user-service --package berth-demo
 	@mkdir -p $(TARGET)/berth/bin
-	@ln -f $(addprefix $(BIN)/runtime/,berth berth-monitor cni-plugins) $(addprefix $(BIN)/release/,berthd berthctl user-service berth-demo) $(TARGET)/berth/bin/
+	@ln -f $(addprefix $(BIN)/runtime/,berth containerd-shim-berth-v2 berth-monitor cni-plugins) $(addprefix $(BIN)/release/,berthd berthctl user-service berth-demo) $(TARGET)/berth/bin/
+
+documents: deps-build ## Write completions and man pages of berth into target/berth/
+	cargo run --quiet --locked --release --package berth --example documents -- $(TARGET)/berth
 
 # Not position-independent: 11,000 relocations and the pages they dirty would be a tenth of every start
 # (runtime/DESIGN.md, "Where the time goes").
 build-berth: deps-build
 	cargo rustc --locked --profile runtime --package berth --bin berth -- -C relocation-model=static
+
+# Likewise: of one idle shim's memory the relocated pages would be a third (runtime/DESIGN.md, "The shim").
+build-shim: deps-build
+	cargo rustc --locked --profile runtime --package berth-shim --bin containerd-shim-berth-v2 -- -C relocation-model=static
 
 lint: deps-build ## Formatting, clippy, licences and duplicate crates
 	cargo fmt --all --check
@@ -41,8 +48,14 @@ lint: deps-build ## Formatting, clippy, licences and duplicate crates
 test: deps ## Every test, on the real kernel; ends with a count
 	@tests/run all
 
+test-engines: deps ## The containerd shim, and Docker, Podman, containerd and CRI with their real daemons
+	@tests/run engines
+
 test-unit: deps-build ## Only the tests that need no privilege and no program
 	@tests/run unit
+
+test-vm: deps ## The runtime's tests, and those of monitors, in virtual machines: pure cgroup v2, and systemd as PID 1
+	@tests/vm/run all
 
 demo: build ## Deployment to running containers, in a private network: prints a table of what it measured
 	@$(TARGET)/berth/bin/berth-demo run --bin-dir $(TARGET)/berth/bin
@@ -73,15 +86,25 @@ bench-image: ## Compare pulling with skopeo + umoci and with containerd
 	@$(MAKE) --no-print-directory build
 	@tests/bench/images.py $(TARGET)/berth/bin
 
+bench-api: ## Time requests, watches and lists of the API server with 1,000 pods stored
+	@tests/deps bench
+	@$(MAKE) --no-print-directory build
+	@tests/bench/api.py $(TARGET)/berth/bin
+
 install: build ## Put programs, plugins, unit and configuration in place (PREFIX, CNI_BIN_DIR, DESTDIR)
-	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(TARGET)/berth/bin/,berth berthd berthctl berth-monitor)
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(TARGET)/berth/bin/,berth containerd-shim-berth-v2 berthd berthctl berth-monitor)
 	install -D -m 755 $(TARGET)/berth/bin/cni-plugins $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins
+	install -D -m 644 $(TARGET)/berth/completions/berth $(DESTDIR)$(PREFIX)/share/bash-completion/completions/berth
+	install -D -m 644 $(TARGET)/berth/completions/_berth $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_berth
+	install -D -m 644 $(TARGET)/berth/completions/berth.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/berth.fish
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 $(TARGET)/berth/man/*.8
 	for plugin in $(PLUGINS); do ln -f $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins $(DESTDIR)$(CNI_BIN_DIR)/$$plugin; done
 	sed 's|@PREFIX@|$(PREFIX)|g; s|@CNI_BIN_DIR@|$(CNI_BIN_DIR)|g' orchestrator/berthd.service.in | install -D -m 644 /dev/stdin $(DESTDIR)/etc/systemd/system/berthd.service
 	test -e $(DESTDIR)/etc/cni/net.d/10-berth.conflist || install -D -m 644 examples/cni/10-berth.conflist $(DESTDIR)/etc/cni/net.d/10-berth.conflist
 
 uninstall: ## Remove what install put in place (data and changed configuration stay)
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,berth berthd berthctl berth-monitor)
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions/berth zsh/site-functions/_berth fish/vendor_completions.d/berth.fish man/man8/berth.8 man/man8/berth-*.8)
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,berth containerd-shim-berth-v2 berthd berthctl berth-monitor)
 	for plugin in $(PLUGINS); do if [ $(DESTDIR)$(CNI_BIN_DIR)/$$plugin -ef $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins ]; then rm -f $(DESTDIR)$(CNI_BIN_DIR)/$$plugin; fi; done
 	rm -f $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins $(DESTDIR)/etc/systemd/system/berthd.service
 	if cmp -s examples/cni/10-berth.conflist $(DESTDIR)/etc/cni/net.d/10-berth.conflist; then rm -f $(DESTDIR)/etc/cni/net.d/10-berth.conflist; fi
@@ -90,4 +113,4 @@ clean: ## Remove everything that was built
 	cargo clean
 	rm -rf .demo
 
-.PHONY: help deps deps-build build build-berth lint test test-unit demo up down bench bench-ab bench-cni bench-image install uninstall clean
+.PHONY: help deps deps-build build build-berth build-shim documents lint test test-engines test-unit test-vm demo up down bench bench-ab bench-cni bench-api bench-image install uninstall clean

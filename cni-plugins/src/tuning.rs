@@ -16,7 +16,7 @@ use crate::{
     netlink::{Link, Message, Rtnl},
     netns::NetNs,
     portmap::passed_on,
-    protocol::{Failure, Fields, Plugin, Reply, Request, code, format_mac, parse_mac},
+    protocol::{Attachment, Failure, Fields, Plugin, Reply, Request, code, format_mac, parse_mac},
     sysctl,
 };
 
@@ -26,9 +26,7 @@ pub const PLUGIN: Plugin = Plugin {
     add,
     del,
     check,
-    // Only the backup outlives a container, and its name does not tell its network: one of another
-    // network must stay, and one without a container does no harm.
-    gc: Plugin::nothing,
+    gc,
     status,
 };
 
@@ -110,8 +108,9 @@ impl Config {
     }
 
     /// What the interface has of all that is about to change.
-    fn backup(&self, link: &Link) -> Backup {
+    fn backup(&self, network: &str, link: &Link) -> Backup {
         Backup {
+            network: network.to_owned(),
             mac: self.mac.map(|_| format_mac(&link.mac)).unwrap_or_default(),
             promisc: self.promiscuous.then_some(link.promiscuous),
             mtu: self.mtu.map_or(0, |_| link.mtu),
@@ -152,9 +151,12 @@ fn parameter(
     Ok((path, value))
 }
 
-/// The interface's properties before ADD, in the reference's format.
+/// The interface's properties before ADD, in the reference's format, which ignores the first field.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Backup {
+    /// The network it was made for: the file's name does not tell, and GC must leave other networks' alone.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    network: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     mac: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -191,10 +193,11 @@ impl Backup {
 }
 
 fn backup_file(data_dir: &Path, request: &Request) -> PathBuf {
-    data_dir.join(format!(
-        "{}_{}.json",
-        request.attachment.container, request.attachment.ifname
-    ))
+    backup_of(data_dir, &request.attachment)
+}
+
+fn backup_of(data_dir: &Path, attachment: &Attachment) -> PathBuf {
+    data_dir.join(format!("{}_{}.json", attachment.container, attachment.ifname))
 }
 
 /// Regular expressions of parameters that may be set; no file, no restriction.
@@ -289,7 +292,7 @@ fn change_link(request: &Request, config: &Config, name: &str) -> Result<(), Fai
             format!("CNI_IFNAME: interface {name} is not in the container"),
         )
     })?;
-    let backup = config.backup(&link);
+    let backup = config.backup(&request.network, &link);
     let file = backup_file(&config.data_dir, request);
     store(&file, &backup)?;
     rtnl.run(&config.messages(name)).map_err(|error| {
@@ -329,6 +332,24 @@ fn del(request: &Request) -> Result<(), Failure> {
     match fs::remove_file(&file) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => failures.note(Err(Failure::io("remove", &file, &e))),
         _ => {}
+    }
+    failures.finish()
+}
+
+/// Forgets the backups of attachments that are not to be kept; the interfaces went with their namespaces.
+fn gc(request: &Request) -> Result<(), Failure> {
+    let keep = request.valid_attachments()?;
+    let data_dir = PathBuf::from(request.fields().text("dataDir")?.unwrap_or(DATA_DIR));
+    let kept: Vec<PathBuf> = keep.iter().map(|a| backup_of(&data_dir, a)).collect();
+    let mut failures = FirstFailure::default();
+    for entry in fs::read_dir(&data_dir).into_iter().flatten().flatten() {
+        let file = entry.path();
+        let backup = fs::read(&file)
+            .ok()
+            .and_then(|text| serde_json::from_slice::<Backup>(&text).ok());
+        if backup.is_some_and(|b| b.network == request.network) && !kept.contains(&file) {
+            failures.note(fs::remove_file(&file).map_err(|e| Failure::io("remove", &file, &e)));
+        }
     }
     failures.finish()
 }

@@ -126,6 +126,9 @@ fn counted(mut event: Value, now: &str) -> Value {
     let count = event.get("count").and_then(Value::as_i64).unwrap_or(1);
     event["count"] = json!(count + 1);
     event["lastTimestamp"] = json!(now);
+    // Newer clients read the series, older ones the count.
+    let observed = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+    event["series"] = json!({"count": count + 1, "lastObservedTime": observed});
     event
 }
 
@@ -188,6 +191,8 @@ mod tests {
                 .unwrap();
         }
         let list = store.list(kinds::EVENT, Some("default")).items;
+        let series = |e: &Object| e.value()["series"]["count"].as_i64();
+        assert!(list.iter().any(|e| series(e) == Some(2)) && list.iter().any(|e| series(e).is_none()));
         let mut counts: Vec<_> = list
             .iter()
             .map(|e| {

@@ -1,5 +1,6 @@
 //! The node daemon: Kubernetes API, controllers, node agent.
 
+pub mod admission;
 pub mod config;
 pub mod controllers;
 pub mod events;

@@ -8,10 +8,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use berth_image::ImageStore;
-use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -20,13 +18,10 @@ use crate::config::{Config, ConfigError, write_atomically};
 use crate::controllers;
 use crate::images::Images;
 use crate::node::{self, NodeConfig, NodeContext, NodeError};
-use crate::pki::{self, Pki, PkiError};
+use crate::pki::{self, Pki, PkiError, Tokens};
 use crate::proxy;
 use crate::server::{self, Api, BootstrapError, ListenError};
 use crate::store::{self, OpenError, Store, StoreError};
-
-/// How long the lock of the data folder is waited for.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why berthd could not start, or not end well.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +84,9 @@ fn folder(path: &Path, mode: u32) -> Result<(), ServiceError> {
         })
 }
 
+/// A program that a killed berthd was just starting holds its files until it executes.
+const LOCK_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// The lock that makes this berthd the only one on its data folder; held as long as the value.
 fn lock(config: &Config) -> Result<Flock<File>, ServiceError> {
     let path = config.lock_file();
@@ -102,28 +100,30 @@ fn lock(config: &Config) -> Result<Flock<File>, ServiceError> {
         .append(true)
         .open(&path)
         .map_err(fail)?;
-    // A berthd that was killed while it started a program holds the lock until that program has come so
-    // far as to close it: a moment, which a restart must not fail for.
+    let patience = std::time::Instant::now() + LOCK_PATIENCE;
     let mut file = file;
-    let end = Instant::now() + LOCK_PATIENCE;
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
-            Err((again, Errno::EWOULDBLOCK)) if Instant::now() < end => file = again,
-            Err((_, Errno::EWOULDBLOCK)) => {
+            Err((same, nix::errno::Errno::EWOULDBLOCK)) if std::time::Instant::now() < patience => {
+                file = same;
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
                 return Err(ServiceError::Taken {
                     path: config.data_dir.clone(),
                 });
             }
-            Err((_, other)) => {
-                return Err(ServiceError::File {
-                    action: "lock",
-                    path: path.clone(),
-                    source: other.into(),
-                });
-            }
+            Err((_, other)) => return Err(fail_to_lock(&path, other.into())),
         }
-        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn fail_to_lock(path: &Path, source: std::io::Error) -> ServiceError {
+    ServiceError::File {
+        action: "lock",
+        path: path.to_owned(),
+        source,
     }
 }
 
@@ -170,6 +170,7 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
     let address = listener.local_addr().map_err(ListenError::Inherited)?;
     let keys = Pki::open(&config.pki_dir(), &pki::addresses(address), &node_name)?;
     let acceptor = server::acceptor(&keys)?;
+    let tokens = Arc::new(Tokens::open(&config.pki_dir())?);
     let kubeconfig = config.kubeconfig();
     write_atomically(&kubeconfig, pki::kubeconfig(&keys, address).as_bytes(), 0o600).map_err(|source| {
         ServiceError::File {
@@ -187,6 +188,9 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
         data_dir: config.data_dir.clone(),
         services: server::Allocator::new(config.service_cidr),
         address: address.to_string(),
+        evictions: tokio::sync::Mutex::new(()),
+        cgroup_parent: config.cgroup_parent.clone(),
+        tokens: Arc::clone(&tokens),
         shutdown: stopped.clone(),
     });
     let images = Images::new(
@@ -203,10 +207,15 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
         std::time::Duration::from_secs(config.network_check.into()),
         stopped.clone(),
     );
-    let controlling = tokio::spawn(controllers::run(store.clone(), stopped.clone()));
+    let controlling = tokio::spawn(controllers::run(
+        store.clone(),
+        keys.authority.clone(),
+        stopped.clone(),
+    ));
     let context = NodeContext {
         store: store.clone(),
         images,
+        tokens,
         config: node_config(&config, node_name),
         routes,
         shutdown: stopped,

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use berth_spec::{Document, Mistake, Process, Spec};
 use thiserror::Error;
 
+use crate::annotations;
+
 /// The configuration's file name (OCI runtime-spec, bundle.md).
 pub const CONFIG: &str = "config.json";
 
@@ -132,7 +134,8 @@ fn canonical_rootfs(bundle: &Path, spec: &Spec) -> Result<PathBuf, BundleError> 
 
 /// Parses a container configuration. Returns it with what was tolerated: capabilities that this build does not know.
 pub fn parse_spec(file: &Path, text: &[u8]) -> Result<(Spec, Vec<String>), ParseError> {
-    let document = parse(file, text)?;
+    let mut document: Document<Spec> = parse(file, text)?;
+    annotations::apply(&mut document.value);
     Ok((document.value, document.warnings))
 }
 

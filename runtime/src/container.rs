@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use berth_cgroups::systemd::Unit;
 use berth_cgroups::{Cgroup, CgroupError, State as Freezer};
 use berth_spec::Spec;
 use nix::errno::Errno;
@@ -14,6 +15,7 @@ use thiserror::Error;
 use crate::bundle::{self, ParseError};
 use crate::error::Error;
 use crate::hooks::{self, HookError, HookState};
+use crate::host_mounts;
 use crate::log;
 use crate::process::{self, ProcessState};
 use crate::state::{self, ContainerId, LockedDir, Record, StateRoot, Status};
@@ -37,6 +39,33 @@ pub enum ContainerError {
     /// `kill --all` could not reach the container's processes.
     #[error("unable to kill all processes")]
     SignalAll {
+        /// The reason.
+        #[source]
+        source: CgroupError,
+    },
+    /// `events` of a container whose init is gone.
+    #[error("container with id {id} is not running")]
+    Stopped {
+        /// The container.
+        id: String,
+    },
+    /// The cgroup's counters could not be read.
+    #[error("unable to get container cgroup stats")]
+    Stats {
+        /// The reason.
+        #[source]
+        source: CgroupError,
+    },
+    /// Waiting for events failed.
+    #[error("wait for events of the container's cgroup")]
+    Watch {
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The container's processes could not be listed.
+    #[error("unable to get all container pids")]
+    Pids {
         /// The reason.
         #[source]
         source: CgroupError,
@@ -71,12 +100,31 @@ pub enum ContainerError {
         #[source]
         source: CgroupError,
     },
-    /// The cgroup could not be thawed for a SIGKILL to take effect.
+    /// `resume` of a container that is not paused.
+    #[error("container not paused")]
+    NotPaused,
+    /// The cgroup could not be frozen.
+    #[error("unable to freeze the container's cgroup")]
+    Freeze {
+        /// The reason.
+        #[source]
+        source: CgroupError,
+    },
+    /// The cgroup could not be thawed.
     #[error("unable to thaw the container's cgroup")]
     Thaw {
         /// The reason.
         #[source]
         source: CgroupError,
+    },
+    /// What a container without a mount namespace has mounted could not be taken away.
+    #[error("unmount what the container has mounted below {}", root.display())]
+    Mounts {
+        /// Its root directory.
+        root: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
     },
     /// The cgroup could not be removed.
     #[error("unable to remove container's cgroup")]
@@ -156,7 +204,12 @@ impl Container {
 
     /// Its cgroup, in every hierarchy.
     pub fn cgroup(&self) -> Cgroup {
-        Cgroup::from_paths(&self.record.cgroup_paths)
+        Cgroup::from_paths(&self.record.cgroup_paths).with_unit(self.unit())
+    }
+
+    /// The unit of its cgroup, if systemd made that.
+    pub fn unit(&self) -> Option<Unit> {
+        self.record.systemd.as_ref().map(Unit::from)
     }
 
     /// A handle on the live init, or `None` when it has exited. The start time makes sure that it is the init, and
@@ -185,11 +238,12 @@ impl Container {
         if self.init()?.is_none() {
             return Ok(Status::Stopped);
         }
-        if self.dir.join(state::GATE).exists() {
-            return Ok(Status::Created);
-        }
+        // A container may be paused before it was started.
         if self.frozen()? {
             return Ok(Status::Paused);
+        }
+        if self.dir.join(state::GATE).exists() {
+            return Ok(Status::Created);
         }
         Ok(Status::Running)
     }
@@ -228,6 +282,12 @@ impl Container {
     pub fn signal_all(&self, signal: i32) -> Result<(), ContainerError> {
         let fail = |source| ContainerError::SignalAll { source };
         let cgroup = self.cgroup();
+        if cgroup.is_none() {
+            // A rootless container without a cgroup: its other processes, if it shares a pid namespace, are nowhere listed.
+            let init = self.init()?.ok_or(ContainerError::NotRunning)?;
+            return berth_sys::pidfd::send_signal(init.as_fd(), signal)
+                .map_err(|source| ContainerError::Signal { source });
+        }
         if signal == libc::SIGKILL {
             if cgroup.pids().map_err(fail)?.is_empty() {
                 return Err(ContainerError::NotRunning);
@@ -254,6 +314,28 @@ impl Container {
             }
         }
         Ok(())
+    }
+
+    /// Stops all processes until [`Container::resume`].
+    pub fn pause(&self) -> Result<(), ContainerError> {
+        match self.status()? {
+            Status::Running | Status::Created => self
+                .cgroup()
+                .freeze()
+                .map_err(|source| ContainerError::Freeze { source }),
+            _ => Err(ContainerError::NotRunning),
+        }
+    }
+
+    /// Lets the processes go on.
+    pub fn resume(&self) -> Result<(), ContainerError> {
+        match self.status()? {
+            Status::Paused => self
+                .cgroup()
+                .thaw()
+                .map_err(|source| ContainerError::Thaw { source }),
+            _ => Err(ContainerError::NotPaused),
+        }
     }
 
     /// Ends the init and waits until it is gone. Nothing to do is success.
@@ -291,6 +373,16 @@ impl Container {
         cgroup
             .delete()
             .map_err(|source| ContainerError::RemoveCgroup { source })?;
+        if let Some(group) = &self.record.intel_rdt {
+            group.delete()?;
+        }
+        if let Some(before) = &self.record.mounted_before {
+            let root = &self.record.rootfs;
+            host_mounts::detach(root, before).map_err(|source| ContainerError::Mounts {
+                root: root.clone(),
+                source,
+            })?;
+        }
         lock.remove()?;
         let list = &self.record.hooks.poststop;
         for error in hooks::run_all("poststop", list, &self.hook_state(Status::Stopped)) {

@@ -9,12 +9,16 @@ use nix::errno::Errno;
 use thiserror::Error;
 
 use crate::bundle::BundleError;
+use crate::commands::ps::PsError;
+use crate::commands::update::UpdateError;
 use crate::container::ContainerError;
 use crate::hooks::HookError;
 use crate::host::HostError;
 use crate::launch::LaunchError;
 use crate::log::LogError;
+use crate::notify::NotifyError;
 use crate::plan::PlanError;
+use crate::resctrl::ResctrlError;
 use crate::seccomp::SeccompError;
 use crate::state::StateError;
 use crate::supervise::SuperviseError;
@@ -61,6 +65,18 @@ pub enum Error {
         #[from]
         source: PathError,
     },
+    /// Telling a service manager.
+    #[error(transparent)]
+    Notify(#[from] NotifyError),
+    /// The container's resctrl group.
+    #[error(transparent)]
+    Resctrl(#[from] ResctrlError),
+    /// The resources of an `update`.
+    #[error(transparent)]
+    Update(#[from] UpdateError),
+    /// `ps` of the host.
+    #[error(transparent)]
+    Ps(#[from] PsError),
     /// The state root or a container's directory.
     #[error(transparent)]
     State(#[from] StateError),
@@ -182,12 +198,6 @@ pub enum ArgumentError {
         /// The word.
         value: String,
     },
-    /// The systemd driver is not there.
-    #[error(
-        "--systemd-cgroup: this version has no systemd cgroup driver: leave the option out (Docker: --exec-opt \
-         native.cgroupdriver=cgroupfs, containerd: SystemdCgroup = false, Podman: --cgroup-manager=cgroupfs)"
-    )]
-    SystemdCgroup,
     /// checkpoint and restore are not there.
     #[error("--criu: this version has no checkpoint and restore: leave the option out")]
     Criu,
@@ -201,6 +211,15 @@ pub enum ArgumentError {
     /// `list --format`.
     #[error("invalid format option")]
     ListFormat,
+    /// `events --interval`.
+    #[error("--interval: {text:?} is no duration: use numbers with units, such as 500ms, 5s or 1m30s")]
+    Interval {
+        /// The text given.
+        text: String,
+    },
+    /// `events --interval` of no time.
+    #[error("duration interval must be greater than 0")]
+    NoInterval,
     /// A signal that does not exist.
     #[error("unknown signal {signal:?}")]
     Signal {
@@ -224,6 +243,14 @@ pub enum ArgumentError {
         count: u32,
         /// The descriptor.
         fd: u32,
+    },
+    /// A system call that this build does not know, where the annotation for that refuses it.
+    #[error(
+        "linux.seccomp.syscalls: unknown system call {name:?}, and run.oci.seccomp_fail_unknown_syscall is set"
+    )]
+    UnknownCall {
+        /// Its name.
+        name: String,
     },
     /// `exec` without a command.
     #[error("exec args cannot be empty")]

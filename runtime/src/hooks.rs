@@ -2,9 +2,10 @@
 //! (runtime-spec config.md "POSIX-platform Hooks"). createContainer and startContainer run inside, see `init`.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -18,6 +19,7 @@ use nix::unistd::Pid;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::annotations;
 use crate::state::Status;
 
 /// How much of a hook's output goes into an error message.
@@ -158,10 +160,16 @@ fn run_one(hook: &Hook, state: &HookState<'_>) -> Result<(), HookFailure> {
             .map(Stdio::from)
             .map_err(system("duplicate a descriptor"))
     };
+    let output = |name: &'static str, own: &File| match annotations::hook_output(state.annotations, name) {
+        Some(path) => append(path)
+            .map(Stdio::from)
+            .map_err(system("open the file of the annotation for hooks' output")),
+        None => clone(own),
+    };
     command
         .stdin(stdin)
-        .stdout(clone(&stdout)?)
-        .stderr(clone(&stderr)?)
+        .stdout(output(annotations::HOOKS_STDOUT, &stdout)?)
+        .stderr(output(annotations::HOOKS_STDERR, &stderr)?)
         .process_group(0);
     berth_sys::command::unblock_signals(&mut command).map_err(system("read the signal mask"))?;
 
@@ -182,6 +190,14 @@ fn run_one(hook: &Hook, state: &HookState<'_>) -> Result<(), HookFailure> {
         stdout: shown(&mut stdout),
         stderr: shown(&mut stderr),
     })
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
 }
 
 fn scratch() -> io::Result<File> {

@@ -9,6 +9,8 @@ use berth_cgroups::{Kind, Layout, LayoutError};
 use berth_spec::{LinuxNamespaceType, Process, Spec};
 use thiserror::Error;
 
+use crate::resctrl::Resctrl;
+
 /// A kernel release, as far as features depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KernelVersion {
@@ -75,6 +77,29 @@ pub struct JoinedNamespace {
     pub found: Joined,
 }
 
+/// A mounted resctrl file system and what can be shared out by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResctrlFacts {
+    /// Where it is.
+    pub mounted: Resctrl,
+    /// The last cache (CAT).
+    pub cache: bool,
+    /// Memory bandwidth (MBA).
+    pub bandwidth: bool,
+}
+
+impl ResctrlFacts {
+    /// Looks for it.
+    pub fn collect() -> Option<Self> {
+        let mounted = Resctrl::find()?;
+        Some(Self {
+            cache: mounted.has_cache(),
+            bandwidth: mounted.has_bandwidth(),
+            mounted,
+        })
+    }
+}
+
 /// Facts about the host that validation and planning depend on.
 #[derive(Debug, Clone)]
 pub struct HostFacts {
@@ -92,8 +117,8 @@ pub struct HostFacts {
     pub apparmor: bool,
     /// Whether SELinux is enabled (selinuxfs is mounted); looked up for a label only.
     pub selinux: bool,
-    /// Whether the resctrl file system is mounted (Intel RDT, AMD QoS); looked up for `linux.intelRdt` only.
-    pub resctrl: bool,
+    /// The resctrl file system (Intel RDT, AMD QoS) if one is mounted; looked up for `linux.intelRdt` only.
+    pub resctrl: Option<ResctrlFacts>,
     /// Where cgroups are.
     pub cgroups: Layout,
     /// The namespaces that a configuration wants to join; empty until [`HostFacts::look_at`].
@@ -136,7 +161,7 @@ impl HostFacts {
             },
             apparmor: false,
             selinux: false,
-            resctrl: false,
+            resctrl: None,
             cgroups: Layout::detect(Path::new("/"))?,
             joined: Vec::new(),
         })
@@ -160,8 +185,9 @@ impl HostFacts {
         }
         let labelled = linux.is_some_and(|linux| linux.mount_label().is_some());
         self.selinux = self.selinux || (labelled && selinux());
-        self.resctrl =
-            linux.is_some_and(|linux| linux.intel_rdt().is_some()) && exists("/sys/fs/resctrl/schemata");
+        self.resctrl = linux
+            .and_then(|linux| linux.intel_rdt().as_ref())
+            .and_then(|_| ResctrlFacts::collect());
         self.joined = entries
             .iter()
             .filter_map(|entry| {
@@ -259,7 +285,11 @@ pub(crate) mod tests {
             },
             apparmor: true,
             selinux: true,
-            resctrl: true,
+            resctrl: Some(ResctrlFacts {
+                mounted: Resctrl::at("/sys/fs/resctrl"),
+                cache: true,
+                bandwidth: true,
+            }),
             cgroups: layout(),
             joined: Vec::new(),
         }

@@ -3,16 +3,21 @@
 //! One straight line from `config.json` to execve(2): [`bundle`] opens, [`validate`] checks, `plan` decides,
 //! `launch` and `init` do. Beside the line: [`commands`] (a file a verb), [`state`], [`hooks`], [`log`], [`error`].
 
+pub mod annotations;
 pub mod bundle;
 pub mod commands;
 pub mod container;
 pub mod error;
 pub mod hooks;
 pub mod host;
+pub mod host_mounts;
 pub mod launch;
 pub mod log;
+pub mod notify;
+mod placement;
 pub mod plan;
 mod process;
+pub mod resctrl;
 pub mod seccomp;
 pub mod spec;
 pub mod state;

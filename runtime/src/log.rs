@@ -159,6 +159,11 @@ pub fn debug(message: &str) {
     write(Level::Debug, message);
 }
 
+/// Logs what failed without ending the verb.
+pub fn error(message: &str) {
+    write(Level::Error, message);
+}
+
 /// Logs what was tolerated.
 pub fn warn(message: &str) {
     write(Level::Warning, message);

@@ -15,11 +15,14 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use berth_cgroups::systemd::{Instance, Unit};
 use berth_spec::Hook;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::resctrl::Group;
 
 /// Name of the record in a container's directory.
 pub const STATE_FILE: &str = "state.json";
@@ -27,6 +30,8 @@ pub const STATE_FILE: &str = "state.json";
 const PREPARED_FILE: &str = ".state.json";
 /// Name of the copy of the configuration in a container's directory.
 pub const CONFIG_FILE: &str = "config.json";
+/// A configuration on its way to become [`CONFIG_FILE`].
+const PREPARED_CONFIG: &str = ".config.json";
 
 /// Name of the gate in a container's directory: the socket at which an init waits between create and start.
 pub const GATE: &str = "start.sock";
@@ -144,11 +149,52 @@ pub struct Record {
     /// The container's cgroup in each hierarchy: v1 controller, or the empty string for the unified hierarchy.
     #[serde(default)]
     pub cgroup_paths: BTreeMap<String, PathBuf>,
+    /// The unit that the cgroup belongs to, if systemd made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub systemd: Option<SystemdUnit>,
     /// Whether the container has a pid namespace of its own, so that the end of its init is the end of all.
     pub private_pid_namespace: bool,
+    /// For a container without a mount namespace: what was mounted below its root before its own mounts were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mounted_before: Option<Vec<PathBuf>>,
+    /// The resctrl group, for `linux.intelRdt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intel_rdt: Option<Group>,
     /// The hooks that later verbs run.
     #[serde(default)]
     pub hooks: LaterHooks,
+}
+
+/// A unit of systemd's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SystemdUnit {
+    /// Its name.
+    pub unit: String,
+    /// Whether it belongs to the user's own manager, not to the system's.
+    #[serde(default)]
+    pub user: bool,
+}
+
+impl From<&Unit> for SystemdUnit {
+    fn from(unit: &Unit) -> Self {
+        Self {
+            unit: unit.name.clone(),
+            user: unit.instance == Instance::User,
+        }
+    }
+}
+
+impl From<&SystemdUnit> for Unit {
+    fn from(stored: &SystemdUnit) -> Self {
+        Self {
+            name: stored.unit.clone(),
+            instance: if stored.user {
+                Instance::User
+            } else {
+                Instance::System
+            },
+        }
+    }
 }
 
 /// Hooks that run after the container was created: kept here so that `start` and `delete` need not parse the
@@ -329,6 +375,14 @@ impl LockedDir {
         write_new(&path, config, 0o600)
     }
 
+    /// Puts another configuration in the copy's place, so that a reader sees the one or the other.
+    pub fn replace_config(&self, config: &[u8]) -> Result<(), StateError> {
+        let prepared = self.path.join(PREPARED_CONFIG);
+        write_new(&prepared, config, 0o600)?;
+        fs::rename(&prepared, self.path.join(CONFIG_FILE))
+            .map_err(|source| StateError::io("rename", &prepared, source))
+    }
+
     /// Writes the record so that a reader sees all of it or nothing.
     pub fn write_record(&self, record: &Record) -> Result<(), StateError> {
         self.prepare_record(record)?;
@@ -430,7 +484,10 @@ mod tests {
             created: rfc3339(UNIX_EPOCH),
             annotations: BTreeMap::new(),
             cgroup_paths: BTreeMap::new(),
+            systemd: None,
             private_pid_namespace: true,
+            mounted_before: None,
+            intel_rdt: None,
             hooks: LaterHooks::default(),
         }
     }

@@ -629,6 +629,8 @@ steps! {
     /// Check that the working directory and open descriptors are inside the container, and mark all but the kept
     /// ones to be closed.
     Seal = 47 {}
+    /// Take back any bond to processors that was inherited: the cgroup's cpuset alone decides.
+    AnyProcessor = 48 {}
 }
 
 /// What stands before the steps.

@@ -169,7 +169,7 @@ fn check_notices_every_missing_part() {
     let config = lab.bridge(
         "net",
         &["10.88.0.0/24", "fd88::/64"],
-        json!({"ipam": {"routes": [{"dst": "198.51.100.0/24", "mtu": 1300, "advmss": 1200, "table": 100, "priority": 7}]}}),
+        json!({"hairpinMode": true, "portIsolation": true, "ipam": {"routes": [{"dst": "198.51.100.0/24", "mtu": 1300, "advmss": 1200, "table": 100, "priority": 7}]}}),
     );
     for (part, damage) in [
         ("nothing", "true"),
@@ -186,6 +186,8 @@ fn check_notices_every_missing_part() {
         ("is gone", "ip -n ID link del eth0"),
         ("not a port", "ip link set VETH nomaster"),
         ("not up", "ip link set VETH down"),
+        ("hairpinMode", "bridge link set dev VETH hairpin off"),
+        ("portIsolation", "bridge link set dev VETH isolated off"),
         ("gateway address", "ip addr del 10.88.0.1/24 dev br-net"),
         ("no bridge", "ip link del br-net"),
         ("ipMasq", "nft delete element inet berth masquerade4 '{ IP4 }'"),
@@ -223,11 +225,11 @@ fn check_notices_every_missing_part() {
 }
 
 #[test]
-fn forty_eight_parallel_first_adds() {
+fn fifty_parallel_first_adds() {
     need_root!();
     let lab = Lab::new();
     let config = lab.bridge("net", &["10.88.0.0/24", "fd88::/64"], json!({}));
-    let containers: Vec<_> = (0..48).map(|_| lab.container()).collect();
+    let containers: Vec<_> = (0..50).map(|_| lab.container()).collect();
     // Started from this thread, so that all are in the lab's namespaces.
     let input = lab.path().join("config");
     std::fs::write(&input, config.to_string()).unwrap();
@@ -272,15 +274,15 @@ fn forty_eight_parallel_first_adds() {
         .collect();
     addresses.sort();
     addresses.dedup();
-    assert_eq!(addresses.len(), 96, "no address twice");
+    assert_eq!(addresses.len(), 100, "no address twice");
     let mut bridges: Vec<String> = results.iter().map(|r| r["interfaces"][0].to_string()).collect();
     bridges.dedup();
     assert_eq!(bridges.len(), 1, "all results tell the same bridge: {bridges:?}");
     for (container, result) in containers.iter().zip(&results) {
         lab.check(container, &config, result).success();
     }
-    let (first, last) = (&containers[0], &results[47]);
-    tcp_server(&containers[47].netns, at(ip_of(last, true), 80));
+    let (first, last) = (&containers[0], &results[49]);
+    tcp_server(&containers[49].netns, at(ip_of(last, true), 80));
     assert_eq!(
         tcp_ask(Some(&first.netns), at(ip_of(last, true), 80)).unwrap(),
         ip_of(&results[0], true).to_string()

@@ -30,6 +30,24 @@ fn mistakes() -> Vec<(Value, u64, &'static str)> {
             "disableContainerInterface",
         ),
         (json!({"vlan": 5000}), 7, "vlan"),
+        (json!({"vlan": 4000, "bridge": "twelve-chars"}), 7, "bridge"),
+        (json!({"vlan": 5, "vlanTrunk": [{"id": 6}]}), 7, "vlanTrunk"),
+        (json!({"vlanTrunk": {"id": 6}}), 7, "vlanTrunk"),
+        (json!({"vlanTrunk": [{"id": 4095}]}), 7, "vlanTrunk[0].id"),
+        (json!({"vlanTrunk": [{"id": 6}, {}]}), 7, "vlanTrunk[1].id"),
+        (json!({"vlanTrunk": [{"minID": 6}]}), 7, "vlanTrunk[0].maxID"),
+        (json!({"vlanTrunk": [{"maxID": 6}]}), 7, "vlanTrunk[0].minID"),
+        (
+            json!({"vlanTrunk": [{"minID": 7, "maxID": 6}]}),
+            7,
+            "vlanTrunk[0].minID",
+        ),
+        (
+            json!({"vlanTrunk": [{"id": 1, "minID": 7, "maxID": 9}]}),
+            7,
+            "vlanTrunk[0].id",
+        ),
+        (json!({"macspoofchk": 1}), 7, "macspoofchk"),
         (json!({"ipMasqBackend": "pf"}), 7, "ipMasqBackend"),
         (json!({"runtimeConfig": {"mac": "zz"}}), 7, "runtimeConfig.mac"),
         (
@@ -133,6 +151,21 @@ fn mistakes() -> Vec<(Value, u64, &'static str)> {
             "ingressPolicy",
         ),
         (json!({"type": "firewall", "backend": "firewalld"}), 2, "backend"),
+        (
+            json!({"type": "firewall", "iptablesAdminChainName": "two words"}),
+            7,
+            "iptablesAdminChainName",
+        ),
+        (
+            json!({"type": "firewall", "iptablesAdminChainName": "FORWARD"}),
+            7,
+            "iptablesAdminChainName",
+        ),
+        (
+            json!({"type": "firewall", "iptablesAdminChainName": "firewall"}),
+            7,
+            "iptablesAdminChainName",
+        ),
         (
             json!({"type": "bandwidth", "ingressRate": 1000}),
             7,

@@ -170,3 +170,29 @@ fn loopback_comes_up_also_in_the_callers_own_namespace() {
     let _: Value = parse(&outcome.success());
     assert!(sh("ip link show lo").contains("UP"));
 }
+
+#[test]
+fn a_second_network_may_bring_a_second_default_route() {
+    need_root!();
+    let lab = Lab::new();
+    let outside = lab.outside();
+    let c = lab.container();
+    let one = lab.bridge("one", &["10.88.0.0/24", "fd88::/64"], json!({}));
+    let two = lab.bridge("two", &["10.99.0.0/24", "fd99::/64"], json!({}));
+    let first = lab.add(&c, &one);
+    let netns = c.netns.display().to_string();
+    let second = parse(&lab.call_in("ADD", &c.id, &netns, "net1", &two).success());
+    let routes = sh(&format!("ip -n {} route", c.id));
+    assert!(
+        routes.starts_with("default via 10.99.0.1 dev net1"),
+        "the later one is used: {routes}"
+    );
+    assert!(routes.contains("default via 10.88.0.1 dev eth0"), "{routes}");
+    tcp_server(&outside.netns, at(OUTSIDE, 80));
+    assert!(tcp_ask(Some(&c.netns), at(OUTSIDE, 80)).is_ok());
+    lab.check(&c, &one, &first).success();
+    let check = with(&two, json!({"prevResult": second}));
+    lab.call_in("CHECK", &c.id, &netns, "net1", &check).success();
+    lab.call_in("DEL", &c.id, &netns, "net1", &two).success();
+    assert!(tcp_ask(Some(&c.netns), at(OUTSIDE, 80)).is_ok());
+}

@@ -337,13 +337,9 @@ impl UdpClient {
     pub fn new(netns: &Path, to: SocketAddr) -> Self {
         let (ask, asked) = mpsc::channel::<()>();
         let (send, answer) = mpsc::channel();
-        let any: SocketAddr = if to.is_ipv4() {
-            "0.0.0.0:40000"
-        } else {
-            "[::]:40000"
-        }
-        .parse()
-        .expect("address");
+        let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }
+            .parse()
+            .expect("address");
         let socket = inside(netns, move || UdpSocket::bind(any).expect("bind"));
         std::thread::spawn(move || {
             socket

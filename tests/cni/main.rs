@@ -2,10 +2,16 @@
 
 mod bridge;
 mod chained;
+mod command;
 mod config;
+mod differences;
+mod engines;
 mod interfaces;
 mod lab;
 mod ports;
+mod protocol;
 mod reference;
+mod repair;
 mod runtime;
 mod services;
+mod vlan;

@@ -249,6 +249,60 @@ fn two_networks_of_one_container_do_not_touch_each_others_ports() {
 }
 
 #[test]
+fn a_port_of_two_networks_of_one_container_outlives_the_first() {
+    need_root!();
+    let lab = Lab::new();
+    let outside = lab.outside();
+    let (a, b) = (lab.container(), lab.container());
+    let (one, two) = (
+        lab.bridge("one", &["10.88.0.0/24", "fd88::/64"], json!({})),
+        lab.bridge("two", &["10.99.0.0/24", "fd99::/64"], json!({})),
+    );
+    let netns = a.netns.display().to_string();
+    let first = lab.add(&a, &one);
+    let second = parse(&lab.call_in("ADD", &a.id, &netns, "net1", &two).success());
+    for (result, v4) in [(&first, true), (&first, false), (&second, true), (&second, false)] {
+        tcp_server(&a.netns, at(ip_of(result, v4), 80));
+    }
+    let ports = json!([port(8080, 80, "tcp"), {"hostPort": 8081, "containerPort": 80, "hostIP": HOST}, port(5353, 53, "udp")]);
+    let (by_one, by_two) = (
+        portmap("one", &first, ports.clone()),
+        portmap("two", &second, ports.clone()),
+    );
+    publish(&lab, &a, &by_one);
+    lab.call_in("ADD", &a.id, &netns, "net1", &by_two).success();
+    lab.call_in("ADD", &a.id, &netns, "net1", &by_two).success();
+    let check = || {
+        lab.call_in("CHECK", &a.id, &netns, "net1", &by_two).success();
+        for (to, port) in [(HOST, 8080), (HOST, 8081), (HOST6, 8080)] {
+            assert!(tcp_ask(Some(&outside.netns), at(to, port)).is_ok(), "{to} {port}");
+        }
+    };
+    lab.call("CHECK", Some(&a), &by_one).success();
+    check();
+    // Another container gets none of them.
+    let other = portmap("one", &lab.add(&b, &one), json!([port(8080, 80, "tcp")]));
+    assert_eq!(lab.call("ADD", Some(&b), &other).failure().0, 102);
+    sh("nft flush set inet berth ports-waiting4");
+    assert_eq!(
+        lab.call_in("CHECK", &a.id, &netns, "net1", &by_two).failure().0,
+        101
+    );
+    lab.call_in("ADD", &a.id, &netns, "net1", &by_two).success();
+    lab.call("DEL", Some(&a), &by_one).success();
+    lab.del(&a, &one);
+    check();
+    assert!(!sh("nft list ruleset").contains("one c0"));
+    lab.call_in("DEL", &a.id, &netns, "net1", &by_two).success();
+    let rules = sh("nft list ruleset");
+    assert!(
+        !rules.contains("two c0 net1\" : 10.99") && !rules.contains("8080"),
+        "{rules}"
+    );
+    publish(&lab, &b, &other);
+}
+
+#[test]
 fn check_notices_missing_rules_and_the_next_add_repairs_them() {
     need_root!();
     let lab = Lab::new();

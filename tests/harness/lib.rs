@@ -4,15 +4,21 @@
 //! A test that lacks something it needs says so with [`skip!`]; `tests/run` counts these and
 //! fails on one that it does not expect.
 
+mod containerd;
+mod lab;
 mod node;
 mod programs;
 mod rootfs;
 mod snapshot;
+mod user;
 
+pub use containerd::Containerd;
+pub use lab::Lab;
 pub use node::{Node, NodeOptions};
 pub use programs::{bin, kubectl, kubectl_versions, program, repository_root};
 pub use rootfs::{Bundle, busybox_rootfs};
 pub use snapshot::HostSnapshot;
+pub use user::{SUBORDINATE_ID, USER_ID, User, chown_all};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};

@@ -12,6 +12,10 @@ use tempfile::TempDir;
 pub struct NodeOptions {
     /// More arguments for `berthd`.
     pub arguments: Vec<String>,
+    /// Plugins in place of Berth's.
+    pub cni_bin_dir: Option<PathBuf>,
+    /// A network list that is there before `berthd` starts.
+    pub network: Option<String>,
 }
 
 /// The runtime under the node: Berth's own, or the one that `BERTH_TEST_RUNTIME` names.
@@ -36,6 +40,11 @@ impl Node {
             .and_then(|l| l.local_addr())
             .expect("a free port")
             .port();
+        if let Some(list) = &options.network {
+            let conf_dir = dir.path().join("net.d");
+            std::fs::create_dir(&conf_dir).expect("create the directory of networks");
+            std::fs::write(conf_dir.join("10-test.conflist"), list).expect("write the network");
+        }
         let mut node = Self {
             dir,
             port,
@@ -129,6 +138,9 @@ impl Node {
 
     /// A directory with one link a plugin, as `make install` lays them out.
     fn cni_bin_dir(&self) -> PathBuf {
+        if let Some(dir) = &self.options.cni_bin_dir {
+            return dir.clone();
+        }
         let dir = self.dir.path().join("cni");
         if std::fs::create_dir(&dir).is_ok() {
             for plugin in ["bridge", "host-local", "loopback", "portmap", "firewall"] {

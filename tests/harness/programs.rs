@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The root of the repository.
+/// The root of the repository: `BERTH_REPOSITORY`, or where the tests were compiled.
 pub fn repository_root() -> PathBuf {
+    if let Some(given) = std::env::var_os("BERTH_REPOSITORY") {
+        return given.into();
+    }
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("tests/ has a parent")

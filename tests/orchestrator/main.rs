@@ -1,5 +1,6 @@
 //! Tests of the orchestrator: the monitor of a pod, and pods under the real `berthd`.
 
+mod access;
 mod api;
 mod application;
 mod ctl;
@@ -7,6 +8,9 @@ mod demo;
 mod deployments;
 mod images;
 mod monitor;
+mod network;
 mod pods;
+mod policy;
 mod registry;
 mod services;
+mod streams;

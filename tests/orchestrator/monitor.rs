@@ -77,6 +77,7 @@ impl Link {
                     return result;
                 }
                 Message::Exited(record) => self.exits.push_back(record),
+                Message::Ended { .. } => panic!("an end of what was not opened"),
             }
         }
     }
@@ -92,7 +93,7 @@ impl Link {
         }
         match self.read() {
             Message::Exited(record) => record,
-            Message::Reply { .. } => panic!("a reply that nobody waits for"),
+            Message::Reply { .. } | Message::Ended { .. } => panic!("a reply that nobody waits for"),
         }
     }
 }
@@ -176,6 +177,8 @@ impl Pod {
             },
             cgroup,
             stdin: false,
+            stdin_once: false,
+            terminal: false,
         };
         self.bundles.push((id.to_owned(), bundle));
         self.link.call(Call::Create(create))

@@ -9,24 +9,27 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// A program that runs until it is asked to end.
-const WAIT: &str = "trap 'exit 0' TERM; while :; do sleep 0.05; done";
+pub(crate) const WAIT: &str = "trap 'exit 0' TERM; while :; do sleep 0.05; done";
 
 /// A node with an image `busybox:1`.
-struct World {
-    node: Node,
+pub(crate) struct World {
+    pub(crate) node: Node,
     cgroup: String,
 }
 
 impl World {
-    fn new() -> World {
+    pub(crate) fn new() -> World {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         isolate();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let cgroup = format!("berth-test-{}-{number}", std::process::id());
         let arguments = vec!["--cgroup-parent".to_owned(), cgroup.clone()];
-        let node = Node::start(NodeOptions { arguments });
+        let node = Node::start(NodeOptions {
+            arguments,
+            ..NodeOptions::default()
+        });
         let root = TempDir::with_prefix("berth-image-").expect("temporary directory");
         busybox_rootfs(root.path());
         let path = root.path().to_string_lossy().into_owned();
@@ -37,7 +40,7 @@ impl World {
 
     /// Applies one object.
     #[track_caller]
-    fn apply(&self, object: &Value) {
+    pub(crate) fn apply(&self, object: &Value) {
         let file = self.node.path().join("manifest.json");
         std::fs::write(&file, object.to_string()).expect("write the manifest");
         self.node.ctl(&["apply", "-f", &file.to_string_lossy()]).ok();
@@ -45,7 +48,7 @@ impl World {
 
     /// Applies a pod.
     #[track_caller]
-    fn pod(&self, name: &str, spec: Value) {
+    pub(crate) fn pod(&self, name: &str, spec: Value) {
         self.apply(&json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "labels": {"app": name}},
@@ -53,7 +56,7 @@ impl World {
         }));
     }
 
-    fn get(&self, name: &str) -> Result<Value, String> {
+    pub(crate) fn get(&self, name: &str) -> Result<Value, String> {
         let outcome = self.node.ctl(&["get", "pod", name, "-o", "json"]);
         if !outcome.status.success() {
             return Err(outcome.stderr);
@@ -63,7 +66,7 @@ impl World {
 
     /// Waits until the first container's status (and the pod) satisfy the condition.
     #[track_caller]
-    fn wait(&self, name: &str, what: &str, condition: impl Fn(&Value, &Value) -> bool) -> Value {
+    pub(crate) fn wait(&self, name: &str, what: &str, condition: impl Fn(&Value, &Value) -> bool) -> Value {
         wait_for(&format!("{name}: {what}"), PATIENCE, || {
             let pod = self.get(name)?;
             let container = pod["status"]["containerStatuses"][0].clone();
@@ -76,7 +79,7 @@ impl World {
     }
 
     #[track_caller]
-    fn ready(&self, name: &str) -> Value {
+    pub(crate) fn ready(&self, name: &str) -> Value {
         self.wait(name, "ready", |_, container| container["ready"] == true)
     }
 
@@ -91,17 +94,17 @@ impl World {
     }
 
     #[track_caller]
-    fn phase(&self, name: &str, phase: &str) -> Value {
+    pub(crate) fn phase(&self, name: &str, phase: &str) -> Value {
         self.wait(name, phase, |pod, _| pod["status"]["phase"] == phase)
     }
 
     #[track_caller]
-    fn delete(&self, name: &str) {
+    pub(crate) fn delete(&self, name: &str) {
         self.node.ctl(&["delete", "pod", name]).ok();
     }
 
     #[track_caller]
-    fn logs(&self, arguments: &[&str]) -> String {
+    pub(crate) fn logs(&self, arguments: &[&str]) -> String {
         let mut all = vec!["logs"];
         all.extend(arguments);
         self.node.ctl(&all).ok()
@@ -157,7 +160,7 @@ impl World {
 
     /// Deletes everything and looks for what is left.
     #[track_caller]
-    fn clean(&self) {
+    pub(crate) fn clean(&self) {
         self.node.clear();
         wait_for("nothing to be left", PATIENCE, || {
             let left = self.leftovers();
@@ -167,12 +170,12 @@ impl World {
 }
 
 /// One container named `c`.
-fn script(text: &str) -> Value {
+pub(crate) fn script(text: &str) -> Value {
     json!({"name": "c", "image": "busybox:1", "command": ["sh", "-c", text]})
 }
 
 /// [`script`] with more fields.
-fn with(text: &str, more: Value) -> Value {
+pub(crate) fn with(text: &str, more: Value) -> Value {
     let mut container = script(text);
     for (key, value) in more.as_object().expect("an object") {
         container[key] = value.clone();
@@ -561,7 +564,10 @@ fn a_node_that_stops_leaves_the_pods_of_its_neighbour_alone() {
     world.ready("stays");
     // Another node in the same parent cgroup, which has no pods and ends.
     let arguments = vec!["--cgroup-parent".to_owned(), world.cgroup.clone()];
-    drop(Node::start(NodeOptions { arguments }));
+    drop(Node::start(NodeOptions {
+        arguments,
+        ..NodeOptions::default()
+    }));
     // What it killed would be noticed and restarted.
     world.pod("after", json!({"containers": [script(WAIT)]}));
     world.ready("after");

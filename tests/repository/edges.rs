@@ -14,6 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("berth-cgroups", &["berth-sys", "berth-spec"]),
     ("berth-image", &["berth-sys"]),
     ("berth", &["berth-sys", "berth-spec", "berth-cgroups"]),
+    ("berth-shim", &["berth-sys", "berth-cgroups", "berth-client"]),
     ("cni-plugins", &["berth-sys"]),
     ("berth-monitor", &["berth-sys", "berth-cgroups", "berth-client"]),
     (

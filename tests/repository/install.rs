@@ -7,7 +7,13 @@ use std::path::Path;
 use std::process::Command;
 use tempfile::TempDir;
 
-const PROGRAMS: &[&str] = &["berth", "berthd", "berthctl", "berth-monitor"];
+const PROGRAMS: &[&str] = &[
+    "berth",
+    "containerd-shim-berth-v2",
+    "berthd",
+    "berthctl",
+    "berth-monitor",
+];
 const PLUGINS: &[&str] = &[
     "bridge",
     "host-local",
@@ -19,6 +25,15 @@ const PLUGINS: &[&str] = &[
     "tuning",
     "ptp",
     "macvlan",
+];
+
+/// Completions and man pages: as built, and as installed.
+const DOCUMENTS: &[(&str, &str)] = &[
+    ("completions/berth", "bash-completion/completions/berth"),
+    ("completions/_berth", "zsh/site-functions/_berth"),
+    ("completions/berth.fish", "fish/vendor_completions.d/berth.fish"),
+    ("man/berth.8", "man/man8/berth.8"),
+    ("man/berth-run.8", "man/man8/berth-run.8"),
 ];
 
 fn files(dir: &Path) -> BTreeSet<String> {
@@ -53,6 +68,12 @@ fn install_puts_everything_in_place_and_uninstall_takes_it_away() {
     for program in PROGRAMS.iter().chain(&["cni-plugins"]) {
         std::os::unix::fs::symlink(bin(program), built.join("berth/bin").join(program)).expect("link");
     }
+    // Those of the build are made by a program of their own, which has its own test.
+    for (made, _) in DOCUMENTS {
+        let path = built.join("berth").join(made);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("create their directory");
+        std::fs::write(path, made).expect("write a document");
+    }
     let dest = dir.path().join("root");
     let foreign = dest.join("opt/cni/bin/ipvlan");
     std::fs::create_dir_all(foreign.parent().expect("a parent")).expect("create the plugin directory");
@@ -61,7 +82,7 @@ fn install_puts_everything_in_place_and_uninstall_takes_it_away() {
     run(&mut make("install", &built, &dest)).ok();
     let mode = |path: &Path| {
         path.metadata()
-            .expect(&path.to_string_lossy())
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
             .permissions()
             .mode()
             & 0o777
@@ -72,6 +93,11 @@ fn install_puts_everything_in_place_and_uninstall_takes_it_away() {
             0o755,
             "{program}"
         );
+    }
+    for (made, installed) in DOCUMENTS {
+        let path = dest.join("usr/local/share").join(installed);
+        assert_eq!(mode(&path), 0o644, "{installed}");
+        assert_eq!(std::fs::read_to_string(path).expect(installed), *made);
     }
     let plugins = dest.join("opt/cni/bin");
     let shared = plugins.join("cni-plugins").metadata().expect("the program").ino();

@@ -25,7 +25,7 @@ echo "run: $?"
 ctr $run --detach --memory-limit 33554432 "$PWD/rootfs" two /bin/sleep 1000
 echo "detached: $?"
 ctr tasks ls | grep -o "RUNNING"
-ctr tasks exec --exec-id extra two /bin/sh -c 'echo from exec; ps | grep -c "sleep 1000"; exit 7'
+ctr tasks exec --exec-id extra two /bin/sh -c 'echo from exec; pidof sleep | wc -w; exit 7'
 echo "exec: $?"
 ctr tasks exec --exec-id bad two /nosuch 2>&1 | grep -o 'exec: "/nosuch".*'
 ctr tasks metrics two | grep -c memory.usage_in_bytes

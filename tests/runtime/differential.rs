@@ -45,7 +45,9 @@ fn sections(text: &str) -> BTreeMap<String, Vec<String>> {
 fn normalise(section: &str, line: &str, id: &str, bundle: &Bundle) -> Option<String> {
     let line = line
         .replace(id, "ID")
-        .replace(bundle.path().to_str().unwrap(), "BUNDLE");
+        .replace(bundle.path().to_str().unwrap(), "BUNDLE")
+        // Below a mount of its own, the directory is named without what the mount is on.
+        .replace(bundle.path().file_name().unwrap().to_str().unwrap(), "BUNDLE");
     match section {
         "status" => {
             let name = line.split(':').next().unwrap_or_default();

@@ -220,3 +220,87 @@ fn many_at_once() {
         assert_eq!(child.wait().unwrap().code(), Some(code));
     }
 }
+
+#[test]
+fn what_a_document_leaves_out_is_the_containers() {
+    need_root!();
+    for runtime in Runtime::all() {
+        let mut bundle = Bundle::new(&["sleep", "1000"]);
+        bundle.edit(|config| {
+            config["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 123, "hard": 456}]);
+        });
+        let container = running(&runtime, &mut bundle);
+        let file = bundle.path().join("process.json");
+        let by = |document: serde_json::Value| {
+            std::fs::write(&file, document.to_string()).unwrap();
+            runtime
+                .call(&["exec", "-p", file.to_str().unwrap(), &container.id])
+                .ok()
+        };
+        let script =
+            "ulimit -n; ulimit -Hn; grep CapBnd /proc/self/status; grep NoNewPrivs /proc/self/status";
+        let mut document = json!({
+            "cwd": "/", "args": ["sh", "-c", script], "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0},
+        });
+        // The three of the bundle. That no_new_privs is not asked for is an answer.
+        let text = by(document.clone());
+        if runtime.name == "berth" {
+            // Later than runc 1.1.
+            assert!(text.starts_with("123\n456\n"), "{text}");
+        }
+        assert!(
+            text.ends_with("CapBnd:\t0000000020000420\nNoNewPrivs:\t0\n"),
+            "{}: {text}",
+            runtime.name
+        );
+        document["capabilities"] = json!({"bounding": ["CAP_KILL"]});
+        document["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 78, "hard": 78}]);
+        document["noNewPrivileges"] = json!(true);
+        assert_eq!(
+            by(document),
+            "78\n78\nCapBnd:\t0000000000000020\nNoNewPrivs:\t1\n",
+            "{}",
+            runtime.name
+        );
+    }
+}
+
+#[test]
+fn privileges_and_labels() {
+    need_root!();
+    for runtime in Runtime::all() {
+        let mut bundle = Bundle::new(&["sleep", "1000"]);
+        bundle.edit(|config| config["process"]["noNewPrivileges"] = json!(false));
+        let container = running(&runtime, &mut bundle);
+        let exec = |options: &[&str]| {
+            let mut args = vec!["exec"];
+            args.extend(options);
+            args.extend([container.id.as_str(), "grep", "NoNewPrivs", "/proc/self/status"]);
+            runtime.call(&args)
+        };
+        assert_eq!(exec(&[]).ok(), "NoNewPrivs:\t0\n");
+        assert_eq!(
+            exec(&["--no-new-privs"]).ok(),
+            "NoNewPrivs:\t1\n",
+            "{}",
+            runtime.name
+        );
+        if !std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+            let error = exec(&["--process-label", "system_u:system_r:svirt_t:s0"]).err();
+            assert!(error.contains("selinux"), "{}: {error}", runtime.name);
+        }
+        let apparmor = std::fs::read("/sys/module/apparmor/parameters/enabled");
+        if !apparmor.is_ok_and(|value| value.starts_with(b"Y")) {
+            let error = exec(&["--apparmor", "nosuch"]).err();
+            assert!(
+                error.to_lowercase().contains("apparmor"),
+                "{}: {error}",
+                runtime.name
+            );
+        }
+        if runtime.name == "berth" {
+            let error = exec(&["--cap", "CAP_NOSUCH"]).err();
+            assert!(error.contains("CAP_NOSUCH"), "{error}");
+        }
+    }
+}

@@ -1,10 +1,13 @@
 //! Tests of the runtime: what its command line does on the real kernel. Those that compare or conform also drive runc
 //! where it is installed. `BERTH_TEST_RUNTIMES` (such as `runc` or `berth,runc`) narrows the choice.
 
+mod annotations;
+mod attributes;
 mod bad_input;
 mod containerd;
 mod differential;
 mod driver;
+mod events;
 mod examples;
 mod exec;
 mod foreground;
@@ -12,8 +15,19 @@ mod hooks;
 mod leftovers;
 mod limits;
 mod logging;
+mod mount_options;
 mod mounts;
 mod namespaces;
+mod net_devices;
+mod pause;
+mod placement;
 mod process;
+mod ps;
+mod rootless;
+mod seccomp;
 mod security;
+mod sockets;
+mod systemd;
+mod unified;
+mod update;
 mod verbs;

@@ -194,10 +194,11 @@ fn ids_of_a_mount_are_mapped() {
     let mount = json!({"destination": "/m", "type": "bind", "source": source.path(), "options": ["bind", "idmap"],
         "uidMappings": [{"containerID": 0, "hostID": 1234, "size": 1}],
         "gidMappings": [{"containerID": 0, "hostID": 4321, "size": 1}]});
-    let text = Runtime::berth()
-        .run_bundle(&mut with(&[mount], "stat -c %u:%g /m/file"))
-        .ok();
-    assert_eq!(text, "1234:4321\n");
+    let outcome = Runtime::berth().run_bundle(&mut with(&[mount], "stat -c %u:%g /m/file"));
+    if outcome.stderr.contains("has no id-mapped mounts on this kernel") {
+        harness::skip!("needs id-mapped mounts in the temporary directory");
+    }
+    assert_eq!(outcome.ok(), "1234:4321\n");
 }
 
 #[test]

@@ -276,3 +276,48 @@ fn exec_is_in_the_containers_namespaces_and_cgroups() {
         container.wait("stopped");
     }
 }
+
+#[test]
+fn without_a_mount_namespace_mounts_are_made_below_the_root() {
+    need_root!();
+    for runtime in Runtime::all() {
+        // runc changes the propagation of the namespace that it is in, and leaves its mounts there.
+        harness::isolate();
+        let script = "readlink /proc/self/ns/mnt; cut -d' ' -f5 /proc/self/mountinfo | grep -v '^/$' | sort | tr '\\n' ' '; \
+                      stat -c %t:%T /dev/null; touch /tmp/here && echo written";
+        let mut bundle = Bundle::new(&["sh", "-c", script]);
+        bundle.edit(|config| {
+            let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.retain(|entry| entry["type"] != "mount" && entry["type"] != "cgroup");
+            config["linux"]["maskedPaths"] = json!([]);
+            config["linux"]["readonlyPaths"] = json!([]);
+            config["mounts"].as_array_mut().unwrap().retain(|mount| {
+                ["/proc", "/dev", "/dev/pts", "/sys"].contains(&mount["destination"].as_str().unwrap())
+            });
+            // It has no effect without one, as with runc.
+            config["root"]["readonly"] = json!(true);
+        });
+        let own = fs::read_link("/proc/thread-self/ns/mnt").unwrap();
+        let text = runtime.run_bundle(&mut bundle).ok();
+        assert_eq!(
+            text,
+            format!("{}\n/dev /dev/pts /proc /sys 1:3\nwritten\n", own.display()),
+            "{}",
+            runtime.name
+        );
+        let left = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let root = bundle.rootfs().display().to_string();
+        if runtime.name == "berth" {
+            assert!(!left.contains(&root), "nothing stays mounted: {left}");
+            // Also when it never ran.
+            bundle.edit(|config| config["process"]["args"] = json!(["/nosuch"]));
+            runtime.run_bundle(&mut bundle).err();
+            let left = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+            assert!(!left.contains(&root), "{left}");
+        } else {
+            for mount in ["dev/pts", "dev", "proc", "sys", "."] {
+                harness::run(Command::new("umount").arg("-l").arg(bundle.rootfs().join(mount))).ok();
+            }
+        }
+    }
+}

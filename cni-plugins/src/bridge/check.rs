@@ -36,6 +36,7 @@ pub(super) fn check(request: &Request) -> Result<(), Failure> {
         check_gateways(&mut host, &config, &bridge, &ours)?;
     }
     let port = check_port(&mut host, request, &bridge, &result)?;
+    check_modes(&config, &bridge, &port)?;
     vlan::check(&mut host, &config.vlans, &port)?;
     if config.container_interface {
         attach::check_inside(&netns, &request.attachment.ifname, &result)?;
@@ -85,7 +86,9 @@ fn repair(
         masquerade::add(&mut Nft::open()?, &tag, &addresses)?;
     }
     if config.spoof_check {
-        let mac = config.mac.unwrap_or_else(|| super::hardware_address(&tag, result));
+        let mac = config
+            .mac
+            .unwrap_or_else(|| super::hardware_address(&tag, result));
         spoofing::add(&mut Nft::open_bridge()?, &tag, &port.name, mac)?;
     }
     Ok(())
@@ -129,12 +132,7 @@ fn check_bridge(bridge: &Link, result: &AddResult) -> Result<(), Failure> {
     }
 }
 
-fn check_gateways(
-    host: &mut Rtnl,
-    config: &Config,
-    bridge: &Link,
-    ours: &[&Address],
-) -> Result<(), Failure> {
+fn check_gateways(host: &mut Rtnl, config: &Config, bridge: &Link, ours: &[&Address]) -> Result<(), Failure> {
     let router = match config.vlans.access {
         None => bridge.clone(),
         Some(vlan) => {
@@ -146,13 +144,30 @@ fn check_gateways(
     };
     let there = host.addresses(router.index)?;
     let gateways = ours.iter().map(|ip| gateway_of(ip));
-    match gateways.into_iter().find(|g| !there.iter().any(|a| a.address.addr() == *g)) {
+    match gateways
+        .into_iter()
+        .find(|g| !there.iter().any(|a| a.address.addr() == *g))
+    {
         Some(gateway) => Err(Failure::check(format!(
             "{} does not have the gateway address {gateway}",
             router.name
         ))),
         None => Ok(()),
     }
+}
+
+fn check_modes(config: &Config, bridge: &Link, port: &Link) -> Result<(), Failure> {
+    let lost = |field: &str, name: &str| Err(Failure::check(format!("{field}: it is off at {name}")));
+    if config.promiscuous && !bridge.promiscuous {
+        return lost("promiscMode", &bridge.name);
+    }
+    if config.port.hairpin && !port.port.hairpin {
+        return lost("hairpinMode", &port.name);
+    }
+    if config.port.isolated && !port.port.isolated {
+        return lost("portIsolation", &port.name);
+    }
+    Ok(())
 }
 
 /// The host's end of the veth, as the result names it.

@@ -50,7 +50,11 @@ impl Vlans {
 
     /// The field that asks for them, for messages.
     pub fn field(&self) -> &'static str {
-        if self.access.is_some() { "vlan" } else { "vlanTrunk" }
+        if self.access.is_some() {
+            "vlan"
+        } else {
+            "vlanTrunk"
+        }
     }
 
     fn read(fields: &Fields<'_>, bridge: &str, has_gateway: bool) -> Result<Self, Failure> {
@@ -72,7 +76,10 @@ impl Vlans {
         if let Some(vlan) = access.filter(|_| has_gateway) {
             let name = vlan_interface(bridge, vlan);
             valid_interface_name(&name).map_err(|problem| {
-                Failure::field("bridge", format!("the gateway's interface {name:?} {problem}: shorten the bridge's name"))
+                Failure::field(
+                    "bridge",
+                    format!("the gateway's interface {name:?} {problem}: shorten the bridge's name"),
+                )
             })?;
         }
         Ok(Self {

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use super::config::Config;
 use crate::{
     attach::mac_from,
-    netlink::{Link, Message, NewLink, Rtnl},
+    netlink::{Link, Message, NetlinkError, NewLink, Rtnl},
     protocol::{Failure, code},
     sysctl,
 };
@@ -35,7 +35,7 @@ pub(super) fn ensure(host: &mut Rtnl, config: &Config) -> Result<Link, Failure> 
             }
             // Another ADD was faster.
             Err(e) if e.errno == Errno::EEXIST => {}
-            Err(e) => return Err(e.into()),
+            Err(e) => return Err(refused(config, e)),
         }
         link = host.link(name)?;
     }
@@ -60,15 +60,26 @@ pub(super) fn ensure(host: &mut Rtnl, config: &Config) -> Result<Link, Failure> 
     if !link.up {
         batch.push(Message::set_up(name, true));
     }
-    if config.vlans.are_used() {
+    if config.vlans.are_used() && !link.vlan_filtering {
         // Also of a bridge that was there: its other ports stay together in the default VLAN.
         batch.push(Message::filter_vlans(name));
     }
     if config.promiscuous && !link.promiscuous {
         batch.push(Message::set_promiscuous(name, true));
     }
-    host.run(&batch)?;
+    host.run(&batch).map_err(|error| refused(config, error))?;
     Ok(link)
+}
+
+/// VLAN filtering is the only property of a bridge that a kernel may not support.
+fn refused(config: &Config, error: NetlinkError) -> Failure {
+    if config.vlans.are_used() && error.errno == Errno::EOPNOTSUPP {
+        return Failure::unsupported(
+            config.vlans.field(),
+            "this kernel's bridges have no VLAN filtering (CONFIG_BRIDGE_VLAN_FILTERING): use a bridge a network",
+        );
+    }
+    error.into()
 }
 
 /// No duplicate address detection on an interface that has no carrier yet.

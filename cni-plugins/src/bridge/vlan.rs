@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     attach::mac_from,
-    netlink::{Link, Message, NetlinkError, NewLink, Peer, PortVlan, Rtnl},
+    netlink::{Link, Message, NewLink, Peer, PortVlan, Rtnl},
     netns::NetNs,
     nft::Tag,
     protocol::{Attachment, Failure, code},
@@ -21,16 +21,6 @@ use crate::{
 
 /// VLAN 1, in which the kernel puts each new port.
 const DEFAULT: u16 = 1;
-
-fn refused(vlans: &Vlans, error: NetlinkError) -> Failure {
-    if error.errno == Errno::EOPNOTSUPP {
-        return Failure::unsupported(
-            vlans.field(),
-            "this kernel's bridges have no VLAN filtering (CONFIG_BRIDGE_VLAN_FILTERING): use a bridge a network",
-        );
-    }
-    error.into()
-}
 
 /// Puts a port into its VLANs, and takes it out of the default one.
 pub(super) fn join(host: &mut Rtnl, vlans: &Vlans, port: &str) -> Result<(), Failure> {
@@ -52,11 +42,15 @@ pub(super) fn join(host: &mut Rtnl, vlans: &Vlans, port: &str) -> Result<(), Fai
     if !vlans.keep_default && !covers(vlans, DEFAULT) {
         batch.push(Message::leave_vlan(index, port, DEFAULT));
     }
-    host.run(&batch).map_err(|error| refused(vlans, error))
+    Ok(host.run(&batch)?)
 }
 
 fn covers(vlans: &Vlans, id: u16) -> bool {
-    vlans.access == Some(id) || vlans.trunk.iter().any(|(first, last)| (*first..=*last).contains(&id))
+    vlans.access == Some(id)
+        || vlans
+            .trunk
+            .iter()
+            .any(|(first, last)| (*first..=*last).contains(&id))
 }
 
 fn index_of(host: &mut Rtnl, name: &str) -> Result<u32, Failure> {
@@ -135,7 +129,10 @@ pub(super) fn check(host: &mut Rtnl, vlans: &Vlans, port: &Link) -> Result<(), F
     let there = host.port_vlans(port.index)?;
     let wrong = |what: String| Err(Failure::check(format!("{}: {} {what}", vlans.field(), port.name)));
     if let Some(access) = vlans.access
-        && !there.contains(&PortVlan { id: access, access: true })
+        && !there.contains(&PortVlan {
+            id: access,
+            access: true,
+        })
     {
         return wrong(format!("is no access port of VLAN {access}"));
     }
@@ -146,7 +143,7 @@ pub(super) fn check(host: &mut Rtnl, vlans: &Vlans, port: &Link) -> Result<(), F
     }
     match there
         .iter()
-        .find(|v| !covers(vlans, v.id) && !(vlans.keep_default && v.id == DEFAULT))
+        .find(|v| !(covers(vlans, v.id) || vlans.keep_default && v.id == DEFAULT))
     {
         Some(other) => wrong(format!("is in VLAN {}, too", other.id)),
         None => Ok(()),

@@ -2,10 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    Attachment, Cached, ExecError, Network, Runtime,
-    runtime::Call,
-};
+use super::{Attachment, Cached, ExecError, Network, Runtime, runtime::Call};
 use crate::protocol::{Command, Version};
 
 impl Runtime {

@@ -4,10 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::{
-    Attachment, ExecError, Network, Outcome, Runtime,
-    runtime::needs,
-};
+use super::{Attachment, ExecError, Network, Outcome, Runtime, runtime::needs};
 use crate::protocol::Version;
 
 /// What [`Runtime::repair`] found.
@@ -57,9 +54,15 @@ impl Runtime {
             }
         }
         let result = cached.result.as_ref().map_or("{}", |r| r.get());
-        ask_for_the_same(network, &mut again, &serde_json::from_str(result).unwrap_or_default());
-        self.del_locked(network, attachment)?;
+        ask_for_the_same(
+            network,
+            &mut again,
+            &serde_json::from_str(result).unwrap_or_default(),
+        );
+        // After a flush, DEL of some plugins fails for the very rules that are missing: what counts is the ADD.
+        let detached = self.del_locked(network, attachment);
         self.add_locked(network, &again)
+            .map_err(|error| detached.err().unwrap_or(error))
     }
 }
 
@@ -83,12 +86,18 @@ fn ask_for_the_same(network: &Network, attachment: &mut Attachment, result: &Val
         && !attachment.args.iter().any(|(key, _)| key == "IP")
     {
         attachment.args.push(("IP".to_owned(), ip.to_string()));
+        // Of a chain's plugins only the one with an IPAM knows it.
+        if !attachment.args.iter().any(|(key, _)| key == "IgnoreUnknown") {
+            attachment.args.push(("IgnoreUnknown".to_owned(), "1".to_owned()));
+        }
     }
     let mac = result["interfaces"]
         .as_array()
         .into_iter()
         .flatten()
-        .find(|i| i["name"] == attachment.ifname.as_str() && i["sandbox"].as_str().is_some_and(|s| !s.is_empty()))
+        .find(|i| {
+            i["name"] == attachment.ifname.as_str() && i["sandbox"].as_str().is_some_and(|s| !s.is_empty())
+        })
         .and_then(|i| i["mac"].as_str());
     if let Some(mac) = mac.filter(|_| network.declares("mac")) {
         attachment

@@ -172,7 +172,11 @@ impl Runtime {
         self.add_locked(network, attachment)
     }
 
-    pub(super) fn add_locked(&self, network: &Network, attachment: &Attachment) -> Result<Outcome, ExecError> {
+    pub(super) fn add_locked(
+        &self,
+        network: &Network,
+        attachment: &Attachment,
+    ) -> Result<Outcome, ExecError> {
         let capabilities = raw_values(&attachment.capabilities);
         let mut previous: Option<Box<RawValue>> = None;
         for plugin in &network.plugins {

@@ -94,7 +94,9 @@ fn admin_chain(fields: &Fields<'_>) -> Result<String, Failure> {
     if !fits {
         return Err(Failure::field(
             field,
-            format!("{chain:?} is no chain's name: up to {LONGEST_CHAIN} letters, digits, '-' and '_', a letter first"),
+            format!(
+                "{chain:?} is no chain's name: up to {LONGEST_CHAIN} letters, digits, '-' and '_', a letter first"
+            ),
         ));
     }
     if matches!(chain, "INPUT" | "FORWARD" | "OUTPUT") || rules::is_own_chain(chain) {
@@ -168,7 +170,7 @@ fn accept_natively(
             guarded.push(family);
         }
         let there = native.rules(nft)?;
-        native.accept(batch, &there, tag, &mine, &config.admin);
+        native.accept(nft, batch, &there, tag, &mine, &config.admin)?;
     }
     Ok(guarded)
 }
@@ -211,6 +213,13 @@ fn check(request: &Request) -> Result<(), Failure> {
     };
     if let Some(missing) = missing {
         return Err(Failure::check(format!("firewall: {missing} is missing")));
+    }
+    if let Some(port) = &config.port
+        && !Rtnl::open()?.link(port)?.is_some_and(|link| link.port.isolated)
+    {
+        return Err(Failure::check(format!(
+            "firewall: {port} may talk to other ports of its bridge (ingressPolicy isolated)"
+        )));
     }
     for (set, element) in rules::elements(&tag, &config.addresses, &config.policy, &[]) {
         if nft.element(set, &element.key)? != Some(element) {

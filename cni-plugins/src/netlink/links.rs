@@ -4,8 +4,8 @@ use std::os::fd::AsRawFd as _;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, Parseable as _};
 use netlink_packet_route::link::{
-    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage, MacVlanMode, State,
+    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData, InfoPortKind, InfoVeth,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode, State,
 };
 use nix::errno::Errno;
 
@@ -46,6 +46,10 @@ pub struct Link {
     pub all_multicast: bool,
     /// Able to pass packets.
     pub running: bool,
+    /// A bridge that looks at VLAN tags.
+    pub vlan_filtering: bool,
+    /// Properties as a bridge's port.
+    pub port: BridgePort,
 }
 
 impl Link {
@@ -71,8 +75,18 @@ impl Link {
                 LinkAttribute::OperState(state) => link.running = matches!(state, State::Up | State::Unknown),
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
-                        if let LinkInfo::Kind(kind) = info {
-                            link.kind = kind.to_string();
+                        match info {
+                            LinkInfo::Kind(kind) => link.kind = kind.to_string(),
+                            LinkInfo::Data(InfoData::Bridge(data)) => {
+                                link.vlan_filtering = data.contains(&InfoBridge::VlanFiltering(true));
+                            }
+                            LinkInfo::PortData(InfoPortData::BridgePort(data)) => {
+                                link.port = BridgePort {
+                                    hairpin: data.contains(&InfoBridgePort::HairpinMode(true)),
+                                    isolated: data.contains(&InfoBridgePort::Isolated(true)),
+                                };
+                            }
+                            _ => {}
                         }
                     }
                 }
@@ -231,7 +245,12 @@ impl Message {
         let info = vec![LinkInfo::Kind(InfoKind::Bridge), vlan_filtering()];
         message.attributes.push(LinkAttribute::LinkInfo(info));
         // Like a port's, a bridge's properties are only taken by RTM_NEWLINK.
-        Self::new(format!("let bridge {bridge} filter VLANs"), RTM_NEWLINK, 0, &message)
+        Self::new(
+            format!("let bridge {bridge} filter VLANs"),
+            RTM_NEWLINK,
+            0,
+            &message,
+        )
     }
 
     /// Turns promiscuous mode on or off.

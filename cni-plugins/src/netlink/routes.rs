@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, Parseable as _};
+use netlink_packet_core::{NLM_F_CREATE, Parseable as _};
 use netlink_packet_route::{
     AddressFamily,
     route::{
@@ -61,6 +61,9 @@ fn message(dst: IpNet, interface: Option<u32>, table: u32) -> RouteMessage {
 
 impl Message {
     /// Installs a route by the interface with that index; `gw` is the next hop, if any.
+    ///
+    /// One to the same destination by another interface is no obstacle: a container of two networks has two
+    /// default routes, and in IPv4 the later one is used, as with the reference.
     pub fn add_route(index: u32, on: &str, route: &Route, gw: Option<IpAddr>) -> Self {
         let mut message = message(route.dst, Some(index), route.table.unwrap_or(MAIN_TABLE));
         match gw {
@@ -85,7 +88,7 @@ impl Message {
         Self::new(
             format!("add route to {}{via} by {on}", route.dst),
             RTM_NEWROUTE,
-            NLM_F_CREATE | NLM_F_EXCL,
+            NLM_F_CREATE,
             &message,
         )
     }
@@ -126,7 +129,31 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-fn installed(message: &RouteMessage) -> Option<InstalledRoute> {
+/// A route of several next hops counts as one for each.
+fn installed(message: &RouteMessage) -> Vec<InstalledRoute> {
+    let Some(route) = single(message) else {
+        return Vec::new();
+    };
+    let hops = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::MultiPath(hops) => Some(hops),
+        _ => None,
+    });
+    let Some(hops) = hops else {
+        return vec![route];
+    };
+    hops.iter()
+        .map(|hop| InstalledRoute {
+            interface: Some(hop.interface_index),
+            gw: hop.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Gateway(address) => ip(address),
+                _ => None,
+            }),
+            ..route.clone()
+        })
+        .collect()
+}
+
+fn single(message: &RouteMessage) -> Option<InstalledRoute> {
     let any: IpAddr = match message.header.address_family {
         AddressFamily::Inet => std::net::Ipv4Addr::UNSPECIFIED.into(),
         AddressFamily::Inet6 => std::net::Ipv6Addr::UNSPECIFIED.into(),

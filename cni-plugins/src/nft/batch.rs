@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use super::{
     Nft,
     expr::{Program, Verdict},
-    layout::{BaseChain, Set},
+    layout::{BaseChain, Set, datatype},
     wire::Writer,
 };
 use crate::netlink::{Message, NetlinkError};
@@ -293,8 +293,14 @@ impl Batch {
                     }
                 }
                 w.be32(10, id);
-                // Tells nft(8) the byte order to print keys and data in: 2 is network byte order.
-                w.bytes(13, &[0, 4, 2, 0, 0, 0, 1, 4, 2, 0, 0, 0]);
+                // Tells nft(8) the byte order to print keys and data in: 2 is network byte order, 1 the host's,
+                // in which names are.
+                let order = if set.key_type == datatype::INTERFACE_NAME {
+                    1
+                } else {
+                    2
+                };
+                w.bytes(13, &[0, 4, order, 0, 0, 0, 1, 4, 2, 0, 0, 0]);
             },
         );
     }
@@ -311,7 +317,7 @@ impl Batch {
         let table = self.table;
         let what = format!("{verb} an element ({}) of nf_tables set {set}", element.comment);
         self.push(what, kind, flags, self.family, |w| {
-            write_element(w, table, set, std::slice::from_ref(element), whole)
+            write_element(w, table, set, std::slice::from_ref(element), whole);
         });
     }
 

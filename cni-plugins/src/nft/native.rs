@@ -68,7 +68,8 @@ impl NativeTable {
             }
             if let Some(admin) = rule.text.strip_prefix(ADMIN) {
                 found.jumps.push((rule.handle, admin.to_owned()));
-            } else if let Some((tag, what)) = rule.text.strip_prefix("berth ").and_then(|t| t.split_once(": "))
+            } else if let Some((tag, what)) =
+                rule.text.strip_prefix("berth ").and_then(|t| t.split_once(": "))
                 && let Some(tag) = Tag::parse(tag)
             {
                 found.accepts.push(NativeRule {
@@ -85,12 +86,13 @@ impl NativeTable {
     /// the administrator's chain before them.
     pub fn accept(
         self,
+        nft: &mut Nft,
         batch: &mut Batch,
         there: &NativeRules,
         tag: &Tag,
         addresses: &[IpAddr],
         admin: &str,
-    ) {
+    ) -> Result<(), Failure> {
         for rule in there.accepts.iter().filter(|r| r.tag == *tag) {
             self.delete(batch, rule);
         }
@@ -103,12 +105,16 @@ impl NativeTable {
             }
         }
         if !there.leads_to(admin) {
-            batch.foreign_chain(&self.chain(admin));
+            // To "create" one that is there is a change to the kernel, which the process's end then waits for.
+            if nft.chain(self.0.number(), TABLE, admin)?.is_none() {
+                batch.foreign_chain(&self.chain(admin));
+            }
             let program = Program::default()
                 .counter()
                 .verdict(&Verdict::Jump(admin.to_owned()));
             batch.insert_foreign_rule(&self.chain(CHAIN), None, &format!("{ADMIN}{admin}"), &program);
         }
+        Ok(())
     }
 
     fn accepting(self, address: IpAddr, source: bool) -> Program {
@@ -130,7 +136,12 @@ impl NativeTable {
 
     /// Adds to `batch` the removal of the accepts whose tag `remove` wants gone; with the last accept go the
     /// jumps, and administrators' chains that are empty.
-    pub fn remove(self, nft: &mut Nft, batch: &mut Batch, remove: &dyn Fn(&Tag) -> bool) -> Result<(), Failure> {
+    pub fn remove(
+        self,
+        nft: &mut Nft,
+        batch: &mut Batch,
+        remove: &dyn Fn(&Tag) -> bool,
+    ) -> Result<(), Failure> {
         let there = self.rules(nft)?;
         let mut kept = false;
         for rule in &there.accepts {
@@ -146,7 +157,10 @@ impl NativeTable {
         for (handle, admin) in &there.jumps {
             batch.delete_foreign_rule(&self.chain(CHAIN), *handle);
             // Its use count has its own rules and what leads to it: ours alone.
-            if nft.chain(self.0.number(), TABLE, admin)?.is_some_and(|c| c.uses == 1) {
+            if nft
+                .chain(self.0.number(), TABLE, admin)?
+                .is_some_and(|c| c.uses == 1)
+            {
                 batch.delete_foreign_chain(&self.chain(admin));
             }
         }

@@ -58,9 +58,15 @@ fn publish(nft: &mut Nft, tag: &Tag, config: &Config) -> Result<(), Failure> {
     nft.change(&format!("publish the ports of {tag}"), |nft, batch| {
         layout.require(nft, batch)?;
         for mapping in &config.mappings {
-            refuse_taken(nft, tag, mapping)?;
+            let (set, element) = rules::mapping(mapping, tag);
+            if is_published_by_another_network(nft, tag, mapping, &element.key)? {
+                let (set, element) = rules::waiting(mapping, tag);
+                put(nft, batch, set, &element)?;
+            } else {
+                put(nft, batch, set, &element)?;
+            }
         }
-        for (set, element) in rules::elements(tag, config) {
+        for (set, element) in rules::returning(tag, config) {
             put(nft, batch, set, &element)?;
         }
         Ok(())
@@ -79,9 +85,17 @@ fn put(nft: &mut Nft, batch: &mut Batch, set: &str, element: &Element) -> Result
     Ok(())
 }
 
-/// A port has one holder on an address; "all addresses" overlaps with each of them.
-fn refuse_taken(nft: &mut Nft, tag: &Tag, mapping: &Mapping) -> Result<(), Failure> {
+/// A port has one holder on an address; "all addresses" overlaps with each of them. Another container's is
+/// refused. The same container may publish it by several networks (Podman does so): the first one leads, and
+/// the others wait.
+fn is_published_by_another_network(
+    nft: &mut Nft,
+    tag: &Tag,
+    mapping: &Mapping,
+    key: &[u8],
+) -> Result<bool, Failure> {
     let family = Family::of(mapping.container);
+    let mut waits = false;
     for on_address in [true, false] {
         for found in nft.elements(rules::ports_set(family, on_address))? {
             let Some((protocol, host, port)) = rules::parse_key(family, &found.key) else {
@@ -93,11 +107,12 @@ fn refuse_taken(nft: &mut Nft, tag: &Tag, mapping: &Mapping) -> Result<(), Failu
             }
             match Tag::parse(&found.comment) {
                 Some(holder) if holder == *tag => {}
+                Some(holder) if holder.container == tag.container => waits |= found.key == key,
                 holder => return Err(taken(mapping, host, holder)),
             }
         }
     }
-    Ok(())
+    Ok(waits)
 }
 
 fn taken(mapping: &Mapping, host: Option<IpAddr>, holder: Option<Tag>) -> Failure {
@@ -178,6 +193,7 @@ fn withdraw(remove: &dyn Fn(&Tag) -> bool) -> Result<(), Failure> {
             for on_address in [true, false] {
                 let set = rules::ports_set(family, on_address);
                 let removed = elements::remove_in(nft, batch, &[set], remove)?;
+                hand_over(nft, batch, family, set, &removed, remove)?;
                 udp.extend(
                     removed
                         .iter()
@@ -192,12 +208,40 @@ fn withdraw(remove: &dyn Fn(&Tag) -> bool) -> Result<(), Failure> {
                 );
             }
         }
-        elements::remove_in(nft, batch, &["hairpin4", "hairpin6"], remove)?;
+        let others = ["hairpin4", "hairpin6", "ports-waiting4", "ports-waiting6"];
+        elements::remove_in(nft, batch, &others, remove)?;
         Ok(())
     })?;
     let forgotten = conntrack::forget(&udp);
     nft.close_elsewhere();
     Ok(forgotten?)
+}
+
+/// Lets the same container's other networks take over the ports that are withdrawn.
+fn hand_over(
+    nft: &mut Nft,
+    batch: &mut Batch,
+    family: Family,
+    set: &str,
+    removed: &[Element],
+    remove: &dyn Fn(&Tag) -> bool,
+) -> Result<(), Failure> {
+    if removed.is_empty() {
+        return Ok(());
+    }
+    let waiting = nft.elements(rules::waiting_set(family))?;
+    for gone in removed {
+        let next = waiting.iter().find_map(|w| {
+            let stays = Tag::parse(&w.comment).is_some_and(|tag| !remove(&tag));
+            let (of, element) = rules::taking_over(family, w)?;
+            (stays && of == set && element.key == gone.key).then_some((w, element))
+        });
+        if let Some((waits, element)) = next {
+            batch.delete_element(rules::waiting_set(family), waits);
+            batch.add_element(set, &element);
+        }
+    }
+    Ok(())
 }
 
 fn check(request: &Request) -> Result<(), Failure> {
@@ -214,12 +258,28 @@ fn check(request: &Request) -> Result<(), Failure> {
     if let Some(missing) = rules::layout(&config).missing(&mut nft)? {
         return Err(Failure::check(format!("portMappings: {missing} is missing")));
     }
-    for (set, element) in rules::elements(&Tag::of(request), &config) {
-        if nft.element(set, &element.key)? != Some(element) {
-            return Err(Failure::check(format!(
-                "portMappings: an element of {} in set {set} of table inet berth is missing or different",
-                Tag::of(request)
-            )));
+    let tag = Tag::of(request);
+    let lost = |set: &str| {
+        Failure::check(format!(
+            "portMappings: an element of {tag} in set {set} of table inet berth is missing or different"
+        ))
+    };
+    for mapping in &config.mappings {
+        let (set, element) = rules::mapping(mapping, &tag);
+        match nft.element(set, &element.key)? {
+            Some(found) if found == element => {}
+            Some(found) if Tag::parse(&found.comment).is_some_and(|t| t.container == tag.container) => {
+                let (set, element) = rules::waiting(mapping, &tag);
+                if nft.element(set, &element.key)?.as_ref() != Some(&element) {
+                    return Err(lost(set));
+                }
+            }
+            _ => return Err(lost(set)),
+        }
+    }
+    for (set, element) in rules::returning(&tag, &config) {
+        if nft.element(set, &element.key)?.as_ref() != Some(&element) {
+            return Err(lost(set));
         }
     }
     Ok(())

@@ -11,6 +11,8 @@
 //!     dnat ip6 to … @ports6
 //! }
 //! chain ports-postrouting { ct status dnat, then ip daddr vmap @hairpin4 / @hairpin6 }
+//! set ports-waiting4 { protocol . host address . port . address . port }  in no rule: ports that the same
+//!     container has published by another network; they take over when that one ends
 //! chain hairpin-10.88.0.0/16 { ip saddr 10.88.0.0/16 masquerade; ip saddr 127.0.0.0/8 masquerade }
 //! chain hairpin-all { masquerade }
 //! ```
@@ -26,13 +28,15 @@ use crate::nft::{
     hook, subnet_chain,
 };
 
-pub(super) const SETS: [&str; 6] = [
+pub(super) const SETS: [&str; 8] = [
     "ports-address4",
     "ports-address6",
     "ports4",
     "ports6",
     "hairpin4",
     "hairpin6",
+    "ports-waiting4",
+    "ports-waiting6",
 ];
 const HAIRPIN: &str = "hairpin";
 const HAIRPIN_ALL: &str = "hairpin-all";
@@ -46,6 +50,14 @@ pub(super) fn ports_set(family: Family, on_address: bool) -> &'static str {
         (Family::V6, true) => "ports-address6",
         (Family::V4, false) => "ports4",
         (Family::V6, false) => "ports6",
+    }
+}
+
+/// The set of a family for mappings that wait.
+pub(super) fn waiting_set(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ports-waiting4",
+        Family::V6 => "ports-waiting6",
     }
 }
 
@@ -136,13 +148,14 @@ fn guard() -> Rule {
     }
 }
 
-fn sets(family: Family) -> [Set; 3] {
+fn sets(family: Family) -> [Set; 4] {
     let address = datatype::address(family);
+    let on_address = datatype::concat(datatype::concat(datatype::PROTOCOL, address), datatype::PORT);
     let data = Some((datatype::concat(address, datatype::PORT), family.width() + 4));
     [
         Set {
             name: ports_set(family, true),
-            key_type: datatype::concat(datatype::concat(datatype::PROTOCOL, address), datatype::PORT),
+            key_type: on_address,
             key_length: 4 + family.width() + 4,
             data,
         },
@@ -157,6 +170,12 @@ fn sets(family: Family) -> [Set; 3] {
             key_type: address,
             key_length: family.width(),
             data: Some((datatype::VERDICT, 0)),
+        },
+        Set {
+            name: waiting_set(family),
+            key_type: datatype::concat(datatype::concat(on_address, address), datatype::PORT),
+            key_length: 4 + family.width() + 4 + family.width() + 4,
+            data: None,
         },
     ]
 }
@@ -240,10 +259,50 @@ pub(super) fn parse_key(family: Family, key: &[u8]) -> Option<(Protocol, Option<
     Some((protocol, host, u16::from_be_bytes(*port.first_chunk()?)))
 }
 
-/// Every element that the configuration needs, with its set.
-pub(super) fn elements(tag: &Tag, config: &Config) -> Vec<(&'static str, Element)> {
+/// A mapping as it waits; all addresses of the host are written as none.
+pub(super) fn waiting(mapping: &Mapping, tag: &Tag) -> (&'static str, Element) {
+    let family = Family::of(mapping.container);
+    let mut key = padded(&[mapping.protocol as u8]);
+    key.extend(
+        mapping
+            .host
+            .map_or_else(|| vec![0; family.width() as usize], octets),
+    );
+    key.extend(padded(&mapping.host_port.to_be_bytes()));
+    key.extend(octets(mapping.container));
+    key.extend(padded(&mapping.container_port.to_be_bytes()));
+    let element = Element {
+        key,
+        data: Data::Nothing,
+        comment: tag.to_string(),
+    };
+    (waiting_set(family), element)
+}
+
+/// What a waiting element becomes when it takes over, with the set it belongs to.
+pub(super) fn taking_over(family: Family, waiting: &Element) -> Option<(&'static str, Element)> {
+    let width = family.width() as usize;
+    let (key, value) = waiting.key.split_at_checked(4 + width + 4)?;
+    let (protocol, host) = key.split_at_checked(4)?;
+    let (address, port) = host.split_at_checked(width)?;
+    let any = address.iter().all(|byte| *byte == 0);
+    let mut key = protocol.to_vec();
+    if !any {
+        key.extend_from_slice(address);
+    }
+    key.extend_from_slice(port);
+    let element = Element {
+        key,
+        data: Data::Value(value.to_vec()),
+        comment: waiting.comment.clone(),
+    };
+    Some((ports_set(family, !any), element))
+}
+
+/// The elements for connections that come back by the way they went, with their sets.
+pub(super) fn returning(tag: &Tag, config: &Config) -> Vec<(&'static str, Element)> {
     let comment = tag.to_string();
-    let mut elements: Vec<_> = config.mappings.iter().map(|m| mapping(m, &comment)).collect();
+    let mut elements = Vec::new();
     for net in &config.addresses {
         let family = Family::of(net.addr());
         if !config.mappings.iter().any(|m| m.container == net.addr()) {
@@ -264,7 +323,8 @@ pub(super) fn elements(tag: &Tag, config: &Config) -> Vec<(&'static str, Element
     elements
 }
 
-fn mapping(mapping: &Mapping, comment: &str) -> (&'static str, Element) {
+/// The element of a mapping, with its set.
+pub(super) fn mapping(mapping: &Mapping, tag: &Tag) -> (&'static str, Element) {
     let (set, key) = key(
         mapping.protocol,
         Family::of(mapping.container),
@@ -278,7 +338,7 @@ fn mapping(mapping: &Mapping, comment: &str) -> (&'static str, Element) {
         Element {
             key,
             data: Data::Value(value),
-            comment: comment.to_owned(),
+            comment: tag.to_string(),
         },
     )
 }
@@ -300,5 +360,29 @@ mod tests {
             assert_eq!(parse_key(family, &key), Some((Protocol::Udp, host, 8053)));
         }
         assert_eq!(parse_key(Family::V4, &[6, 0]), None);
+    }
+
+    #[test]
+    fn what_waits_becomes_what_it_would_have_been() {
+        let tag = Tag::parse("net c1 eth0").unwrap();
+        for (container, host) in [
+            ("10.88.0.5", None),
+            ("10.88.0.5", Some("192.0.2.7")),
+            ("fd88::5", None),
+            ("fd88::5", Some("2001:db8::7")),
+        ] {
+            let published = Mapping {
+                field: String::new(),
+                protocol: Protocol::Tcp,
+                host: host.map(|ip: &str| ip.parse().unwrap()),
+                host_port: 8080,
+                container: container.parse().unwrap(),
+                container_port: 80,
+            };
+            let (set, element) = waiting(&published, &tag);
+            let family = Family::of(published.container);
+            assert_eq!(set, waiting_set(family));
+            assert_eq!(taking_over(family, &element), Some(mapping(&published, &tag)));
+        }
     }
 }

@@ -19,8 +19,8 @@ ROOTS = """
 api.core.v1.{ConfigMap Endpoints Event LimitRange Namespace Node PersistentVolume PersistentVolumeClaim Pod
   PodTemplate ReplicationController ResourceQuota Secret Service ServiceAccount}
 api.apps.v1.{ControllerRevision DaemonSet Deployment ReplicaSet StatefulSet}
-api.authentication.v1.{TokenRequest TokenReview}
-api.authorization.v1.{SelfSubjectAccessReview SelfSubjectRulesReview SubjectAccessReview}
+api.authentication.v1.{SelfSubjectReview TokenRequest TokenReview}
+api.authorization.v1.{LocalSubjectAccessReview SelfSubjectAccessReview SelfSubjectRulesReview SubjectAccessReview}
 api.autoscaling.v1.{Scale}
 api.autoscaling.v2.{HorizontalPodAutoscaler}
 api.batch.v1.{CronJob Job}

@@ -164,17 +164,15 @@ fn aggregated_resource(kind: &Kind) -> Value {
 
 /// Every served (group, version), in order.
 pub fn group_versions() -> Vec<(&'static str, &'static str)> {
-    let mut all: Vec<_> = kinds::ALL.iter().map(|k| (k.group, k.version)).collect();
+    let mut all: Vec<_> = kinds::served().map(|k| (k.group, k.version)).collect();
+    all.sort_unstable();
     all.dedup();
     all
 }
 
 /// The kinds of a group and version.
 pub fn of<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Kind> + 'a {
-    kinds::ALL
-        .iter()
-        .copied()
-        .filter(move |k| k.group == group && k.version == version)
+    kinds::served().filter(move |k| k.group == group && k.version == version)
 }
 
 #[cfg(test)]
@@ -184,6 +182,7 @@ mod tests {
     #[test]
     fn both_forms_say_the_same() {
         assert_eq!(groups()["groups"][0]["name"], "apps");
+        assert!(group_versions().contains(&("metrics.k8s.io", "v1beta1")));
         assert_eq!(
             group("apps").unwrap()["preferredVersion"]["groupVersion"],
             "apps/v1"

@@ -4,6 +4,14 @@
 //! `schema/generate.py`, and, where it needs them, files of its name in `defaults/`, `validate/`
 //! and `table/`.
 
+mod access;
+mod policy;
+
+pub use access::{CLUSTER_ROLE, CLUSTER_ROLE_BINDING, REVIEWS, ROLE, ROLE_BINDING};
+pub use policy::{
+    LEASE, LIMIT_RANGE, MEASURED, NODE_METRICS, POD_DISRUPTION_BUDGET, POD_METRICS, RESOURCE_QUOTA,
+};
+
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -83,9 +91,18 @@ impl Kind {
         self.subresources.iter().any(|s| s.name == subresource)
     }
 
+    /// Whether objects are kept; the others are answered or measured when they are asked for.
+    pub fn is_stored(&self) -> bool {
+        !REVIEWS.contains(&self) && !MEASURED.contains(&self)
+    }
+
     /// Verbs of the main resource.
     pub fn verbs(&self) -> &'static [&'static str] {
-        if self.writable {
+        if REVIEWS.contains(&self) {
+            &["create"]
+        } else if MEASURED.contains(&self) {
+            &["get", "list"]
+        } else if self.writable {
             &[
                 "create",
                 "delete",
@@ -142,6 +159,17 @@ const fn status_of(group: &'static str, kind: &'static str) -> Subresource {
         version: "v1",
         kind,
         verbs: &["get", "patch", "update"],
+    }
+}
+
+/// A stream to a pod: GET by WebSocket, POST by SPDY.
+const fn stream(name: &'static str, kind: &'static str) -> Subresource {
+    Subresource {
+        name,
+        group: "",
+        version: "v1",
+        kind,
+        verbs: &["create", "get"],
     }
 }
 
@@ -203,6 +231,14 @@ pub const POD: &Kind = &Kind {
     namespaced: true,
     categories: &["all"],
     subresources: &[
+        stream("attach", "PodAttachOptions"),
+        Subresource {
+            name: "ephemeralcontainers",
+            group: "",
+            version: "v1",
+            kind: "Pod",
+            verbs: &["get", "patch", "update"],
+        },
         Subresource {
             name: "eviction",
             group: "policy",
@@ -210,6 +246,7 @@ pub const POD: &Kind = &Kind {
             kind: "Eviction",
             verbs: &["create"],
         },
+        stream("exec", "PodExecOptions"),
         Subresource {
             name: "log",
             group: "",
@@ -217,6 +254,7 @@ pub const POD: &Kind = &Kind {
             kind: "Pod",
             verbs: &["get"],
         },
+        stream("portforward", "PodPortForwardOptions"),
         status_of("", "Pod"),
     ],
     writable: true,
@@ -278,7 +316,7 @@ pub const SERVICE_ACCOUNT: &Kind = &Kind {
     short: &["sa"],
     namespaced: true,
     categories: &[],
-    subresources: &[],
+    subresources: &[access::TOKEN],
     writable: true,
     generations: false,
 };
@@ -358,27 +396,38 @@ pub const REPLICA_SET: &Kind = &Kind {
     generations: true,
 };
 
-/// Every served kind, in the order of discovery (group, then plural name).
+/// Every kind that is stored, in the order of discovery (group, then plural name).
 pub static ALL: &[&Kind] = &[
     CONFIG_MAP,
     ENDPOINTS,
     EVENT,
+    LIMIT_RANGE,
     NAMESPACE,
     NODE,
     POD,
+    RESOURCE_QUOTA,
     SECRET,
     SERVICE_ACCOUNT,
     SERVICE,
     DEPLOYMENT,
     REPLICA_SET,
+    LEASE,
     ENDPOINT_SLICE,
+    POD_DISRUPTION_BUDGET,
+    CLUSTER_ROLE_BINDING,
+    CLUSTER_ROLE,
+    ROLE_BINDING,
+    ROLE,
 ];
+
+/// Every kind that is served: the stored ones, then those that are answered or measured.
+pub fn served() -> impl Iterator<Item = &'static Kind> {
+    ALL.iter().chain(REVIEWS).chain(MEASURED).copied()
+}
 
 /// Finds a kind by what a request path names.
 pub fn lookup(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
-    ALL.iter()
-        .copied()
-        .find(|k| k.group == group && k.version == version && k.plural == plural)
+    served().find(|k| k.group == group && k.version == version && k.plural == plural)
 }
 
 /// Finds a kind by group, version and kind.

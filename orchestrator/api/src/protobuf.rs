@@ -109,8 +109,12 @@ pub fn object(bytes: &[u8]) -> Result<Value, ProtobufError> {
             _ => {}
         }
     }
-    let served = kinds::by_api_version(&api_version, &kind).is_some()
-        || matches!(kind.as_str(), "DeleteOptions" | "Scale" | "Eviction");
+    let (group, version) = kinds::split_api_version(&api_version);
+    let served = kinds::served().any(|k| k.group == group && k.version == version && k.kind == kind)
+        || matches!(
+            kind.as_str(),
+            "DeleteOptions" | "Scale" | "Eviction" | "TokenRequest"
+        );
     let of = Type::named(&kind).filter(|_| served);
     let of = of.ok_or_else(|| ProtobufError::Unknown {
         api_version: api_version.clone(),

@@ -56,6 +56,27 @@ impl Quantity {
         format: Format::DecimalSi,
     };
 
+    /// So many whole units.
+    pub fn whole(number: i64) -> Self {
+        Self {
+            nanos: i128::from(number) * BILLION,
+            format: Format::DecimalSi,
+        }
+    }
+
+    /// The sum, in the notation of the larger part, as upstream keeps that of the first that is not zero.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            nanos: self.nanos.saturating_add(other.nanos),
+            format: if self.nanos == 0 {
+                other.format
+            } else {
+                self.format
+            },
+        }
+    }
+
     /// The value in whole units, rounded up, as upstream's `Value()`: bytes of memory.
     pub fn ceil(self) -> i64 {
         clamp(-(-self.nanos).div_euclid(BILLION))

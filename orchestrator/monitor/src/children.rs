@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use berth_client::protocol::{Answer, Refusal, RefusalKind};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
-use crate::exec::{Asker, read_pid};
+use crate::exec::{Asker, Io, Run, read_pid};
 use crate::monitor::{Job, Monitor, Verb, failed, unknown};
 
 /// Exits of processes that nobody has claimed yet.
@@ -81,9 +81,8 @@ impl Monitor {
         }) {
             self.exec_launched(n, one);
         } else if let Some(n) = self.execs.iter().position(|e| e.pid == Some(one.pid)) {
-            let mut exec = self.execs.swap_remove(n);
-            let result = exec.result(one.code, &mut self.buffer);
-            self.reply(exec.asker, Ok(Answer::Exec(result)));
+            let exec = self.execs.swap_remove(n);
+            self.program_ended(exec, one.code);
         } else if let Some(n) = self
             .containers
             .iter()
@@ -95,6 +94,7 @@ impl Monitor {
             container.exited(one.code, one.signal, &mut self.buffer);
             let record = container.record.clone();
             self.announce(record);
+            self.dismiss(n);
         } else {
             // A grandchild, or a process whose runtime is not known to have ended.
             if self.strays.len() == MAX_STRAYS {
@@ -155,6 +155,9 @@ impl Monitor {
             );
         };
         container.record.pid = pid;
+        if !container.take_terminal() {
+            eprintln!("the runtime has sent no terminal for container {id}");
+        }
         container.save();
         let record = container.record.clone();
         self.reply(asker, Ok(Answer::Container(record)));
@@ -166,34 +169,43 @@ impl Monitor {
         let Some(launcher) = exec.launcher.take() else {
             return;
         };
-        let expired = exec.deadline.is_none();
         let program = exec.launched();
-        match launcher.finish(one.status(), &[]) {
-            Ok(()) => {
-                if let Some(pid) = program {
-                    self.claim(pid);
-                } else {
-                    let exec = self.execs.swap_remove(n);
-                    let message = "the runtime did not write the pid of the program".to_owned();
-                    self.reply(
-                        exec.asker,
-                        Err(Refusal {
-                            kind: RefusalKind::Failed,
-                            message,
-                        }),
-                    );
-                }
-            }
+        let refused = |message: &str| Refusal {
+            kind: RefusalKind::Failed,
+            message: message.to_owned(),
+        };
+        let failure = match launcher.finish(one.status(), &[]) {
             // Killed by the deadline before the program began.
-            Err(_) if expired => {
-                let mut exec = self.execs.swap_remove(n);
-                let result = exec.result(one.code, &mut self.buffer);
+            Err(_) if exec.expired => {
+                let exec = self.execs.swap_remove(n);
+                return self.program_ended(exec, one.code);
+            }
+            Err(error) => failed(&error),
+            Ok(()) => match (program, &exec.io) {
+                (None, _) => refused("the runtime did not write the pid of the program"),
+                (Some(pid), Io::Captured(_)) => return self.claim(pid),
+                (Some(pid), Io::Handed { .. }) => {
+                    if let Some((streams, ends)) = exec.take_ends() {
+                        let asker = exec.asker;
+                        self.hand_over(asker, streams, &ends);
+                        return self.claim(pid);
+                    }
+                    exec.hang_up();
+                    refused("the runtime has sent no terminal")
+                }
+            },
+        };
+        let exec = self.execs.swap_remove(n);
+        self.reply(exec.asker, Err(failure));
+    }
+
+    fn program_ended(&mut self, mut exec: Run, code: i32) {
+        match exec.io {
+            Io::Captured(_) => {
+                let result = exec.result(code, &mut self.buffer);
                 self.reply(exec.asker, Ok(Answer::Exec(result)));
             }
-            Err(error) => {
-                let exec = self.execs.swap_remove(n);
-                self.reply(exec.asker, Err(failed(&error)));
-            }
+            Io::Handed { .. } => self.tell_end(exec.asker, code),
         }
     }
 

@@ -11,8 +11,10 @@
 //! Stage 1 hands the listening socket over as stdin and the lock as stdout, so that no moment exists in
 //! which the socket is there and nobody will answer it.
 
+mod attached;
 mod children;
 mod clock;
+mod console;
 mod container;
 mod daemon;
 mod exec;

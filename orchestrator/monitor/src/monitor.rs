@@ -1,28 +1,32 @@
 //! The event loop: signals, connections, pipes and deadlines, in one thread.
 
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use berth_client::protocol::{Answer, Call, Create, Message, Record, Refusal, RefusalKind, Request, VERSION};
+use berth_client::protocol::{
+    Answer, Attach, Call, Create, Message, Record, Refusal, RefusalKind, Request, Streams, VERSION,
+};
 use berth_client::{CreateOptions, Pending, Runtime};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
+use crate::attached::Attached;
 use crate::children::Ended;
 use crate::clock;
+use crate::console::Console;
 use crate::container::Container;
-use crate::exec::{Asker, Run};
+use crate::exec::{Asker, Io, Run};
 use crate::peer::Peer;
 
 /// One buffer for everything that is read; as large as the pieces in which pipes are read.
 const BUFFER: usize = 16 << 10;
-/// Connections that are served at once; the oldest gives way.
-const MAX_PEERS: usize = 8;
+/// Connections that are served at once: `berthd`'s, and one for each person in a container. The newest gives way.
+const MAX_PEERS: usize = 64;
 
 /// A run of the runtime that is under way.
 #[derive(Debug)]
@@ -48,6 +52,7 @@ enum Token {
     Listener,
     Peer(usize),
     Container(usize, usize),
+    Attached(usize, usize, usize),
     Exec(usize, usize),
 }
 
@@ -126,7 +131,16 @@ impl Monitor {
             for exec in &mut self.execs {
                 exec.expire(now);
             }
-            self.peers.retain(Peer::is_open);
+            for n in 0..self.containers.len() {
+                for attached in &mut self.containers[n].attached {
+                    attached.expire(now);
+                }
+                self.dismiss(n);
+            }
+            if self.peers.iter().any(|peer| !peer.is_open()) {
+                self.peers.retain(Peer::is_open);
+                self.leave();
+            }
         }
         Ok(())
     }
@@ -152,6 +166,12 @@ impl Monitor {
                 tokens.push(Token::Container(n, number));
                 fds.push(PollFd::new(fd, PollFlags::POLLIN));
             }
+            for (a, attached) in container.attached.iter().enumerate() {
+                for (stream, fd) in attached.waiting() {
+                    tokens.push(Token::Attached(n, a, stream));
+                    fds.push(PollFd::new(fd, PollFlags::POLLOUT));
+                }
+            }
         }
         for (n, exec) in self.execs.iter().enumerate() {
             for (number, fd) in exec.pipes() {
@@ -159,7 +179,9 @@ impl Monitor {
                 fds.push(PollFd::new(fd, PollFlags::POLLIN));
             }
         }
-        let deadline = self.execs.iter().filter_map(|exec| exec.deadline).min();
+        let attached = self.containers.iter().flat_map(|c| &c.attached);
+        let deadlines = self.execs.iter().filter_map(|exec| exec.deadline);
+        let deadline = deadlines.chain(attached.filter_map(Attached::deadline)).min();
         let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
             // Rounded up, else the loop would spin through the last millisecond.
             let left = deadline.saturating_duration_since(Instant::now()).as_millis() + 1;
@@ -203,6 +225,12 @@ impl Monitor {
                     container.read(number, &mut self.buffer);
                 }
             }
+            Token::Attached(n, a, stream) => {
+                let container = self.containers.get_mut(n);
+                if let Some(attached) = container.and_then(|c| c.attached.get_mut(a)) {
+                    attached.flush(stream);
+                }
+            }
             Token::Exec(n, number) => {
                 if let Some(exec) = self.execs.get_mut(n) {
                     exec.read(number, &mut self.buffer);
@@ -219,9 +247,9 @@ impl Monitor {
                 Err(error) => eprintln!("take a connection over: {error}"),
             }
             if self.peers.len() > MAX_PEERS
-                && let Some(oldest) = self.peers.first_mut()
+                && let Some(newest) = self.peers.last_mut()
             {
-                oldest.close();
+                newest.close();
             }
         }
     }
@@ -254,6 +282,23 @@ impl Monitor {
                     }
                     Err(error) => Some(Err(failed(&error))),
                 }
+            }
+            Call::Open(open) => {
+                self.serial += 1;
+                match Run::open(&self.runtime, &self.dir, self.serial, asker, &open) {
+                    Ok(run) => {
+                        self.execs.push(run);
+                        None
+                    }
+                    Err(error) => Some(Err(failed(&error))),
+                }
+            }
+            Call::Attach(attach) => self.attach(&attach, asker).err().map(Err),
+            Call::CloseInput => {
+                for container in &mut self.containers {
+                    container.input_ends(serial);
+                }
+                Some(Ok(Answer::Done))
             }
             Call::Kill {
                 container,
@@ -302,13 +347,16 @@ impl Monitor {
                 message,
             });
         }
-        let (container, [stdin, stdout, stderr]) = Container::new(create).map_err(|error| Refusal {
+        self.serial += 1;
+        let made = Container::new(create, self.serial);
+        let (container, [stdin, stdout, stderr]) = made.map_err(|error| Refusal {
             kind: RefusalKind::Failed,
             message: format!("open the log and the pipes of container {id}: {error}"),
         })?;
         let pid_file = container.create.bundle.join("pid");
         let options = CreateOptions {
             pid_file: Some(&pid_file),
+            console_socket: container.console.as_ref().map(Console::path),
             ..CreateOptions::default()
         };
         let call = self.runtime.create(&id, &container.create.bundle, &options);
@@ -330,6 +378,69 @@ impl Monitor {
         container.record.started_at = Some(clock::now());
         let call = self.runtime.start(&id).spawn();
         self.job(call, Verb::Start, id, asker)
+    }
+
+    fn attach(&mut self, attach: &Attach, asker: Asker) -> Result<(), Refusal> {
+        let id = &attach.container;
+        let container = self.find(id).ok_or_else(|| unknown(id))?;
+        if container.record.exit.is_some() {
+            let message = format!("container {id} has ended");
+            return Err(Refusal {
+                kind: RefusalKind::NotRunning,
+                message,
+            });
+        }
+        let (streams, ends) = container.attach(attach, asker).map_err(|error| Refusal {
+            kind: RefusalKind::Failed,
+            message: format!("make pipes to attach to container {id}: {error}"),
+        })?;
+        self.hand_over(asker, streams, &ends);
+        Ok(())
+    }
+
+    /// Answers with descriptors.
+    pub(crate) fn hand_over(&mut self, asker: Asker, streams: Streams, ends: &[OwnedFd]) {
+        if let Some(peer) = self.peers.iter_mut().find(|p| p.serial == asker.peer) {
+            let message = Message::Reply {
+                id: asker.request,
+                result: Ok(Answer::Streams(streams)),
+            };
+            peer.send_with(&message, ends);
+        } else {
+            self.leave();
+        }
+    }
+
+    /// Hangs up the programs of callers who are gone, and detaches them.
+    fn leave(&mut self) {
+        let peers = &self.peers;
+        let is_there = |serial| peers.iter().any(|p| p.serial == serial && p.is_open());
+        for exec in &mut self.execs {
+            if matches!(exec.io, Io::Handed { .. }) && !is_there(exec.asker.peer) {
+                exec.hang_up();
+            }
+        }
+        for container in &mut self.containers {
+            container.leave(is_there);
+        }
+    }
+
+    /// Tells those who are attached to a container that it has ended, when they have got all its output.
+    pub(crate) fn dismiss(&mut self, n: usize) {
+        let served = self.containers.get_mut(n).map(Container::served);
+        for (asker, code) in served.into_iter().flatten() {
+            self.tell_end(asker, code);
+        }
+    }
+
+    /// Tells a caller that his program has ended.
+    pub(crate) fn tell_end(&mut self, asker: Asker, code: i32) {
+        if let Some(peer) = self.peers.iter_mut().find(|p| p.serial == asker.peer) {
+            peer.send(&Message::Ended {
+                id: asker.request,
+                code,
+            });
+        }
     }
 
     fn kill(&mut self, id: String, signal: i32, all: bool, asker: Asker) -> Option<Result<Answer, Refusal>> {

@@ -1,7 +1,7 @@
 //! One connection of `berthd`.
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use berth_client::protocol::{Decoder, Message, Request, encode};
@@ -91,6 +91,20 @@ impl Peer {
             }
         }
         self.flush();
+    }
+
+    /// Sends a message, then descriptors, each with one byte. They go at once or the connection is given up: nothing
+    /// waits before them on a connection that asks for descriptors.
+    pub fn send_with(&mut self, message: &Message, descriptors: &[OwnedFd]) {
+        self.send(message);
+        let sent = self.output.is_empty()
+            && descriptors
+                .iter()
+                .all(|one| berth_sys::socket::send_fd(self.stream.as_fd(), &[0], one.as_fd()).is_ok());
+        if !sent {
+            eprintln!("a connection is dropped: it does not take descriptors");
+            self.open = false;
+        }
     }
 
     /// Writes what the socket takes.

@@ -12,7 +12,9 @@
 //! no decision is ever made on a view that lacks the controller's own writes. That is what
 //! kube-controller-manager needs expectations for, and why there are none here.
 
+mod accounts;
 pub mod deployment;
+pub(crate) mod disruption;
 pub mod endpoints;
 mod fields;
 pub mod gc;
@@ -20,7 +22,9 @@ pub mod namespace;
 mod ownership;
 pub mod pod_gc;
 mod queue;
+mod quota;
 pub mod replicaset;
+mod roles;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -30,7 +34,9 @@ use futures_util::future::select_all;
 use tokio::sync::watch;
 
 use crate::store::{Event, Key, Store, StoreError, Watch, WatchError};
+pub(crate) use accounts::AUTHORITY;
 use queue::Queue;
+pub(crate) use quota::counted;
 
 /// How often everything is looked at again, whatever the events said.
 const RESYNC: Duration = Duration::from_mins(10);
@@ -57,9 +63,13 @@ pub(crate) trait Controller: Send {
     fn sync(&mut self, store: &Store, key: &Key) -> impl Future<Output = Result<Again, StoreError>> + Send;
 }
 
-/// Runs all controllers until `shutdown` turns true.
-pub async fn run(store: Store, shutdown: watch::Receiver<bool>) {
+/// Runs all controllers until `shutdown` turns true. `authority` is the certificate (PEM) that namespaces publish.
+pub async fn run(store: Store, authority: String, shutdown: watch::Receiver<bool>) {
     tokio::join!(
+        drive(accounts::Accounts { authority }, store.clone(), shutdown.clone()),
+        drive(disruption::Disruption, store.clone(), shutdown.clone()),
+        drive(quota::QuotaStatus, store.clone(), shutdown.clone()),
+        drive(roles::RoleAggregation, store.clone(), shutdown.clone()),
         drive(deployment::DeploymentController, store.clone(), shutdown.clone()),
         drive(
             replicaset::ReplicaSetController::new(),

@@ -13,6 +13,9 @@ pub trait Sources {
     fn config_map(&self, name: &str) -> Option<BTreeMap<String, Vec<u8>>>;
     /// Keys and values of a Secret of the pod's namespace; None when it does not exist.
     fn secret(&self, name: &str) -> Option<BTreeMap<String, Vec<u8>>>;
+    /// A token of the pod's ServiceAccount for an audience (the API's own, if it is empty), good for some seconds; None
+    /// when the account does not exist.
+    fn token(&self, pod: &Pod, audience: &str, seconds: i64) -> Option<String>;
 }
 
 /// What only the node knows of a pod.

@@ -27,6 +27,10 @@ impl Sources for Fixed {
             .into()
         })
     }
+
+    fn token(&self, _: &super::super::pod::Pod, _: &str, _: i64) -> Option<String> {
+        None
+    }
 }
 
 fn resolve(container: &Value) -> Result<Vec<(String, String)>, EnvError> {

@@ -83,6 +83,7 @@ impl Worker {
         Stored {
             store: self.node.store.clone(),
             namespace: self.seen.namespace.clone(),
+            tokens: std::sync::Arc::clone(&self.node.tokens),
         }
     }
 
@@ -271,11 +272,10 @@ impl Worker {
     /// Asks the monitor to create and start the prepared container.
     async fn launch(&self, name: &str, attempt: u32, id: &str) -> Result<Timestamp, MonitorError> {
         let link = self.link.clone().ok_or(MonitorError::Gone)?;
-        let stdin = self
-            .pod
-            .as_ref()
-            .and_then(|p| p.container(name))
-            .and_then(|c| c.spec.stdin);
+        let definition = self.pod.as_ref().and_then(|p| p.container(name));
+        let asks = |field: fn(&k8s_openapi::api::core::v1::Container) -> Option<bool>| {
+            definition.and_then(|c| field(&c.spec)).unwrap_or(false)
+        };
         let create = Create {
             container: id.to_owned(),
             bundle: self.paths.bundle(name, attempt),
@@ -285,7 +285,9 @@ impl Worker {
                 max_files: self.node.config.log_max_files,
             },
             cgroup: self.cgroup(name),
-            stdin: stdin.unwrap_or(false),
+            stdin: asks(|c| c.stdin),
+            stdin_once: asks(|c| c.stdin_once),
+            terminal: asks(|c| c.tty),
         };
         link.create(create).await?;
         self.event(
@@ -335,6 +337,10 @@ impl Worker {
             cgroup: self.cgroup(&definition.spec.name),
             attempt,
             id: id.to_owned(),
+            target_bundle: definition
+                .target
+                .as_ref()
+                .map(|target| self.paths.bundle(target, self.seen.seen(target).attempt)),
             pod,
         };
         let prepared = blocking(move || work.run()).await;

@@ -91,7 +91,10 @@ impl Worker {
             for definition in &pod.containers {
                 let name = &definition.spec.name;
                 let seen = self.seen.seen(name);
-                if definition.role == Role::Init || !seen.running() || seen.stop.is_some() {
+                if matches!(definition.role, Role::Init | Role::Ephemeral)
+                    || !seen.running()
+                    || seen.stop.is_some()
+                {
                     continue;
                 }
                 let kinds: &[Kind] = if seen.started {

@@ -158,7 +158,9 @@ fn choose(pod: &api::Pod, name: &str, wanted: Option<&str>) -> Result<String, Lo
     let inits = spec.init_containers.iter().flatten();
     match wanted.filter(|w| !w.is_empty()) {
         Some(wanted) => {
-            let known = spec.containers.iter().chain(inits).any(|c| c.name == wanted);
+            let ephemeral = spec.ephemeral_containers.iter().flatten();
+            let known = spec.containers.iter().chain(inits).any(|c| c.name == wanted)
+                || ephemeral.into_iter().any(|c| c.name == wanted);
             let unknown = || LogError::Unknown {
                 pod: name.to_owned(),
                 container: wanted.to_owned(),
@@ -180,11 +182,15 @@ fn choose(pod: &api::Pod, name: &str, wanted: Option<&str>) -> Result<String, Lo
 
 fn container_status<'a>(pod: &'a api::Pod, name: &str) -> Option<&'a api::ContainerStatus> {
     let status = pod.status.as_ref()?;
-    [&status.container_statuses, &status.init_container_statuses]
-        .into_iter()
-        .flatten()
-        .flatten()
-        .find(|s| s.name == name)
+    [
+        &status.container_statuses,
+        &status.init_container_statuses,
+        &status.ephemeral_container_statuses,
+    ]
+    .into_iter()
+    .flatten()
+    .flatten()
+    .find(|s| s.name == name)
 }
 
 /// The run whose log is read.

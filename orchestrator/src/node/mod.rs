@@ -31,6 +31,7 @@ pub mod seccomp;
 mod sources;
 pub mod spec;
 pub mod status;
+pub mod streams;
 mod teardown;
 mod tls;
 mod volumes;
@@ -83,6 +84,8 @@ pub struct NodeContext {
     pub store: Store,
     /// The images.
     pub images: Images,
+    /// Makes the tokens of pods.
+    pub tokens: Arc<crate::pki::Tokens>,
     /// The settings.
     pub config: NodeConfig,
     /// Where connections of Services are led to.
@@ -118,6 +121,7 @@ pub enum NodeError {
 pub(crate) struct Node {
     store: Store,
     images: Images,
+    tokens: Arc<crate::pki::Tokens>,
     config: NodeConfig,
     routes: Routes,
     network: PodNetwork,
@@ -175,11 +179,12 @@ pub async fn run(context: NodeContext) -> Result<(), NodeError> {
     let NodeContext {
         store,
         images,
+        tokens,
         config,
         routes,
         shutdown,
     } = context;
-    let node = tokio::task::spawn_blocking(move || prepare(store, images, config, routes)).await??;
+    let node = tokio::task::spawn_blocking(move || prepare(store, images, tokens, config, routes)).await??;
     let node = Arc::new(node);
     let registration = tokio::spawn(registration::run(Arc::clone(&node), shutdown.clone()));
     let every = node.config.network_check;
@@ -211,7 +216,13 @@ async fn watch_room(node: Arc<Node>) {
 }
 
 /// Makes the directories and looks at the host. Blocks.
-fn prepare(store: Store, images: Images, config: NodeConfig, routes: Routes) -> Result<Node, NodeError> {
+fn prepare(
+    store: Store,
+    images: Images,
+    tokens: Arc<crate::pki::Tokens>,
+    config: NodeConfig,
+    routes: Routes,
+) -> Result<Node, NodeError> {
     for dir in [
         config.run_dir.join("pods"),
         config.run_dir.join("netns"),
@@ -249,6 +260,7 @@ fn prepare(store: Store, images: Images, config: NodeConfig, routes: Routes) -> 
         oom_floor: oom_floor(&read("/proc/self/status"), &read("/proc/self/oom_score_adj")),
         store,
         images,
+        tokens,
         config,
         routes,
     })
@@ -279,6 +291,11 @@ fn leave(node: &Node) {
 /// Runs blocking work of one pod; a panic in it is that pod's failure.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
+}
+
+/// Path of a pod's cgroup below the roots of the hierarchies.
+pub(crate) fn cgroup_of(parent: &str, uid: &str) -> String {
+    sandbox::cgroup_path(parent, uid)
 }
 
 /// Whether a stored pod is for this node.

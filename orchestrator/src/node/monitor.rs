@@ -252,6 +252,8 @@ fn deliver(decoder: &mut Decoder, waiting: &Waiting, notices: &impl Fn(Notice)) 
     while let Some(message) = decoder.next_frame::<Message>()? {
         match message {
             Message::Exited(record) => notices(Notice::Exited(record)),
+            // Nothing is opened over this connection.
+            Message::Ended { .. } => {}
             Message::Reply { id, result } => {
                 let asker = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
                 if let Some(asker) = asker {

@@ -289,6 +289,13 @@ fn additions(pod: &Pod, seen: &Observed, now: Timestamp, plan: &mut Plan) {
                 }
             }
             Role::Main => create(definition, &one, now, plan),
+            // Into a pod that has got going, and into the processes of a container that runs.
+            Role::Ephemeral => {
+                let target = definition.target.as_ref().is_none_or(|t| seen.seen(t).running());
+                if mains_begun && target {
+                    create(definition, &one, now, plan);
+                }
+            }
         }
     }
 }

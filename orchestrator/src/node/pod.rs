@@ -39,6 +39,8 @@ pub enum Role {
     Sidecar,
     /// A main container.
     Main,
+    /// One that somebody has added to look into the running pod; it counts for nothing.
+    Ephemeral,
 }
 
 /// One container of the pod.
@@ -50,6 +52,8 @@ pub struct Definition {
     pub restart: RestartPolicy,
     /// Its specification.
     pub spec: api::Container,
+    /// An ephemeral container sees the processes of this one.
+    pub target: Option<String>,
 }
 
 /// A deletion that has been asked for.
@@ -84,31 +88,33 @@ pub struct Pod {
     pub about: ObjectRef,
 }
 
-/// A port of the host that leads to a port of the pod (`ports[].hostPort`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A port of the host that leads to a port of the pod (`ports[].hostPort`). Its JSON is an item of the CNI
+/// capability `portMappings`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct HostPort {
     /// `hostPort`.
+    #[serde(rename = "hostPort")]
     pub host: u16,
     /// `hostIP`; all addresses of the host otherwise.
+    #[serde(rename = "hostIP", default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
     /// `containerPort`.
+    #[serde(rename = "containerPort")]
     pub container: u16,
-    /// `protocol`: TCP, UDP or SCTP.
+    /// `protocol` in small letters: tcp, udp or sctp.
     pub protocol: String,
 }
 
 impl HostPort {
-    /// As the CNI capability `portMappings` has it.
-    pub fn mapping(&self) -> serde_json::Value {
-        let mut mapping = serde_json::json!({
-            "hostPort": self.host,
-            "containerPort": self.container,
-            "protocol": self.protocol.to_lowercase(),
-        });
-        if let Some(address) = &self.address {
-            mapping["hostIP"] = serde_json::json!(address);
-        }
-        mapping
+    /// Whether the host cannot give both: the same port on the same address, or on all.
+    pub fn collides(&self, other: &HostPort) -> bool {
+        let all = |port: &HostPort| {
+            port.address
+                .as_deref()
+                .is_none_or(|ip| matches!(ip, "0.0.0.0" | "::"))
+        };
+        let overlap = all(self) || all(other) || self.address == other.address;
+        self.host == other.host && self.protocol == other.protocol && overlap
     }
 }
 
@@ -168,6 +174,7 @@ impl Pod {
                 role,
                 restart,
                 spec: container.clone(),
+                target: None,
             });
         }
         for container in &spec.containers {
@@ -175,6 +182,16 @@ impl Pod {
                 role: Role::Main,
                 restart: policy,
                 spec: container.clone(),
+                target: None,
+            });
+        }
+        for container in spec.ephemeral_containers.iter().flatten() {
+            let target = container.target_container_name.clone().filter(|t| !t.is_empty());
+            containers.push(Definition {
+                role: Role::Ephemeral,
+                restart: RestartPolicy::Never,
+                spec: as_container(container),
+                target,
             });
         }
         let grace = spec.termination_grace_period_seconds.unwrap_or(30);
@@ -221,7 +238,7 @@ impl Pod {
                     host: u16::try_from(port.host_port?).ok().filter(|p| *p != 0)?,
                     address: port.host_ip.clone().filter(|ip| !ip.is_empty()),
                     container: u16::try_from(port.container_port).ok()?,
-                    protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+                    protocol: port.protocol.as_deref().unwrap_or("TCP").to_lowercase(),
                 })
             })
             .collect()
@@ -240,6 +257,28 @@ impl Pod {
             .start_time
             .as_ref()
             .map(|time| time.0)
+    }
+}
+
+/// An ephemeral container in the words of an ordinary one.
+fn as_container(container: &api::EphemeralContainer) -> api::Container {
+    api::Container {
+        name: container.name.clone(),
+        image: container.image.clone(),
+        image_pull_policy: container.image_pull_policy.clone(),
+        command: container.command.clone(),
+        args: container.args.clone(),
+        working_dir: container.working_dir.clone(),
+        env: container.env.clone(),
+        env_from: container.env_from.clone(),
+        volume_mounts: container.volume_mounts.clone(),
+        termination_message_path: container.termination_message_path.clone(),
+        termination_message_policy: container.termination_message_policy.clone(),
+        security_context: container.security_context.clone(),
+        stdin: container.stdin,
+        stdin_once: container.stdin_once,
+        tty: container.tty,
+        ..api::Container::default()
     }
 }
 

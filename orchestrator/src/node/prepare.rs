@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use berth_client::protocol::{RECORD, Record};
 use berth_image::{Rootfs, user};
 use serde_json::Value;
 
@@ -33,6 +34,8 @@ pub(super) struct Preparation {
     pub cgroup: String,
     pub attempt: u32,
     pub id: String,
+    /// Bundle of the container whose processes this one sees.
+    pub target_bundle: Option<PathBuf>,
 }
 
 impl Preparation {
@@ -91,7 +94,7 @@ impl Preparation {
             env: &self.environment,
             hostname: &sandbox::hostname(&self.pod, &self.node.config.name),
             rootfs: &rootfs.target,
-            namespaces: &sandbox::shared_namespaces(&self.pod, &self.paths),
+            namespaces: &self.namespaces().map_err(config_failed)?,
             binds: &binds,
             cgroup: &self.cgroup,
             oom_score: resources::oom_score(resources::qos(self.pod.spec()), container, self.node.memory)
@@ -115,6 +118,24 @@ impl Preparation {
             (container.image.clone().unwrap_or_default(), id),
             image::stop_signal(&found),
         ))
+    }
+
+    /// The pod's namespaces, and for an ephemeral container with a target the process namespace of that.
+    fn namespaces(&self) -> Result<Vec<(&'static str, PathBuf)>, String> {
+        let mut list = sandbox::shared_namespaces(&self.pod, &self.paths);
+        if let (Some(target), Some(bundle)) = (&self.definition.target, &self.target_bundle) {
+            let record = std::fs::read(bundle.join(RECORD))
+                .map_err(|e| format!("look for container {target}: {e}"))?;
+            let record: Record =
+                serde_json::from_slice(&record).map_err(|e| format!("look for container {target}: {e}"))?;
+            if record.exit.is_some() {
+                return Err(format!(
+                    "container {target} has ended: its processes cannot be joined"
+                ));
+            }
+            list.push(("pid", PathBuf::from(format!("/proc/{}/ns/pid", record.pid))));
+        }
+        Ok(list)
     }
 
     /// Who the program runs as: the image's user, unless the pod says otherwise.

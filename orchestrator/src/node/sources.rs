@@ -1,12 +1,16 @@
-//! ConfigMaps and Secrets of a namespace, as they are stored now.
+//! ConfigMaps and Secrets of a namespace, as they are stored now, and tokens of its ServiceAccounts.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use berth_api::kinds::{self, Kind};
 use k8s_openapi::api::core::v1 as api;
 use serde::de::DeserializeOwned;
 
 use super::env::Sources;
+use super::pod::Pod;
+use crate::pki::Tokens;
+use crate::pki::tokens::{Bound, Claims, ISSUER, Private};
 use crate::store::{Key, Store};
 
 /// Reads from the store on demand.
@@ -15,6 +19,8 @@ pub struct Stored {
     pub store: Store,
     /// The pod's namespace.
     pub namespace: String,
+    /// Makes tokens.
+    pub tokens: Arc<Tokens>,
 }
 
 impl Stored {
@@ -60,5 +66,34 @@ impl Sources for Stored {
             .flatten()
             .map(|(key, value)| (key, value.into_bytes()));
         Some(data.chain(text).collect())
+    }
+
+    fn token(&self, pod: &Pod, audience: &str, seconds: i64) -> Option<String> {
+        let name = pod.spec().service_account_name.as_deref().unwrap_or("default");
+        let account = self
+            .store
+            .get(&Key::new(kinds::SERVICE_ACCOUNT, &self.namespace, name));
+        let account = account.ok().flatten()?;
+        let private = Private {
+            namespace: self.namespace.clone(),
+            serviceaccount: Bound {
+                name: name.to_owned(),
+                uid: account.uid().to_owned(),
+            },
+            pod: Some(Bound {
+                name: pod.name.clone(),
+                uid: pod.uid.clone(),
+            }),
+            secret: None,
+            node: None,
+        };
+        let audience = if audience.is_empty() { ISSUER } else { audience };
+        let claims = Claims::new(
+            private,
+            vec![audience.to_owned()],
+            seconds,
+            jiff::Timestamp::now(),
+        );
+        self.tokens.sign(&claims).ok()
     }
 }

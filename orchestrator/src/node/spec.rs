@@ -239,7 +239,7 @@ pub fn config(parts: &Parts<'_>) -> Result<Value, SpecError> {
         "noNewPrivileges": !escalation && !privileged,
         "oomScoreAdj": parts.oom_score,
     });
-    process["terminal"] = json!(false);
+    process["terminal"] = json!(parts.container.tty.unwrap_or(false));
     let mut linux = json!({
         "cgroupsPath": parts.cgroup,
         "resources": resources(parts, privileged),
@@ -306,6 +306,9 @@ fn arguments(parts: &Parts<'_>) -> Result<Vec<String>, SpecError> {
 /// The search path and the host name, then the image's variables, then the pod's.
 fn variables(parts: &Parts<'_>) -> Vec<String> {
     let mut env: Vec<String> = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={}", parts.hostname)];
+    if parts.container.tty.unwrap_or(false) {
+        env.push("TERM=xterm".to_owned());
+    }
     let pod = parts.env.iter().map(|(name, value)| format!("{name}={value}"));
     for variable in parts.image.env.iter().cloned().chain(pod) {
         let name = variable.split('=').next().unwrap_or_default().to_owned();
@@ -393,7 +396,8 @@ fn namespaces(parts: &Parts<'_>, privileged: bool) -> Value {
         .map(|(kind, path)| json!({"type": kind, "path": path}))
         .collect();
     list.push(json!({"type": "mount"}));
-    if !parts.pod.spec().host_pid.unwrap_or(false) {
+    let joins = parts.namespaces.iter().any(|(kind, _)| *kind == "pid");
+    if !joins && !parts.pod.spec().host_pid.unwrap_or(false) {
         list.push(json!({"type": "pid"}));
     }
     if !privileged {

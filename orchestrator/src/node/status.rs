@@ -32,9 +32,13 @@ pub fn status(pod: &Pod, seen: &Observed, host_ip: &str, now: Timestamp) -> Valu
     if let Some(generation) = pod.object.metadata.generation {
         status["observedGeneration"] = json!(generation);
     }
-    let init = containers(pod, seen, |role| role != Role::Main, now);
+    let init = containers(pod, seen, |role| matches!(role, Role::Init | Role::Sidecar), now);
     if !init.is_empty() {
         status["initContainerStatuses"] = json!(init);
+    }
+    let ephemeral = containers(pod, seen, |role| role == Role::Ephemeral, now);
+    if !ephemeral.is_empty() {
+        status["ephemeralContainerStatuses"] = json!(ephemeral);
     }
     let ips: Vec<String> = if pod.host_network() {
         vec![host_ip.to_owned()]
@@ -81,6 +85,7 @@ fn phase(pod: &Pod, seen: &Observed) -> &'static str {
                     return "Pending";
                 }
             }
+            Role::Ephemeral => {}
             Role::Main => match &one.state {
                 State::Running { .. } => running += 1,
                 State::Ended(ended) => {
@@ -254,7 +259,7 @@ fn incomplete<'a>(pod: &'a Pod, seen: &Observed) -> Vec<&'a str> {
             match c.role {
                 Role::Init => one.ended().is_none_or(|e| e.code != 0),
                 Role::Sidecar => !(one.running() && one.started),
-                Role::Main => false,
+                Role::Main | Role::Ephemeral => false,
             }
         })
         .map(|c| c.spec.name.as_str())
@@ -320,7 +325,7 @@ fn own_conditions(pod: &Pod, seen: &Observed, phase: &str, gate: impl Fn(&str) -
     let unready: Vec<&str> = pod
         .containers
         .iter()
-        .filter(|c| c.role != Role::Init)
+        .filter(|c| !matches!(c.role, Role::Init | Role::Ephemeral))
         .filter(|c| {
             let one = seen.seen(&c.spec.name);
             !(one.running() && one.ready)

@@ -145,10 +145,10 @@ impl Worker {
                 self.sync_probes();
                 self.save().await;
                 self.publish().await;
-                let wake = Self::pause(plan.wake);
+                let wake = Self::pause(plan.wake).min(self.token_pause());
                 tokio::select! {
                     input = self.inputs.recv() => if let Some(input) = input { self.take(input) },
-                    () = tokio::time::sleep(wake) => {}
+                    () = tokio::time::sleep(wake) => self.stale_sources |= self.token_pause() <= wake,
                     _ = shutdown.wait_for(|stop| *stop) => break,
                 }
                 continue;
@@ -185,6 +185,17 @@ impl Worker {
         // A little later, so that the time has come for sure when the plan is asked again.
         Duration::try_from(wake.duration_since(Timestamp::now())).unwrap_or_default()
             + Duration::from_millis(2)
+    }
+
+    /// How long the tokens in the pod's volumes may go unlooked at: a tenth of their life, so that none gets old.
+    fn token_pause(&self) -> Duration {
+        let seconds = self
+            .pod
+            .as_ref()
+            .and_then(|pod| super::volumes::token_seconds(pod));
+        seconds.map_or(Duration::MAX, |s| {
+            Duration::from_secs(s.clamp(600, 86_400) as u64 / 10)
+        })
     }
 
     /// Marks the worker as done.
@@ -400,6 +411,7 @@ impl Worker {
         let about = pod.about.clone();
         let about = match container.and_then(|name| pod.container(name)) {
             Some(c) if c.role == Role::Main => about.container("containers", &c.spec.name),
+            Some(c) if c.role == Role::Ephemeral => about.container("ephemeralContainers", &c.spec.name),
             Some(c) => about.container("initContainers", &c.spec.name),
             None => about,
         };

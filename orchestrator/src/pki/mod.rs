@@ -6,6 +6,7 @@
 
 mod certificate;
 mod kubeconfig;
+pub mod tokens;
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +25,7 @@ use crate::config::write_atomically;
 
 pub use certificate::{Identity, identity};
 pub use kubeconfig::kubeconfig;
+pub use tokens::Tokens;
 
 const DAY: i64 = 24 * 3600;
 /// Life of the authority.

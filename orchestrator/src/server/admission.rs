@@ -73,9 +73,10 @@ impl Api {
         self.check_namespace(target)?;
         defaults::apply(kind, value);
         if kind == kinds::POD {
-            defaults::pod(value, &self.node_name);
             self.check_account(value)?;
+            crate::admission::pod(&self.store, value, &self.node_name).map_err(super::store_error)?;
         }
+        self.guard(target, value, None)?;
         let mut causes = Vec::new();
         if kind == kinds::SERVICE {
             causes = self.services.complete(&self.store, value, None);
@@ -98,6 +99,7 @@ impl Api {
         if kind == kinds::NAMESPACE {
             value["status"] = old.get("status").cloned().unwrap_or_default();
         }
+        self.guard(target, value, Some(old))?;
         let mut causes = Vec::new();
         if kind == kinds::SERVICE {
             causes = self.services.complete(&self.store, value, Some(old));
@@ -133,7 +135,10 @@ impl Api {
     /// A pod's account must exist; `default` always does.
     fn check_account(&self, pod: &Value) -> Result<(), ApiError> {
         let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-        let account = text("/spec/serviceAccountName");
+        let account = match text("/spec/serviceAccountName") {
+            "" => "default",
+            named => named,
+        };
         let key = Key::new(kinds::SERVICE_ACCOUNT, text("/metadata/namespace"), account);
         if account == "default" || self.store.get(&key).map_err(super::store_error)?.is_some() {
             return Ok(());
@@ -146,7 +151,8 @@ impl Api {
     }
 }
 
-fn invalid(kind: &Kind, value: &Value, causes: Vec<Cause>) -> Result<(), ApiError> {
+/// An error if there are causes.
+pub(super) fn invalid(kind: &Kind, value: &Value, causes: Vec<Cause>) -> Result<(), ApiError> {
     if causes.is_empty() {
         return Ok(());
     }

@@ -3,6 +3,7 @@
 use axum::response::Response;
 use berth_api::apply::{self, Conflict, Writer};
 use berth_api::kinds::{self, Kind};
+use berth_api::rbac::Attributes;
 use berth_api::schema::Type;
 use berth_api::status::{ApiError, Cause};
 use http::StatusCode;
@@ -105,6 +106,18 @@ impl Api {
                     target.name.as_deref().unwrap_or_default(),
                 ));
             }
+            // An apply that creates needs the right to create as well.
+            self.require(
+                &target.caller,
+                &Attributes {
+                    verb: "create".into(),
+                    namespace: target.namespace.clone().unwrap_or_default(),
+                    group: kind.group.into(),
+                    version: kind.version.into(),
+                    resource: kind.plural.into(),
+                    ..Attributes::default()
+                },
+            )?;
             let managed = value["metadata"]["managedFields"].clone();
             self.admit_new(target, &mut value)?;
             value["metadata"]["managedFields"] = managed;

@@ -7,29 +7,49 @@ use berth_api::kinds::Kind;
 use berth_api::schema::{Type, decode};
 use berth_api::status::ApiError;
 use berth_api::{parse, protobuf};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde_json::Value;
 
 /// Bytes of a body, as upstream.
 const LIMIT: usize = 3 << 20;
+/// Bytes of a body that is too long that are still taken off the wire.
+const DRAINED: usize = 32 << 20;
 /// Time for a body to arrive.
 const TIME: Duration = Duration::from_secs(30);
 
 /// Takes in a whole body.
 pub(super) async fn read(body: Body) -> Result<Bytes, ApiError> {
-    let collected = tokio::time::timeout(TIME, Limited::new(body, LIMIT).collect()).await;
-    match collected {
+    match tokio::time::timeout(TIME, collect(body)).await {
         Err(_) => Err(ApiError::bad_request("the request's body did not arrive in time")),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large(format!(
-            "Request entity too large: limit is {LIMIT}"
-        ))),
         Ok(Err(error)) => Err(ApiError::bad_request(format!(
             "cannot read the request's body: {error}"
         ))),
-        Ok(Ok(all)) => Ok(all.to_bytes()),
+        Ok(Ok(None)) => Err(ApiError::too_large(format!(
+            "Request entity too large: limit is {LIMIT}"
+        ))),
+        Ok(Ok(Some(all))) => Ok(all),
     }
+}
+
+/// Takes in a body; None if it is too long. What is too long is thrown away for a while, because a client that is cut
+/// off while it sends does not hear why.
+async fn collect(mut body: Body) -> Result<Option<Bytes>, axum::Error> {
+    let (mut all, mut total) = (BytesMut::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        total += data.len();
+        if total > DRAINED {
+            break;
+        }
+        if total > LIMIT {
+            all = BytesMut::new();
+        } else {
+            all.extend_from_slice(&data);
+        }
+    }
+    Ok((total <= LIMIT).then(|| all.freeze()))
 }
 
 /// The media type of the body, without parameters; JSON if none is given.

@@ -1,8 +1,8 @@
 //! DELETE of an object or of a collection, and eviction.
 
 use axum::response::Response;
-use berth_api::kinds;
-use berth_api::status::{self, ApiError};
+use berth_api::status::{self, ApiError, Cause};
+use berth_api::{disruption, kinds};
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use super::list::Filter;
 use super::request::{Query, Target};
 use super::respond;
 use super::{Api, store_error};
+use crate::controllers::disruption::come_to;
 use crate::store::{Deleted, Deletion, Preconditions, Propagation};
 
 /// Namespaces that berthd needs.
@@ -167,7 +168,57 @@ impl Api {
         Ok(respond::json(StatusCode::OK, &answer))
     }
 
-    /// POST to pods/eviction: a graceful deletion.
+    /// Whether the budgets of the pod's namespace let it go.
+    fn check_budgets(&self, target: &Target) -> Result<(), ApiError> {
+        let pod = self.store.require(&target.key()?).map_err(store_error)?;
+        let value = pod.value();
+        let deleted = value.pointer("/metadata/deletionTimestamp").is_some();
+        let pending = value.pointer("/status/phase") == Some(&json!("Pending"));
+        if deleted || pending || !disruption::is_live(&value) {
+            return Ok(());
+        }
+        let namespace = pod.namespace();
+        let budgets: Vec<Value> = self
+            .store
+            .list(kinds::POD_DISRUPTION_BUDGET, Some(namespace))
+            .items
+            .iter()
+            .map(crate::store::Object::value)
+            .filter(|budget| disruption::covers(budget, &value))
+            .collect();
+        let [budget] = budgets.as_slice() else {
+            return if budgets.is_empty() {
+                Ok(())
+            } else {
+                Err(ApiError::internal(
+                    "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+                ))
+            };
+        };
+        let come = come_to(&self.store, namespace, budget);
+        if come.allowed() > 0 || disruption::may_go_unready(budget, &value, come) {
+            return Ok(());
+        }
+        let name = budget
+            .pointer("/metadata/name")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let cause = Cause {
+            reason: "DisruptionBudget".into(),
+            message: format!(
+                "The disruption budget {name} needs {} healthy pods and has {} currently",
+                come.desired, come.healthy
+            ),
+            field: String::new(),
+        };
+        Err(ApiError::too_many_requests(
+            "Cannot evict pod as it would violate the pod's disruption budget.",
+            10,
+        )
+        .with_causes(vec![cause]))
+    }
+
+    /// POST to pods/eviction: a graceful deletion that keeps to disruption budgets.
     pub(super) async fn evict(
         &self,
         target: &Target,
@@ -178,7 +229,11 @@ impl Api {
         let sent = body::parse(&body::media_type(headers), bytes)?;
         let (value, _) = body::conform_to("Eviction", "v1", sent, FieldValidation::Ignore)?;
         let (deletion, dry_run) = options_of(query, value.get("deleteOptions").unwrap_or(&json!({})))?;
+        // One at a time, so that each sees what the one before has taken away.
+        let turn = self.evictions.lock().await;
+        self.check_budgets(target)?;
         self.delete_one(target, deletion, dry_run).await?;
+        drop(turn);
         let success =
             json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         Ok(respond::json(StatusCode::CREATED, &success))

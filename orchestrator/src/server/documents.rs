@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::Api;
 use super::respond::{json, text};
 
-/// The empty OpenAPI v2 document: clients take it for "nothing known" and go on. Parameters in the
-/// type break Go's parser, so there are none.
+/// The type of the OpenAPI v2 document in protobuf. Clients ask for it with an `@` in it, which Go's parser of answers
+/// refuses, so there is none.
 const OPENAPI_V2: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// Answers a document's path; `None` if the path is none.
@@ -22,6 +22,11 @@ pub(super) fn serve(
 ) -> Result<Option<Response>, ApiError> {
     let path = uri.path().trim_end_matches('/');
     let parts: Vec<&str> = path.split('/').skip(1).collect();
+    if let ["apis", group, ..] = parts.as_slice()
+        && let Some(why) = refusal(group)
+    {
+        return Err(why);
+    }
     let ok = |value: &Value| Some(json(StatusCode::OK, value));
     let found = match parts.as_slice() {
         ["livez" | "readyz" | "healthz", ..] => Some(text(StatusCode::OK, "text/plain; charset=utf-8", "ok")),
@@ -37,7 +42,7 @@ pub(super) fn serve(
         ["api", version] => discovery::resources("", version).as_ref().and_then(ok),
         ["apis", group] => discovery::group(group).as_ref().and_then(ok),
         ["apis", group, version] => discovery::resources(group, version).as_ref().and_then(ok),
-        ["openapi", "v2"] => Some(text(StatusCode::OK, OPENAPI_V2, "")),
+        ["openapi", "v2"] => Some(openapi_v2(headers)),
         ["openapi", "v3"] => ok(&openapi::index()),
         ["openapi", "v3", "api", version] => openapi::document("", version).as_ref().and_then(ok),
         ["openapi", "v3", "apis", group, version] => openapi::document(group, version).as_ref().and_then(ok),
@@ -49,6 +54,28 @@ pub(super) fn serve(
         ));
     }
     Ok(found)
+}
+
+/// The OpenAPI v2 document, in the form asked for; nothing but a confirmation for who has it already.
+fn openapi_v2(headers: &HeaderMap) -> Response {
+    let header = |name| {
+        headers
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
+    };
+    let tag = format!("\"{}\"", env!("CARGO_PKG_VERSION"));
+    let mut response = if header(header::IF_NONE_MATCH) == tag {
+        text(StatusCode::NOT_MODIFIED, "application/json", "")
+    } else if header(header::ACCEPT).contains("protobuf") {
+        text(StatusCode::OK, OPENAPI_V2, openapi::v2::protobuf())
+    } else {
+        text(StatusCode::OK, "application/json", openapi::v2::json_text())
+    };
+    if let Ok(tag) = tag.parse() {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
 }
 
 /// The aggregated form of discovery, for clients that ask for it.
@@ -79,6 +106,27 @@ fn aggregated(headers: &HeaderMap, core: bool) -> Option<Response> {
         ));
     }
     None
+}
+
+/// One clear sentence for what other servers have and this one leaves out on purpose.
+fn refusal(group: &str) -> Option<ApiError> {
+    let why = match group {
+        "apiextensions.k8s.io" => {
+            "CustomResourceDefinitions are not served by berthd: it has a fixed set of kinds (kubectl api-resources)"
+        }
+        "admissionregistration.k8s.io" => {
+            "admission webhooks and policies are not served by berthd: use RBAC, ResourceQuota and LimitRange"
+        }
+        "apiregistration.k8s.io" => {
+            "API aggregation is not served by berthd: it answers for all its groups itself"
+        }
+        _ => return None,
+    };
+    Some(ApiError {
+        code: 404,
+        reason: "NotFound",
+        ..ApiError::bad_request(why)
+    })
 }
 
 fn paths() -> Vec<String> {

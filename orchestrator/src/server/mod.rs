@@ -1,16 +1,21 @@
 //! The API server: HTTPS in, store out.
 //!
 //! ```text
-//! tls.rs      connection, client certificate -> Caller
-//! auth.rs     may the caller do this?
+//! tls.rs      connection, client certificate
+//! auth.rs     certificate, token, impersonation -> Caller
+//! access.rs   may the caller do this? RBAC, and that nobody gives away what he does not have
 //! request.rs  path and query -> Target, Query
 //! body.rs     JSON, YAML, protobuf -> object that follows its schema
 //! list.rs watch.rs write.rs patch.rs apply.rs delete.rs scale.rs    a verb each
 //! services.rs   addresses and node ports of Services
+//! reviews.rs  who am I, may I, and tokens: answered, not stored
 //! admission.rs  defaults, validation, what depends on other objects
 //! respond.rs  object, table or metadata; Status for errors
+//! metrics.rs  what containers and the node use, measured when it is asked for
+//! streaming/  exec, attach, port-forward: requests that turn into streams
 //! ```
 
+mod access;
 mod admission;
 mod apply;
 mod auth;
@@ -21,11 +26,14 @@ mod documents;
 mod images;
 mod list;
 mod logs;
+mod metrics;
 mod patch;
 mod request;
 mod respond;
+mod reviews;
 mod scale;
 mod services;
+pub mod streaming;
 mod tls;
 mod watch;
 mod write;
@@ -39,10 +47,11 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use berth_api::status::ApiError;
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, Method};
 
+use crate::pki::Tokens;
 use crate::store::{Store, StoreError};
-use auth::Caller;
+use auth::{Caller, Shown};
 use request::{Query, Target};
 use respond::Failure;
 
@@ -68,6 +77,12 @@ pub struct Api {
     pub services: Allocator,
     /// Address clients are told to come to.
     pub address: String,
+    /// Held by the eviction that is being decided.
+    pub evictions: tokio::sync::Mutex<()>,
+    /// Path of the cgroup below which the pods' are.
+    pub cgroup_parent: String,
+    /// Makes and checks the tokens of ServiceAccounts.
+    pub tokens: Arc<Tokens>,
     /// Turns true when berthd is to stop.
     pub shutdown: Shutdown,
 }
@@ -76,31 +91,48 @@ pub struct Api {
 pub fn router(api: Arc<Api>, extra: Router) -> Router {
     Router::new()
         .fallback(handle)
-        .with_state(api)
+        .with_state(Arc::clone(&api))
         .merge(extra)
-        .layer(middleware::from_fn(authorize))
+        .layer(middleware::from_fn_with_state(api, authorize))
 }
 
-async fn authorize(Extension(caller): Extension<Caller>, request: Request, next: Next) -> Response {
-    match auth::authorize(&caller, request.method(), request.uri().path()) {
-        Ok(()) => next.run(request).await,
+async fn authorize(
+    State(api): State<Arc<Api>>,
+    Extension(shown): Extension<Shown>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let allowed = api.caller(&shown, request.headers()).and_then(|caller| {
+        api.authorize(&caller, request.method(), request.uri())?;
+        Ok(caller)
+    });
+    match allowed {
+        Ok(caller) => {
+            request.extensions_mut().insert(Arc::new(caller));
+            next.run(request).await
+        }
         Err(error) => Failure(error).into_response(),
     }
 }
 
 async fn handle(
     State(api): State<Arc<Api>>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Body,
+    Extension(caller): Extension<Arc<Caller>>,
+    request: Request,
 ) -> Result<Response, Failure> {
-    if let Some(document) = documents::serve(&api, &method, &uri, &headers)? {
+    let (mut parts, body) = request.into_parts();
+    if let Some(document) = documents::serve(&api, &parts.method, &parts.uri, &parts.headers)? {
         return Ok(document);
     }
-    let target = Target::parse(uri.path()).ok_or_else(ApiError::no_such_resource)?;
-    let query = Query::of(&uri)?;
-    let answer = api.verb(&target, &method, &query, &headers, body).await?;
+    let mut target = Target::parse(parts.uri.path()).ok_or_else(ApiError::no_such_resource)?;
+    target.caller = caller;
+    let query = Query::of(&parts.uri)?;
+    if streaming::is_stream(target.subresource.as_deref()) {
+        return Ok(api.stream(&target, &query, &mut parts)?);
+    }
+    let answer = api
+        .verb(&target, &parts.method, &query, &parts.headers, body)
+        .await?;
     Ok(answer)
 }
 
@@ -114,8 +146,13 @@ impl Api {
         body: Body,
     ) -> Result<Response, ApiError> {
         let named = target.name.is_some();
+        if !target.kind.is_stored() {
+            return self.answer(target, method, query, headers, body).await;
+        }
         match (method.as_str(), named, target.subresource.as_deref()) {
-            ("GET" | "HEAD", true, None | Some("status" | "scale")) => self.get(target, query, headers),
+            ("GET" | "HEAD", true, None | Some("status" | "scale" | "ephemeralcontainers")) => {
+                self.get(target, query, headers)
+            }
             ("GET" | "HEAD", false, None) if query.flag("watch")? => self.watch(target, query, headers),
             ("GET" | "HEAD", false, None) => self.list(target, query, headers),
             ("GET", true, Some("log")) => self.log(target, query),
@@ -130,11 +167,14 @@ impl Api {
             ("POST", true, Some("eviction")) => {
                 self.evict(target, query, headers, &body::read(body).await?).await
             }
-            ("PUT", true, None | Some("status" | "scale" | "finalize")) => {
+            ("POST", true, Some("token")) => {
+                self.request_token(target, query, headers, &body::read(body).await?)
+            }
+            ("PUT", true, None | Some("status" | "scale" | "finalize" | "ephemeralcontainers")) => {
                 self.replace(target, query, headers, body::read(body).await?)
                     .await
             }
-            ("PATCH", true, None | Some("status" | "scale")) => {
+            ("PATCH", true, None | Some("status" | "scale" | "ephemeralcontainers")) => {
                 self.patch(target, query, headers, body::read(body).await?).await
             }
             ("DELETE", true, None) => {
@@ -152,12 +192,36 @@ impl Api {
     }
 }
 
+impl Api {
+    /// Kinds that are not stored: answered or measured when they are asked for.
+    async fn answer(
+        &self,
+        target: &Target,
+        method: &Method,
+        query: &Query,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Response, ApiError> {
+        let review = berth_api::kinds::REVIEWS.contains(&target.kind);
+        match (method.as_str(), review) {
+            ("POST", true) if target.name.is_none() => {
+                self.review(target, query, headers, &body::read(body).await?)
+            }
+            ("GET" | "HEAD", false) => self.measure(target, query, headers).await,
+            _ => Err(ApiError::method_not_allowed(
+                "the server does not allow this method on the requested resource",
+            )),
+        }
+    }
+}
+
 /// A store's refusal as clients see it.
 fn store_error(error: StoreError) -> ApiError {
     match error {
         StoreError::NotFound { kind, name } => ApiError::not_found(kind, &name),
         StoreError::AlreadyExists { kind, name } => ApiError::already_exists(kind, &name),
         StoreError::Conflict { kind, name, why } => ApiError::conflict(kind, &name, &why),
+        StoreError::Forbidden { kind, name, why } => ApiError::forbidden(kind, &name, &why),
         StoreError::Malformed(why) => ApiError::bad_request(why),
         StoreError::Closed => ApiError::unavailable("the server is shutting down"),
         StoreError::Database(_) => ApiError::internal(error.to_string()),

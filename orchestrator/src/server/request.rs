@@ -4,7 +4,9 @@ use axum::extract::Query as UrlQuery;
 use berth_api::kinds::{self, Kind};
 use berth_api::status::ApiError;
 use http::Uri;
+use std::sync::Arc;
 
+use super::auth::Caller;
 use crate::store::Key;
 
 /// The object or collection that a path names.
@@ -17,6 +19,8 @@ pub(super) struct Target {
     pub name: Option<String>,
     /// Such as `status`.
     pub subresource: Option<String>,
+    /// Who asks.
+    pub caller: Arc<Caller>,
 }
 
 impl Target {
@@ -57,6 +61,7 @@ impl Target {
             namespace,
             name: owned(name),
             subresource: owned(subresource),
+            caller: Arc::default(),
         })
     }
 
@@ -72,7 +77,7 @@ impl Target {
 }
 
 /// Percent-decodes one segment; a slash inside is refused.
-fn decode(segment: &str) -> Option<String> {
+pub(super) fn decode(segment: &str) -> Option<String> {
     let mut out = Vec::with_capacity(segment.len());
     let mut bytes = segment.bytes();
     while let Some(byte) = bytes.next() {

@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::admission::generated;
+use super::admission::{generated, invalid};
 use super::body::{self, FieldValidation};
 use super::request::{Query, Target};
 use super::respond::{self, Form};
@@ -171,6 +171,14 @@ impl Api {
                 let finalizers = value.pointer("/spec/finalizers").cloned().unwrap_or(json!([]));
                 value = before.clone();
                 value["spec"]["finalizers"] = finalizers;
+            }
+            Some("ephemeralcontainers") => {
+                let list = value.pointer("/spec/ephemeralContainers").cloned();
+                value = before.clone();
+                value["spec"]["ephemeralContainers"] = list.unwrap_or(json!([]));
+                berth_api::defaults::apply(target.kind, &mut value);
+                let causes = berth_api::validate::ephemeral_containers(target.kind, &value, &before);
+                invalid(target.kind, &value, causes)?;
             }
             _ => self.admit_changed(target, &mut value, &before)?,
         }

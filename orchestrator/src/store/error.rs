@@ -83,6 +83,16 @@ pub enum StoreError {
         /// What differs.
         why: String,
     },
+    /// Something else in the namespace forbids it: a quota, a limit range.
+    #[error("{} \"{name}\" is forbidden: {why}", kind.resource())]
+    Forbidden {
+        /// Kind of the object.
+        kind: &'static Kind,
+        /// Its name.
+        name: String,
+        /// What forbids it.
+        why: String,
+    },
     /// The value is not an object of a served kind.
     #[error("not an object that can be stored: {0}")]
     Malformed(String),

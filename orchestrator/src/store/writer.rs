@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use berth_api::kinds::{self, Kind};
+use berth_api::quota;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -171,7 +173,53 @@ impl Group<'_> {
             });
         }
         let value = prepare::created(value, key.kind, self.now)?;
+        self.within_quotas(key, &value)?;
         self.put(key, value, None, true)
+    }
+
+    /// Whether the namespace's quotas leave room. Here, where writes come one by one, nobody can slip in between.
+    fn within_quotas(&self, key: &Key, value: &Value) -> Result<(), StoreError> {
+        if !key.kind.namespaced || key.kind == kinds::EVENT || key.kind == kinds::LEASE {
+            return Ok(());
+        }
+        for stored in self.listed(kinds::RESOURCE_QUOTA, &key.namespace) {
+            let limits = stored.value();
+            let objects: Vec<(&'static Kind, Value)> = crate::controllers::counted(&limits)
+                .into_iter()
+                .flat_map(|kind| {
+                    self.listed(kind, &key.namespace)
+                        .into_iter()
+                        .map(move |o| (kind, o.value()))
+                })
+                .collect();
+            let used = quota::used(&limits, objects.iter().map(|(kind, value)| (*kind, value)));
+            quota::fits(&limits, &used, key.kind, value).map_err(|why| StoreError::Forbidden {
+                kind: key.kind,
+                name: key.name.clone(),
+                why,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The objects of a namespace as this group has left them.
+    fn listed(&self, kind: &'static Kind, namespace: &str) -> Vec<Object> {
+        let stored = self.index.kind(kind).into_iter().flat_map(|k| {
+            k.objects
+                .range((namespace.to_owned(), String::new())..)
+                .take_while(|((of, _), _)| of == namespace)
+                .map(|(_, object)| object)
+        });
+        let mut all: Vec<Object> = stored
+            .filter(|object| !self.pending.contains_key(object.key()))
+            .cloned()
+            .collect();
+        let fresh = self
+            .pending
+            .iter()
+            .filter(|(k, _)| k.kind == kind && k.namespace == namespace);
+        all.extend(fresh.filter_map(|(_, object)| object.clone()));
+        all
     }
 
     fn update(&mut self, key: &Key, value: Value) -> Outcome {

@@ -18,14 +18,21 @@ use crate::{Cgroup, CgroupError};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Cgroup {
-    /// Removes the cgroup and all cgroups below it, in all hierarchies. Processes that are about to exit are
-    /// waited for; nothing is killed.
+    /// Removes the cgroup and all cgroups below it, in all hierarchies, and the unit that it belongs to. Processes
+    /// that are about to exit are waited for; nothing is killed.
     ///
     /// # Errors
     /// [`CgroupError::Busy`] if processes are left after 10 s, or another [`CgroupError`]. A cgroup that is
     /// gone is no error.
     pub fn delete(&self) -> Result<(), CgroupError> {
         let end = Instant::now() + PATIENCE;
+        if let Some(unit) = &self.unit {
+            // systemd waits for the end of a cgroup that somebody else removed.
+            if let Some(dir) = self.members() {
+                wait_for_all(dir, end)?;
+            }
+            unit.stop()?;
+        }
         let directories = self.legacy.iter().map(|one| &one.dir).chain(&self.unified);
         // Go on after a failure: one hierarchy's trouble should not leave the others behind.
         let mut first = Ok(());
@@ -37,6 +44,14 @@ impl Cgroup {
         }
         first
     }
+}
+
+/// Waits until no process is left in `dir` and below.
+fn wait_for_all(dir: &Dir, end: Instant) -> Result<(), CgroupError> {
+    while !processes(dir)?.is_empty() {
+        wait_until_empty(dir, end)?;
+    }
+    Ok(())
 }
 
 /// Removes `dir`: at once, as almost always works; else children first, waiting for processes to exit.

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
+use crate::systemd::SystemdError;
+
 /// A cgroup operation failed; the message says what was attempted, on what, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -16,6 +18,9 @@ pub enum CgroupError {
         /// The path as configured.
         path: String,
     },
+    /// systemd was asked and did not do it.
+    #[error(transparent)]
+    Systemd(#[from] SystemdError),
     /// A system call on a cgroup directory or file failed.
     #[error("cannot {action} {}", path.display())]
     Io {
@@ -126,9 +131,31 @@ pub enum CgroupError {
 }
 
 impl CgroupError {
+    /// The field of the configuration that could not be had, such as `linux.resources.memory.limit`.
+    pub fn field(&self) -> Option<&str> {
+        match self {
+            Self::Write { field, .. }
+            | Self::MissingController { field, .. }
+            | Self::MissingFile { field, .. }
+            | Self::Invalid { field, .. } => Some(field),
+            Self::DeviceFilter { .. } => Some("linux.resources.devices"),
+            _ => None,
+        }
+    }
+
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(Errno) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }
+    }
+
+    /// Whether the caller lacks a right, or the place is not writable for anybody.
+    pub fn is_permission(&self) -> bool {
+        match self {
+            Self::Io { source, .. } | Self::Write { source, .. } | Self::DeviceFilter { source, .. } => {
+                matches!(source, Errno::EACCES | Errno::EPERM | Errno::EROFS)
+            }
+            _ => false,
+        }
     }
 
     pub(crate) fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Self {

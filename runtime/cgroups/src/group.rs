@@ -7,14 +7,14 @@ use std::sync::OnceLock;
 
 use berth_spec::{LinuxDeviceCgroup, LinuxMemory, LinuxResources};
 use nix::errno::Errno;
-use nix::sys::stat::Mode;
 
+use crate::create::place;
 use crate::dir::Dir;
-use crate::layout::Hierarchy;
 use crate::resources::{Home, Ignored, Part, parts, unified};
 use crate::subtree::{self, Blocked};
+use crate::systemd::Unit;
 use crate::write::{self, Write};
-use crate::{CgroupError, CgroupPath, Kind, Layout, State, devices, v1, v2};
+use crate::{CgroupError, CgroupPath, Kind, Layout, devices, v1, v2};
 
 /// A container's cgroup: the same path in the cgroup2 tree and in every v1 hierarchy, as far as the host
 /// has them.
@@ -26,9 +26,13 @@ pub struct Cgroup {
     pub(crate) unified: Option<Dir>,
     pub(crate) legacy: Vec<Legacy>,
     /// Controllers that an ancestor did not pass on, found when the cgroup was made.
-    blocked: Vec<Blocked>,
+    pub(crate) blocked: Vec<Blocked>,
     /// The cgroup2 controllers that the cgroup has, read at most once.
-    available: OnceLock<Vec<String>>,
+    pub(crate) available: OnceLock<Vec<String>>,
+    /// Hierarchies in which this user may have no cgroup, with the reason.
+    pub(crate) denied: Vec<(Vec<String>, String)>,
+    /// The unit it belongs to, if systemd made it.
+    pub(crate) unit: Option<Unit>,
 }
 
 /// The cgroup in one v1 hierarchy.
@@ -39,28 +43,20 @@ pub(crate) struct Legacy {
 }
 
 impl Cgroup {
-    /// Makes the cgroup at `path` in all hierarchies of `layout`, with all controllers of a cgroup2 tree
-    /// enabled that its parents can give.
-    ///
-    /// An existing cgroup is taken if it has no process. Parents that are missing are made, and stay when
-    /// the cgroup is deleted (as with runc).
-    ///
-    /// # Errors
-    /// [`CgroupError`] for a systemd path, a cgroup in use or frozen, or a refused system call. What was made by then
-    /// is removed again.
-    pub fn create(layout: &Layout, path: &CgroupPath) -> Result<Self, CgroupError> {
-        let mut group = Self::open(layout, path)?;
-        let mut made = Vec::new();
-        match group.make(layout, &mut made) {
-            Ok(()) => Ok(group),
-            Err(error) => {
-                for path in made.iter().rev() {
-                    // Best effort: the error that led here is the one to tell.
-                    let _ = rmdir(path);
-                }
-                Err(error)
-            }
+    pub(crate) fn bare(unified: Option<Dir>, legacy: Vec<Legacy>) -> Self {
+        Self {
+            unified,
+            legacy,
+            blocked: Vec::new(),
+            available: OnceLock::new(),
+            denied: Vec::new(),
+            unit: None,
         }
+    }
+
+    /// Whether the container has no cgroup of its own anywhere.
+    pub fn is_none(&self) -> bool {
+        self.unified.is_none() && self.legacy.is_empty()
     }
 
     /// The cgroup at `path`, without touching it.
@@ -80,12 +76,45 @@ impl Cgroup {
                 dir: Dir::new(place(found, path, false)?),
             });
         }
-        Ok(Self {
-            unified: unified.map(Dir::new),
-            legacy,
-            blocked: Vec::new(),
-            available: OnceLock::new(),
-        })
+        Ok(Self::bare(unified.map(Dir::new), legacy))
+    }
+
+    /// The cgroup that systemd has at `own`, a path as in /proc/PID/cgroup, in every hierarchy; `None` if the mounts do
+    /// not show it.
+    pub(crate) fn located(layout: &Layout, own: &Path) -> Option<Self> {
+        let unified = match layout.unified() {
+            Some(found) => Some(Dir::new(found.locate(own)?)),
+            None => None,
+        };
+        let mut legacy = Vec::with_capacity(layout.legacy().len());
+        for found in layout.legacy() {
+            legacy.push(Legacy {
+                controllers: found.controllers.clone(),
+                dir: Dir::new(found.locate(own)?),
+            });
+        }
+        Some(Self::bare(unified, legacy))
+    }
+
+    /// The cgroup of this name below, in every hierarchy.
+    pub(crate) fn below(&self, name: &str) -> Self {
+        let below = |dir: &Dir| Dir::new(dir.path().join(name));
+        let legacy = self.legacy.iter().map(|one| Legacy {
+            controllers: one.controllers.clone(),
+            dir: below(&one.dir),
+        });
+        Self::bare(self.unified.as_ref().map(below), legacy.collect()).with_unit(self.unit.clone())
+    }
+
+    /// Belonging to the unit of a container's state record.
+    pub fn with_unit(mut self, unit: Option<Unit>) -> Self {
+        self.unit = unit;
+        self
+    }
+
+    /// The unit, if systemd made the cgroup.
+    pub fn unit(&self) -> Option<&Unit> {
+        self.unit.as_ref()
     }
 
     /// The cgroup whose directories a container's state record holds (see [`Cgroup::paths`]). No I/O.
@@ -101,12 +130,7 @@ impl Cgroup {
             }
         }
         let unified = paths.get("").map(Dir::new);
-        Self {
-            unified,
-            legacy,
-            blocked: Vec::new(),
-            available: OnceLock::new(),
-        }
+        Self::bare(unified, legacy)
     }
 
     /// The directories by controller, for the state record: runc's `cgroup_paths`, with the key `""` for
@@ -142,7 +166,17 @@ impl Cgroup {
     /// [`CgroupError::Io`], with ESRCH if there is no such process.
     pub fn add(&self, pid: u32) -> Result<(), CgroupError> {
         if let Some(dir) = &self.unified {
-            add(dir, pid)?;
+            match (add(dir, pid), &self.unit) {
+                // The process is in a cgroup that this user may not take it out of; but systemd may.
+                (
+                    Err(CgroupError::Io {
+                        source: Errno::EACCES | Errno::EPERM,
+                        ..
+                    }),
+                    Some(unit),
+                ) => self.attach_to_unit(unit, pid)?,
+                (done, _) => done?,
+            }
         }
         self.add_after_clone(pid)
     }
@@ -186,7 +220,8 @@ impl Cgroup {
         self.restrict(rules, true)
     }
 
-    /// Changes the limits of a running container: only what `resources` has.
+    /// Changes the limits of a running container: only what `resources` has. If one of them cannot be had, those
+    /// that were changed by then get their former values back, as far as the kernel takes them.
     ///
     /// # Errors
     /// As [`Cgroup::apply`].
@@ -194,30 +229,61 @@ impl Cgroup {
         if let Some(memory) = resources.memory() {
             self.check_usage(memory)?;
         }
-        let ignored = self.write_limits(resources)?;
-        if let Some(rules) = resources.devices() {
-            self.restrict(rules, false)?;
+        let mut ignored = Vec::new();
+        let wanted = self.wanted(resources, &mut ignored)?;
+        let before: Vec<_> = wanted
+            .iter()
+            .map(|(dir, writes)| (*dir, write::former(dir, writes)))
+            .collect();
+        if let Some(unit) = &self.unit {
+            self.tell_unit(unit, resources)?;
+        }
+        let written = wanted
+            .iter()
+            .try_for_each(|(dir, writes)| write::apply(dir, writes))
+            .and_then(|()| match resources.devices() {
+                Some(rules) => self.restrict(rules, false),
+                None => Ok(()),
+            });
+        if let Err(error) = written {
+            for (dir, writes) in before.iter().rev() {
+                // Best effort: the error that led here is the one to tell.
+                let _ = write::apply(dir, writes);
+            }
+            return Err(error);
         }
         Ok(ignored)
     }
 
     fn write_limits(&self, resources: &LinuxResources) -> Result<Vec<Ignored>, CgroupError> {
         let mut ignored = Vec::new();
-        let wanted = parts(resources, |v1, v2| self.home(v1, v2), &mut ignored)?;
+        for (dir, writes) in self.wanted(resources, &mut ignored)? {
+            write::apply(dir, &writes)?;
+        }
+        Ok(ignored)
+    }
+
+    /// Everything that `resources` asks for, with the directory it goes to, in order.
+    fn wanted(
+        &self,
+        resources: &LinuxResources,
+        ignored: &mut Vec<Ignored>,
+    ) -> Result<Vec<(&Dir, Vec<Write>)>, CgroupError> {
+        let parts = parts(resources, |v1, v2| self.home(v1, v2), ignored)?;
         let extra = unified(resources)?;
-        self.prepare_unified(&wanted, &extra)?;
-        for part in &wanted {
-            let dir = self.directory(part);
-            if let Some(dir) = dir {
-                write::apply(dir, &place_weights(dir, part))?;
+        self.prepare_unified(&parts, &extra)?;
+        let mut wanted: Vec<(&Dir, Vec<Write>)> = Vec::with_capacity(parts.len() + extra.len());
+        for part in parts {
+            if let Some(dir) = self.directory(&part) {
+                let writes = place_weights(dir, part);
+                wanted.push((dir, writes));
             }
         }
         if let Some(dir) = &self.unified {
-            for (_, one) in extra {
-                write::apply(dir, std::slice::from_ref(&one))?;
-            }
+            // Each on its own: they are not tried again after one another.
+            wanted.extend(extra.into_iter().map(|(_, one)| (dir, vec![one])));
         }
-        Ok(ignored)
+        Ok(wanted)
     }
 
     fn directory(&self, part: &Part) -> Option<&Dir> {
@@ -240,6 +306,9 @@ impl Cgroup {
         if self.v1(v1).is_some() {
             return Ok(Home::V1);
         }
+        if let Some(reason) = self.why_denied(v1) {
+            return Ok(Home::Missing(reason));
+        }
         let Some(dir) = &self.unified else {
             let have: Vec<_> = self.legacy.iter().map(|one| one.controllers.join(",")).collect();
             return Ok(Home::Missing(format!(
@@ -254,6 +323,20 @@ impl Cgroup {
             return Ok(Home::V2);
         }
         Ok(Home::Missing(self.why_missing(dir, v2)))
+    }
+
+    /// Why the hierarchy that has `v1` bound, or else the cgroup2 tree, could not be used.
+    fn why_denied(&self, v1: &str) -> Option<String> {
+        let bound = |names: &[String]| names.iter().any(|name| name == v1);
+        let found = self
+            .denied
+            .iter()
+            .find(|(names, _)| bound(names))
+            .or_else(|| self.denied.iter().find(|(names, _)| names.is_empty()))?;
+        Some(format!(
+            "{}; without the right to make cgroups there are no limits",
+            found.1
+        ))
     }
 
     /// Whether the cgroup2 directory has `controller`, which is enabled in its ancestors if need be: on a
@@ -291,6 +374,11 @@ impl Cgroup {
     fn prepare_unified(&self, wanted: &[Part], extra: &[(String, Write)]) -> Result<(), CgroupError> {
         let Some(dir) = &self.unified else {
             return match extra.first() {
+                Some((controller, write)) if !self.denied.is_empty() => Err(CgroupError::MissingController {
+                    field: write.field.clone().into_owned(),
+                    controller: controller.clone(),
+                    reason: self.why_denied("").unwrap_or_default(),
+                }),
                 Some((_, write)) => Err(CgroupError::invalid(
                     write.field.clone(),
                     "this host has no cgroup v2 tree; use the v1 fields of linux.resources",
@@ -327,6 +415,8 @@ impl Cgroup {
         }
         match &self.unified {
             Some(dir) => devices::v2::restrict(dir, rules, fresh),
+            // Somebody without the right to a cgroup has no right to devices either, but for those that are open to all.
+            None if !self.denied.is_empty() => Ok(()),
             None => Err(CgroupError::MissingController {
                 field: "linux.resources.devices".to_owned(),
                 controller: "devices".to_owned(),
@@ -338,131 +428,34 @@ impl Cgroup {
     /// `memory.checkBeforeUpdate`: refuses a limit below what is in use, which on v2 would set the OOM
     /// killer to work (v1 refuses by itself).
     fn check_usage(&self, memory: &LinuxMemory) -> Result<(), CgroupError> {
-        let (Some(limit), Some(true), None) =
-            (memory.limit(), memory.check_before_update(), self.v1("memory"))
+        let (Some(true), None, Some(dir)) = (memory.check_before_update(), self.v1("memory"), &self.unified)
         else {
-            return Ok(());
-        };
-        let (Some(dir), Ok(limit @ 1..)) = (&self.unified, u64::try_from(limit)) else {
             return Ok(());
         };
         let text = dir
             .read("memory.current")
             .map_err(CgroupError::io("read", dir.file("memory.current")))?;
         let usage: u64 = text.trim().parse().unwrap_or(0);
-        if limit < usage {
-            return Err(CgroupError::invalid(
-                "linux.resources.memory.limit",
-                format!("{limit} is less than the {usage} bytes in use, and checkBeforeUpdate is set"),
-            ));
-        }
-        Ok(())
-    }
-
-    fn make(&mut self, layout: &Layout, made: &mut Vec<PathBuf>) -> Result<(), CgroupError> {
-        let mut existed = false;
-        if let (Some(dir), Some(found)) = (&self.unified, layout.unified()) {
-            existed |= !make_all(dir.path(), &found.mount, made)?;
-            if layout.kind() == Kind::Unified {
-                let (root, own) = (
-                    subtree::controllers(&Dir::new(&found.mount))?,
-                    subtree::controllers(dir)?,
-                );
-                let missing: Vec<String> = root.into_iter().filter(|name| !own.contains(name)).collect();
-                if missing.is_empty() {
-                    self.available.get_or_init(|| own);
-                } else {
-                    self.blocked = subtree::enable(dir, &missing);
-                }
-            }
-        }
-        for (one, found) in self.legacy.iter().zip(layout.legacy()) {
-            existed |= !make_all(one.dir.path(), &found.mount, made)?;
-            if one.controllers.iter().any(|name| name == "cpuset") {
-                v1::inherit::cpuset(one.dir.path(), &found.mount)?;
-            }
-        }
-        if existed { self.check_unused() } else { Ok(()) }
-    }
-
-    fn check_unused(&self) -> Result<(), CgroupError> {
-        let directories = self.unified.iter().chain(self.legacy.iter().map(|one| &one.dir));
-        for dir in directories {
-            let count = crate::kill::processes(dir)?.len();
-            if count > 0 {
-                return Err(CgroupError::NotEmpty {
-                    path: dir.path().to_owned(),
-                    count,
-                });
-            }
-        }
-        match self.state()? {
-            State::Thawed => Ok(()),
-            State::Frozen => {
-                let path = self
-                    .unified
-                    .as_ref()
-                    .or(self.v1("freezer"))
-                    .map(|dir| dir.path().to_owned());
-                Err(CgroupError::Frozen {
-                    path: path.unwrap_or_default(),
-                })
-            }
+        let limits = [
+            ("linux.resources.memory.swap", memory.swap()),
+            ("linux.resources.memory.limit", memory.limit()),
+        ];
+        let set = |limit: Option<i64>| {
+            limit
+                .and_then(|limit| u64::try_from(limit).ok())
+                .filter(|limit| *limit > 0)
+        };
+        let below = limits
+            .into_iter()
+            .find_map(|(field, limit)| Some((field, set(limit).filter(|limit| *limit <= usage)?)));
+        match below {
+            None => Ok(()),
+            Some((field, limit)) => Err(CgroupError::invalid(
+                field,
+                format!("{limit} is not more than the {usage} bytes in use, and checkBeforeUpdate is set"),
+            )),
         }
     }
-}
-
-/// The directory of `path` in the hierarchy `found`. On a pure v2 host a relative path lies beside the
-/// caller's cgroup: inside, its own processes would keep controllers from being enabled.
-fn place(found: &Hierarchy, path: &CgroupPath, beside: bool) -> Result<PathBuf, CgroupError> {
-    match path {
-        CgroupPath::Absolute(below) => Ok(found.mount.join(below)),
-        CgroupPath::Relative(below) => {
-            let own = if beside {
-                found.own.parent().unwrap_or(Path::new("/"))
-            } else {
-                &found.own
-            };
-            // Beside the root of a cgroup namespace there is nothing to be seen: the root itself serves.
-            let base = found
-                .locate(own)
-                .or_else(|| beside.then(|| found.locate(&found.own)).flatten());
-            let base = base.ok_or_else(|| {
-                CgroupError::io(
-                    "find, below the mounted hierarchy, this process's own cgroup",
-                    own,
-                )(Errno::ENOENT)
-            })?;
-            Ok(base.join(below))
-        }
-        CgroupPath::Systemd(_) => Err(CgroupError::SystemdPath {
-            path: path.to_string(),
-        }),
-    }
-}
-
-/// mkdir -p; true if the directory itself is new. New directories are noted in `made`, outermost first.
-fn make_all(path: &Path, mount: &Path, made: &mut Vec<PathBuf>) -> Result<bool, CgroupError> {
-    // The leaf first: its parents are usually there. A parent may vanish between two steps, when somebody
-    // cleans up empty cgroups: then once more.
-    for _ in 0..8 {
-        match nix::unistd::mkdir(path, Mode::from_bits_truncate(0o755)) {
-            Ok(()) => {
-                made.push(path.to_owned());
-                return Ok(true);
-            }
-            Err(Errno::EEXIST) => return Ok(false),
-            Err(Errno::ENOENT) => match path.parent() {
-                Some(parent) if parent != mount && path != mount => {
-                    make_all(parent, mount, made)?;
-                }
-                // The hierarchy's mount point itself is not there.
-                _ => return Err(CgroupError::io("create cgroup", path)(Errno::ENOENT)),
-            },
-            Err(source) => return Err(CgroupError::io("create cgroup", path)(source)),
-        }
-    }
-    Err(CgroupError::io("create cgroup", path)(Errno::ENOENT))
 }
 
 pub(crate) fn rmdir(path: &Path) -> Result<(), Errno> {
@@ -481,23 +474,23 @@ fn add(dir: &Dir, pid: u32) -> Result<(), CgroupError> {
 }
 
 /// Settles which file takes block I/O weights on this kernel.
-fn place_weights<'a>(dir: &Dir, part: &'a Part) -> std::borrow::Cow<'a, [Write]> {
+fn place_weights(dir: &Dir, part: Part) -> Vec<Write> {
     let (from, to): (&[&str], &[&str]) = match part.controller {
         "io" => (&[v2::io::BFQ], &[v2::io::IOCOST]),
         "blkio" => (
             &[v1::blkio::WEIGHT, v1::blkio::WEIGHT_DEVICE],
             &["blkio.bfq.weight", "blkio.bfq.weight_device"],
         ),
-        _ => return part.writes.as_slice().into(),
+        _ => return part.writes,
     };
     let weighted = part
         .writes
         .iter()
         .any(|write| from.contains(&write.file.as_ref()));
     if !weighted || dir.has(from[0]) {
-        return part.writes.as_slice().into();
+        return part.writes;
     }
-    let mut writes = part.writes.clone();
+    let mut writes = part.writes;
     for write in &mut writes {
         if let Some(index) = from.iter().position(|name| *name == write.file) {
             write.file = to[index].into();
@@ -506,5 +499,5 @@ fn place_weights<'a>(dir: &Dir, part: &'a Part) -> std::borrow::Cow<'a, [Write]>
             }
         }
     }
-    writes.into()
+    writes
 }

@@ -66,6 +66,9 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError`] if the cgroup can neither be killed nor read. A cgroup that is gone is no error.
     pub fn kill(&self) -> Result<(), CgroupError> {
+        if self.is_none() {
+            return Ok(());
+        }
         if let Some(dir) = &self.unified {
             match dir.write("cgroup.kill", "1") {
                 Ok(()) => return self.thaw_frozen_v1(),

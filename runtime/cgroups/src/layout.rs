@@ -169,6 +169,11 @@ impl Layout {
         }
     }
 
+    /// Whether there is one cgroup2 tree and nothing else.
+    pub fn is_unified(&self) -> bool {
+        self.kind() == Kind::Unified
+    }
+
     /// The cgroup2 tree, if it is mounted.
     pub fn unified(&self) -> Option<&Hierarchy> {
         self.unified.as_ref()

@@ -72,9 +72,11 @@ pub(crate) fn enable(leaf: &Dir, wanted: &[String]) -> Vec<Blocked> {
 
 fn reason(dir: &Dir, error: Errno) -> String {
     let path = dir.path().display();
+    // Controllers that threads can have may have been given to it before: then the refusal is about its mode.
+    let crowded = || dir.read("cgroup.procs").is_ok_and(|text| !text.trim().is_empty());
     match error {
         Errno::ENOENT => format!("{path} does not have it"),
-        Errno::EBUSY => format!(
+        Errno::EBUSY | Errno::EOPNOTSUPP | Errno::EINVAL if error == Errno::EBUSY || crowded() => format!(
             "{path} has processes of its own, and cgroup v2 gives no controllers to the children of such a cgroup; \
              move the processes into a child cgroup"
         ),

@@ -84,6 +84,32 @@ pub(crate) fn apply(dir: &Dir, writes: &[Write]) -> Result<(), CgroupError> {
     Ok(())
 }
 
+/// What brings back the values that `writes` would change. Where the present value cannot be told, nothing does.
+pub(crate) fn former(dir: &Dir, writes: &[Write]) -> Vec<Write> {
+    let one = |write: &Write| {
+        let text = dir.read(&write.file).ok()?;
+        // Files with a line a device: the device is the first word.
+        let device = write
+            .value
+            .split_whitespace()
+            .next()
+            .filter(|word| word.contains(':'));
+        let value = match device {
+            Some(device) => text
+                .lines()
+                .find(|line| line.split_whitespace().next() == Some(device))?,
+            None => text.lines().next().filter(|_| text.lines().count() == 1)?,
+        };
+        Some(Write {
+            value: value.trim().to_owned(),
+            keep_first: false,
+            optional: true,
+            ..write.clone()
+        })
+    };
+    writes.iter().filter_map(one).collect()
+}
+
 fn put(dir: &Dir, write: &Write) -> Result<(), Errno> {
     let value = if write.keep_first {
         let present = dir.read(&write.file)?;

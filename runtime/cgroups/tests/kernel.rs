@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use berth_cgroups::{Cgroup, CgroupError, CgroupPath, Kind, Layout, State};
+use berth_cgroups::{Announced, Cgroup, CgroupError, CgroupPath, Kind, Layout, State};
 use berth_spec::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 use harness::{need_root, skip, wait_for};
 
@@ -177,8 +177,8 @@ fn memory_limit_kills() {
     assert!(!success);
     assert!(fixture.group.oom_kills().unwrap() >= 1);
     let stats = fixture.group.stats().unwrap().memory.unwrap();
-    assert_eq!(stats.limit, 24 << 20);
-    assert!(stats.peak <= 24 << 20 && stats.oom_kills >= 1, "{stats:?}");
+    assert_eq!(stats.memory.limit, 24 << 20);
+    assert!(stats.memory.peak <= 24 << 20 && stats.oom_kills >= 1, "{stats:?}");
 }
 
 #[test]
@@ -197,8 +197,12 @@ fn memory_limits_move_both_ways() {
     ] {
         let both = format!(r#"{{"memory": {{"limit": {limit}, "swap": {swap}}}}}"#);
         fixture.group.update(&resources(&both)).unwrap();
-        let found = fixture.group.stats().unwrap().memory.unwrap().limit;
-        assert_eq!(found, u64::try_from(limit).unwrap_or(u64::MAX));
+        let found = fixture.group.stats().unwrap().memory.unwrap().memory.limit;
+        match u64::try_from(limit) {
+            Ok(limit) => assert_eq!(found, limit),
+            // Each hierarchy has its own word for none.
+            Err(_) => assert!(found > 1 << 62, "{found}"),
+        }
     }
     // Quota, period and burst check each other, too.
     for (quota, period, burst) in [
@@ -528,4 +532,30 @@ fn paths_round_trip() {
     .map(|(name, path)| (name.to_owned(), PathBuf::from(path)))
     .into();
     assert_eq!(Cgroup::from_paths(&paths).paths(), paths);
+}
+
+#[test]
+fn a_lack_of_memory_and_the_end_are_announced() {
+    need_root!();
+    let mut fixture = Fixture::new("watch");
+    if !enforceable(&fixture.group, &memory(24 << 20)) {
+        skip!("no memory controller here");
+    }
+    fixture.shell("sleep 600");
+    let mut watch = fixture.group.watch_oom().unwrap();
+    assert!(watch.sees_memory());
+    let soon = Instant::now();
+    assert_eq!(watch.wait(soon).unwrap(), Announced::Nothing);
+    let late = Instant::now() + Duration::from_mins(1);
+    fixture.shell("exec dd if=/dev/zero of=/dev/null bs=200000000 count=1");
+    assert_eq!(watch.wait(late).unwrap(), Announced::OutOfMemory);
+    fixture.group.kill().unwrap();
+    // More than one process may have asked for memory.
+    let next = loop {
+        match watch.wait(late).unwrap() {
+            Announced::OutOfMemory => {}
+            other => break other,
+        }
+    };
+    assert_eq!(next, Announced::Ended);
 }

@@ -1,6 +1,6 @@
 //! One run of the runtime binary: started, waited for, and its failure read.
 
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +25,7 @@ impl Invocation {
         runtime: &Path,
         root: Option<&Path>,
         log_dir: Option<&Path>,
+        flags: &[&'static str],
         verb: &'static str,
         id: &str,
     ) -> Invocation {
@@ -33,6 +34,7 @@ impl Invocation {
         if let Some(root) = root {
             command.arg("--root").arg(root);
         }
+        command.args(flags);
         let log = log_dir.map(|dir| {
             let run = RUN.fetch_add(1, Ordering::Relaxed);
             dir.join(format!("{verb}-{}-{run}.log", std::process::id()))
@@ -60,6 +62,16 @@ impl Invocation {
         self
     }
 
+    /// Puts a folder in front of PATH.
+    pub(crate) fn look_in(&mut self, dir: &Path) {
+        let mut path = dir.as_os_str().to_owned();
+        if let Some(rest) = std::env::var_os("PATH") {
+            path.push(":");
+            path.push(rest);
+        }
+        self.command.env("PATH", path);
+    }
+
     pub(crate) fn input(&mut self, bytes: Vec<u8>) {
         self.input = Some(bytes);
     }
@@ -74,8 +86,16 @@ impl Invocation {
     /// Starts the runtime and leaves the waiting to the caller, who must reap [`Pending::pid`].
     ///
     /// # Errors
-    /// [`Error::Spawn`].
+    /// [`Error::Spawn`]; [`Error::Pipe`] if the input of the verb could not be kept for it.
     pub fn spawn(mut self) -> Result<Pending, Error> {
+        if let Some(input) = self.input.take() {
+            let stdin = kept(&input).map_err(|source| Error::Pipe {
+                verb: self.verb,
+                id: self.id.clone(),
+                source,
+            })?;
+            self.command.stdin(stdin);
+        }
         let child = self.command.spawn().map_err(|source| self.spawn_error(source))?;
         // Dropping the handle neither waits nor kills; dropping the command closes our copies of the stdio.
         Ok(Pending {
@@ -132,6 +152,29 @@ impl Invocation {
             source,
         }
     }
+}
+
+/// Input for a runtime that nobody waits for: in a pipe if it fits there, else in a file without a name.
+fn kept(input: &[u8]) -> std::io::Result<Stdio> {
+    /// What a new pipe takes at once, at least (pipe(7): an unprivileged user's pipes beyond the soft limit have one page).
+    const PIPE: usize = 4096;
+    static FILE: AtomicU64 = AtomicU64::new(0);
+    if input.len() <= PIPE {
+        let (reader, mut writer) = std::io::pipe()?;
+        writer.write_all(input)?;
+        return Ok(Stdio::from(reader));
+    }
+    let number = FILE.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("berth-input-{}-{number}", std::process::id()));
+    let mut file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)?;
+    std::fs::remove_file(&path)?;
+    file.write_all(input)?;
+    file.rewind()?;
+    Ok(Stdio::from(file))
 }
 
 /// A run that has been started by [`Invocation::spawn`].

@@ -22,5 +22,5 @@ mod state;
 
 pub use error::{Error, Failure};
 pub use invoke::{Invocation, Pending};
-pub use runtime::{CreateOptions, ExecOptions, Runtime};
+pub use runtime::{CheckpointOptions, CreateOptions, ExecOptions, RestoreOptions, Runtime};
 pub use state::{ContainerState, ContainerStatus, ListEntry};

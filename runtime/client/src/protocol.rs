@@ -8,7 +8,16 @@
 //!        ──Request { id, call: Create | Start | Exec | Kill | Delete | List | Shutdown }──▶
 //!        ◀─Message::Reply { id, result }──                        answers may overtake each other: match by id
 //!        ◀─Message::Exited(record)──                              any time after Hello, once for each exit
+//!
+//! a connection of its own for each person who runs a program in a container, or attaches to one:
+//!
+//! berthd ──Request { id, call: Open | Attach }──▶ monitor
+//!        ◀─Message::Reply { id, result: Ok(Streams) }──           then a byte with a descriptor (SCM_RIGHTS) for each
+//!        ──Request { id, call: CloseInput }──▶                    no more input will come
+//!        ◀─Message::Ended { id, code }──                          everything that was written is in the pipes
 //! ```
+//!
+//! When such a connection ends first, the program that it opened is hung up, and killed if that does not end it.
 //!
 //! The monitor serves several connections at once (an old one may linger after `berthd` was killed);
 //! events go to all of them. What happened while nobody was connected is in the [`Record`] files.
@@ -19,7 +28,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Failure;
 
-/// Version of this protocol; both sides refuse another one.
+/// Version of this protocol; both sides refuse another one. A call that an older monitor does not know ends the
+/// connection it came by, no other: calls may be added without a new version.
 pub const VERSION: u32 = 1;
 /// Longest body of a frame, in bytes.
 pub const MAX_FRAME: usize = 1 << 20;
@@ -56,6 +66,12 @@ pub enum Call {
     },
     /// Runs a program in a container and returns its output.
     Exec(Exec),
+    /// Runs a program in a container with its standard streams in the caller's hands.
+    Open(Open),
+    /// Puts the standard streams of a container's first process into the caller's hands.
+    Attach(Attach),
+    /// The caller of `Open` or `Attach` has no more input.
+    CloseInput,
     /// Sends a signal.
     Kill {
         /// Id of the container.
@@ -89,6 +105,12 @@ pub struct Create {
     pub cgroup: String,
     /// Keep the container's stdin open; else it is empty.
     pub stdin: bool,
+    /// The stdin ends when the first who attached to it leaves or ends his input.
+    #[serde(default)]
+    pub stdin_once: bool,
+    /// The process has a terminal (`process.terminal` of the bundle's configuration).
+    #[serde(default)]
+    pub terminal: bool,
 }
 
 /// A log file in CRI format and its limits.
@@ -115,6 +137,39 @@ pub struct Exec {
     pub output_limit: usize,
 }
 
+/// Arguments of [`Call::Open`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Open {
+    /// Id of the container.
+    pub container: String,
+    /// The OCI process object, as JSON; its `terminal` decides whether the program gets one.
+    pub process: serde_json::Value,
+    /// The streams that the caller wants; the others are empty.
+    pub wanted: Streams,
+}
+
+/// Arguments of [`Call::Attach`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Attach {
+    /// Id of the container.
+    pub container: String,
+    /// The streams that the caller wants.
+    pub wanted: Streams,
+}
+
+/// Which standard streams.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Streams {
+    /// Input.
+    pub stdin: bool,
+    /// Output; with a terminal, everything that is shown.
+    pub stdout: bool,
+    /// Error output; none with a terminal.
+    pub stderr: bool,
+    /// The streams are a terminal.
+    pub terminal: bool,
+}
+
 /// What the monitor sends.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Message {
@@ -127,6 +182,13 @@ pub enum Message {
     },
     /// A container's process has ended; the record is on disk already.
     Exited(Record),
+    /// The program that this connection opened, or the container it is attached to, has ended.
+    Ended {
+        /// Id of the request that opened it.
+        id: u64,
+        /// Exit code; 128 + signal when it was killed.
+        code: i32,
+    },
 }
 
 /// The good answers.
@@ -143,9 +205,11 @@ pub enum Answer {
     Container(Record),
     /// To `Exec`.
     Exec(ExecResult),
+    /// To `Open` and `Attach`: the descriptors that follow this frame, in the order of the fields.
+    Streams(Streams),
     /// To `List`.
     List(Vec<Record>),
-    /// To `Kill`, `Delete` and `Shutdown`.
+    /// To `CloseInput`, `Kill`, `Delete` and `Shutdown`.
     Done,
 }
 

@@ -12,6 +12,8 @@ pub struct Runtime {
     path: PathBuf,
     root: Option<PathBuf>,
     log_dir: Option<PathBuf>,
+    flags: Vec<&'static str>,
+    program_dir: Option<PathBuf>,
 }
 
 /// Options of `create` and `run`.
@@ -25,6 +27,56 @@ pub struct CreateOptions<'a> {
     pub detach: bool,
     /// Use MS_MOVE in place of pivot_root (a root on a ramfs).
     pub no_pivot: bool,
+    /// Leave the session keyring as it is.
+    pub no_new_keyring: bool,
+}
+
+/// Options of `checkpoint` (criu(8)).
+#[derive(Debug, Clone, Default)]
+pub struct CheckpointOptions<'a> {
+    /// Where the images go; without it, where the runtime's default is.
+    pub image_path: Option<&'a Path>,
+    /// Where criu works and logs.
+    pub work_path: Option<&'a Path>,
+    /// Images of a pre-dump before, relative to `image_path`.
+    pub parent_path: Option<&'a Path>,
+    /// The container goes on afterwards.
+    pub leave_running: bool,
+    /// Established TCP connections may be in the images.
+    pub tcp_established: bool,
+    /// Unix sockets to the outside may be.
+    pub ext_unix_sk: bool,
+    /// A terminal may be.
+    pub shell_job: bool,
+    /// Locks of files may be.
+    pub file_locks: bool,
+    /// Namespaces whose content is not kept (`network`).
+    pub empty_ns: &'a [String],
+    /// How cgroups are restored: `soft`, `full`, `strict`, `ignore`; empty for the runtime's default.
+    pub manage_cgroups_mode: &'a str,
+}
+
+/// Options of `restore`, always detached.
+#[derive(Debug, Clone, Default)]
+pub struct RestoreOptions<'a> {
+    /// Where the images are.
+    pub image_path: Option<&'a Path>,
+    /// Where criu works and logs.
+    pub work_path: Option<&'a Path>,
+    /// Where the runtime writes the container's pid.
+    pub pid_file: Option<&'a Path>,
+    /// Unix socket that receives the terminal's master side.
+    pub console_socket: Option<&'a Path>,
+    /// Use MS_MOVE in place of pivot_root.
+    pub no_pivot: bool,
+    /// Established TCP connections are in the images.
+    pub tcp_established: bool,
+    /// Unix sockets to the outside are.
+    pub ext_unix_sk: bool,
+    /// A terminal is.
+    pub shell_job: bool,
+    /// Locks of files are.
+    pub file_locks: bool,
 }
 
 /// Options of `exec`.
@@ -45,6 +97,8 @@ impl Runtime {
             path: path.into(),
             root: None,
             log_dir: None,
+            flags: Vec::new(),
+            program_dir: None,
         }
     }
 
@@ -63,19 +117,45 @@ impl Runtime {
         self
     }
 
+    /// Passes `--systemd-cgroup`: cgroups are made by asking systemd.
+    #[must_use]
+    pub fn with_systemd_cgroup(mut self) -> Runtime {
+        self.flags.push("--systemd-cgroup");
+        self
+    }
+
+    /// Passes `--debug`: the runtime logs what it does.
+    #[must_use]
+    pub fn with_debug(mut self) -> Runtime {
+        self.flags.push("--debug");
+        self
+    }
+
+    /// Lets the runtime look for programs that it starts (criu) in this folder first.
+    #[must_use]
+    pub fn with_program_dir(mut self, dir: impl Into<PathBuf>) -> Runtime {
+        self.program_dir = Some(dir.into());
+        self
+    }
+
     /// Path of the binary.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     fn verb(&self, verb: &'static str, id: &str) -> Invocation {
-        Invocation::new(
+        let mut call = Invocation::new(
             &self.path,
             self.root.as_deref(),
             self.log_dir.as_deref(),
+            &self.flags,
             verb,
             id,
-        )
+        );
+        if let Some(dir) = &self.program_dir {
+            call.look_in(dir);
+        }
+        call
     }
 
     /// `create`: sets the container up and leaves it before the user's program.
@@ -95,6 +175,48 @@ impl Runtime {
         path_flag(&mut call, "--console-socket", options.console_socket);
         flag(&mut call, "--detach", options.detach);
         flag(&mut call, "--no-pivot", options.no_pivot);
+        flag(&mut call, "--no-new-keyring", options.no_new_keyring);
+        call.arg(id);
+        call
+    }
+
+    /// `checkpoint`: writes the container's processes to images.
+    pub fn checkpoint(&self, id: &str, options: &CheckpointOptions<'_>) -> Invocation {
+        let mut call = self.verb("checkpoint", id);
+        path_flag(&mut call, "--image-path", options.image_path);
+        path_flag(&mut call, "--work-path", options.work_path);
+        path_flag(&mut call, "--parent-path", options.parent_path);
+        flag(&mut call, "--leave-running", options.leave_running);
+        flag(&mut call, "--tcp-established", options.tcp_established);
+        flag(&mut call, "--ext-unix-sk", options.ext_unix_sk);
+        flag(&mut call, "--shell-job", options.shell_job);
+        flag(&mut call, "--file-locks", options.file_locks);
+        for kind in options.empty_ns {
+            call.arg("--empty-ns").arg(kind);
+        }
+        if !options.manage_cgroups_mode.is_empty() {
+            call.arg("--manage-cgroups-mode").arg(options.manage_cgroups_mode);
+        }
+        call.arg(id);
+        call
+    }
+
+    /// `restore`: makes the container of `bundle` from images, detached.
+    pub fn restore(&self, id: &str, bundle: &Path, options: &RestoreOptions<'_>) -> Invocation {
+        let mut call = self.verb("restore", id);
+        call.arg("--bundle")
+            .arg(bundle)
+            .arg("--detach")
+            .arg("--no-subreaper");
+        path_flag(&mut call, "--image-path", options.image_path);
+        path_flag(&mut call, "--work-path", options.work_path);
+        path_flag(&mut call, "--pid-file", options.pid_file);
+        path_flag(&mut call, "--console-socket", options.console_socket);
+        flag(&mut call, "--no-pivot", options.no_pivot);
+        flag(&mut call, "--tcp-established", options.tcp_established);
+        flag(&mut call, "--ext-unix-sk", options.ext_unix_sk);
+        flag(&mut call, "--shell-job", options.shell_job);
+        flag(&mut call, "--file-locks", options.file_locks);
         call.arg(id);
         call
     }

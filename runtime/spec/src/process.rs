@@ -175,7 +175,7 @@ words! {
 words! {
     /// A flag of sched_setattr(2).
     pub enum LinuxSchedulerFlag {
-        SchedResetOnFork => "SCHED_RESET_ON_FORK",
+        SchedResetOnFork => "SCHED_FLAG_RESET_ON_FORK",
         SchedFlagReclaim => "SCHED_FLAG_RECLAIM",
         SchedFlagDLOverrun => "SCHED_FLAG_DL_OVERRUN",
         SchedFlagKeepPolicy => "SCHED_FLAG_KEEP_POLICY",

@@ -11,22 +11,28 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use berth_cgroups::{Cgroup, CgroupPath};
+use berth_cgroups::Cgroup;
+use berth_cgroups::systemd::Placeholder;
 use berth_spec::{Hook, LinuxNamespaceType, LinuxResources};
 use clap::Args;
 
 use super::{Context, ExitCode};
+use crate::annotations;
 use crate::bundle::Bundle;
-use crate::container::Container;
+use crate::container::{Container, ContainerError};
 use crate::error::{ArgumentError, Error};
 use crate::hooks::{self, HookState};
 use crate::host::HostFacts;
+use crate::host_mounts;
 use crate::launch::{self, HookPoint, LaunchError, Launched};
 use crate::log;
+use crate::notify::Manager;
+use crate::placement::Placement;
 use crate::plan::{self, CreateOptions, Gate};
+use crate::resctrl::Group;
 use crate::seccomp::Program;
 use crate::spec::OCI_VERSION;
-use crate::state::{ContainerId, LaterHooks, LockedDir, Record, Status, rfc3339};
+use crate::state::{ContainerId, LaterHooks, LockedDir, Record, Status, SystemdUnit, rfc3339};
 use crate::validate;
 
 /// Create a container
@@ -123,21 +129,20 @@ impl Prepared {
 
     /// Makes the container. On failure nothing of it is left.
     pub(super) fn create(
-        self,
+        mut self,
         context: &Context,
         id: &ContainerId,
         args: &SharedArgs,
         console: Option<OwnedFd>,
         gate: Gate,
     ) -> Result<Created, Error> {
-        let linux = self.bundle.spec.linux().as_ref();
-        let configured = linux.and_then(|linux| linux.cgroups_path().as_deref());
         let request = Request {
             id,
             args,
             console,
             gate,
-            cgroup: CgroupPath::for_container(configured, id.as_str())?,
+            placement: Placement::new(&self.bundle.spec, id.as_str(), context.driver, &self.host)?,
+            rootless: context.driver.is_rootless(&self.host),
             seccomp: super::filter(&self.bundle.spec)?,
         };
         let lock = context.root.create(id)?;
@@ -163,13 +168,27 @@ impl Prepared {
     }
 
     /// Makes the cgroup and what goes into it.
-    fn with_cgroup(&self, request: Request<'_>, lock: &LockedDir) -> Result<(Launched, Record), Error> {
-        let cgroup = Cgroup::create(&self.host.cgroups, &request.cgroup)?;
+    fn with_cgroup(&mut self, request: Request<'_>, lock: &LockedDir) -> Result<(Launched, Record), Error> {
+        if let Some(manager) = Manager::from_environment() {
+            manager.prepare(&mut self.bundle.spec, lock.path())?;
+        }
+        let none = LinuxResources::default();
+        let linux = self.bundle.spec.linux().as_ref();
+        let resources = linux
+            .and_then(|linux| linux.resources().as_ref())
+            .unwrap_or(&none);
+        let id = request.id.as_str();
+        let (cgroup, placeholder) = request.placement.make(&self.host.cgroups, id, resources)?;
+        let limited = Limited {
+            cgroup: &cgroup,
+            resources,
+            placeholder,
+        };
         // Only now: whoever finds a configuration without a record takes its cgroup for this container's.
         let launched = lock
             .write_config(&self.bundle.config)
             .map_err(Error::from)
-            .and_then(|()| self.launch(request, lock, &cgroup));
+            .and_then(|()| self.launch(request, lock, limited));
         launched.inspect_err(|_| remove_cgroup(&cgroup))
     }
 
@@ -178,53 +197,104 @@ impl Prepared {
         &self,
         request: Request<'_>,
         lock: &LockedDir,
-        cgroup: &Cgroup,
+        limited: Limited<'_>,
     ) -> Result<(Launched, Record), Error> {
-        let Request {
-            id,
-            args,
-            console,
-            gate,
-            seccomp,
-            ..
-        } = request;
-        let none = LinuxResources::default();
-        let linux = self.bundle.spec.linux().as_ref();
-        let resources = linux
-            .and_then(|linux| linux.resources().as_ref())
-            .unwrap_or(&none);
+        let Limited {
+            cgroup,
+            resources,
+            placeholder,
+        } = limited;
         for ignored in cgroup.limit(resources)? {
             log::warn(&format!("{}: ignored: {}", ignored.field, ignored.reason));
         }
-        let paths = cgroup.paths();
-        let options = CreateOptions {
-            id: id.as_str(),
-            cgroup_paths: &paths,
-            no_pivot: args.no_pivot,
-            no_new_keyring: args.no_new_keyring,
-            preserve_fds: args.preserve_fds,
-            listen_fds: self.listen_fds,
-            console: console.is_some(),
-            gate,
-            seccomp: seccomp.as_ref(),
-        };
-        let plan = plan::create(&self.bundle, &self.host, &options)?;
-        let mut parent = Parent {
-            id,
+        let group = self.resctrl_group(request.id)?;
+        let mounted_before = self.mounted_before()?;
+        let parent = Parent {
+            id: request.id,
             bundle: &self.bundle,
-            annotations: annotations(&self.bundle),
+            annotations: all_annotations(&self.bundle),
             resources,
             cgroup,
+            placeholder,
+            rootless: request.rootless,
+            group: group.as_ref(),
+            mounted_before: mounted_before.as_deref(),
             lock,
             record: None,
         };
+        let launched = self.launch_under(parent, request);
+        if let (Err(_), Some(before)) = (&launched, &mounted_before)
+            && let Err(error) = host_mounts::detach(&self.bundle.rootfs, before)
+        {
+            log::warn(&format!("unmount what the container has mounted: {error}"));
+        }
+        if let (Err(_), Some(group)) = (&launched, &group)
+            && let Err(error) = group.delete()
+        {
+            log::warn(&crate::error::chain(&error));
+        }
+        launched
+    }
+
+    /// For a container without a mount namespace, whose mounts are seen by all: what is there without them.
+    fn mounted_before(&self) -> Result<Option<Vec<PathBuf>>, Error> {
+        let spec = &self.bundle.spec;
+        let namespaces = spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.namespaces().as_ref());
+        let private = namespaces
+            .iter()
+            .flat_map(|list| list.iter())
+            .any(|entry| entry.typ() == LinuxNamespaceType::Mount);
+        if private {
+            return Ok(None);
+        }
+        let root = &self.bundle.rootfs;
+        let found = host_mounts::below(root).map_err(|source| ContainerError::Mounts {
+            root: root.clone(),
+            source,
+        })?;
+        Ok(Some(found))
+    }
+
+    /// The group of `linux.intelRdt`, made and with its shares.
+    fn resctrl_group(&self, id: &ContainerId) -> Result<Option<Group>, Error> {
+        let linux = self.bundle.spec.linux().as_ref();
+        let asked = linux.and_then(|linux| linux.intel_rdt().as_ref());
+        match (asked, &self.host.resctrl) {
+            (Some(asked), Some(found)) => Ok(Some(Group::create(&found.mounted, asked, id.as_str())?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Starts the init and writes the record.
+    fn launch_under(
+        &self,
+        mut parent: Parent<'_>,
+        request: Request<'_>,
+    ) -> Result<(Launched, Record), Error> {
+        let (lock, cgroup) = (parent.lock, parent.cgroup);
+        let paths = cgroup.paths();
+        let options = CreateOptions {
+            id: request.id.as_str(),
+            cgroup_paths: &paths,
+            no_pivot: request.args.no_pivot,
+            no_new_keyring: request.args.no_new_keyring,
+            preserve_fds: request.args.preserve_fds,
+            listen_fds: self.listen_fds,
+            console: request.console.is_some(),
+            gate: request.gate,
+            seccomp: request.seccomp.as_ref(),
+        };
+        let plan = plan::create(&self.bundle, &self.host, &options)?;
         let launched = launch::launch(
             &plan,
             launch::Context {
                 spec: &self.bundle.spec,
                 state_dir: Some(lock.path()),
                 cgroup,
-                console_socket: console,
+                console_socket: request.console,
                 host: &mut parent,
             },
         )
@@ -241,8 +311,16 @@ struct Request<'a> {
     args: &'a SharedArgs,
     console: Option<OwnedFd>,
     gate: Gate,
-    cgroup: CgroupPath,
+    placement: Placement,
+    rootless: bool,
     seccomp: Option<Program>,
+}
+
+/// A new cgroup with what it is to be limited to, and what keeps it alive while it has no process.
+struct Limited<'a> {
+    cgroup: &'a Cgroup,
+    resources: &'a LinuxResources,
+    placeholder: Option<Placeholder>,
 }
 
 /// Kills and removes what a failed start may have left.
@@ -265,7 +343,7 @@ fn unwrap_own(error: LaunchError) -> Error {
     }
 }
 
-fn annotations(bundle: &Bundle) -> BTreeMap<String, String> {
+fn all_annotations(bundle: &Bundle) -> BTreeMap<String, String> {
     let annotations = bundle.spec.annotations().iter().flatten();
     annotations
         .map(|(key, value)| (key.clone(), value.clone()))
@@ -277,7 +355,9 @@ fn record(
     bundle: &Bundle,
     annotations: BTreeMap<String, String>,
     (pid, start_time): (i32, u64),
-    cgroup_paths: BTreeMap<String, PathBuf>,
+    cgroup: &Cgroup,
+    mounted_before: Option<&[PathBuf]>,
+    intel_rdt: Option<&Group>,
 ) -> Record {
     let spec = &bundle.spec;
     let namespaces = spec
@@ -303,8 +383,11 @@ fn record(
         rootfs: bundle.rootfs.clone(),
         created: rfc3339(SystemTime::now()),
         annotations,
-        cgroup_paths,
+        cgroup_paths: cgroup.paths(),
+        systemd: cgroup.unit().map(SystemdUnit::from),
         private_pid_namespace,
+        mounted_before: mounted_before.map(<[PathBuf]>::to_vec),
+        intel_rdt: intel_rdt.cloned(),
         hooks: LaterHooks {
             poststart: list(hooks.map(berth_spec::Hooks::poststart)),
             poststop: list(hooks.map(berth_spec::Hooks::poststop)),
@@ -334,7 +417,9 @@ impl Created {
         if let Some(path) = &args.pid_file {
             write_pid_file(path, self.launched.pid)?;
         }
-        super::send_pidfd(args.pidfd_socket.as_deref(), self.launched.pidfd.as_fd())
+        let receiver = self.container.record.annotations.get(annotations::PIDFD_RECEIVER);
+        let socket = args.pidfd_socket.as_deref().or(receiver.map(Path::new));
+        super::send_pidfd(socket, self.launched.pidfd.as_fd())
     }
 
     /// Takes the container away again after a failure that is reported by the caller.
@@ -389,6 +474,11 @@ struct Parent<'a> {
     annotations: BTreeMap<String, String>,
     resources: &'a LinuxResources,
     cgroup: &'a Cgroup,
+    placeholder: Option<Placeholder>,
+    /// Whether this user may lack the right to a device filter.
+    rootless: bool,
+    group: Option<&'a Group>,
+    mounted_before: Option<&'a [PathBuf]>,
     lock: &'a LockedDir,
     /// The container's record, once its first process is there.
     record: Option<Record>,
@@ -410,15 +500,26 @@ impl Parent<'_> {
 impl launch::Host for Parent<'_> {
     fn beside(&mut self, pid: i32, start_time: u64) -> Result<(), Box<dyn StdError + Send + Sync>> {
         let own = |error: Error| -> Box<dyn StdError + Send + Sync> { Box::new(error) };
-        self.cgroup
-            .filter_devices(self.resources)
-            .map_err(|error| own(error.into()))?;
+        // The container's process keeps the cgroup alive now.
+        drop(self.placeholder.take());
+        match self.cgroup.filter_devices(self.resources) {
+            // As with runc: a user who may load no filter has no right to devices that are not open to all, either.
+            Err(error) if self.rootless && error.is_permission() => {
+                log::debug(&format!("no device filter: {}", crate::error::chain(&error)));
+            }
+            done => done.map_err(|error| own(error.into()))?,
+        }
+        if let Some(group) = self.group {
+            group.add(pid).map_err(|error| own(error.into()))?;
+        }
         let record = record(
             self.id,
             self.bundle,
             self.annotations.clone(),
             (pid, start_time),
-            self.cgroup.paths(),
+            self.cgroup,
+            self.mounted_before,
+            self.group,
         );
         self.lock
             .prepare_record(&record)

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use berth_cgroups::{Cgroup, CgroupPath};
+use berth_cgroups::CgroupPath;
 use clap::Args;
 
 use super::{Context, ExitCode};
@@ -10,6 +10,7 @@ use crate::bundle;
 use crate::container::{Container, ContainerError};
 use crate::error::Error;
 use crate::host::HostFacts;
+use crate::placement::{Driver, Placement};
 use crate::state::{CONFIG_FILE, ContainerId, LockedDir, StateError, Status};
 
 /// Delete any resources held by the container, often used with a detached container
@@ -34,7 +35,7 @@ pub(super) fn run(context: &Context, args: &DeleteArgs) -> Result<ExitCode, Erro
         // An aborted create, or a record that cannot be read.
         Err(Error::State(error @ (StateError::NotExist | StateError::Corrupt { .. }))) => {
             if args.force || matches!(error, StateError::NotExist) {
-                remove_unfinished(lock, &id)?;
+                remove_unfinished(context, lock, &id)?;
             }
             return if args.force { Ok(0) } else { Err(error.into()) };
         }
@@ -58,22 +59,27 @@ pub(super) fn run(context: &Context, args: &DeleteArgs) -> Result<ExitCode, Erro
 
 /// Removes what an aborted create left: its directory, and the cgroup that its configuration names with whatever is
 /// in it.
-fn remove_unfinished(lock: LockedDir, id: &ContainerId) -> Result<(), Error> {
+fn remove_unfinished(context: &Context, lock: LockedDir, id: &ContainerId) -> Result<(), Error> {
     let file = lock.path().join(CONFIG_FILE);
     if let Ok(text) = fs::read(&file)
         && let Ok((spec, _)) = bundle::parse_spec(&file, &text)
     {
+        let host = HostFacts::collect()?;
+        // Only systemd makes what is named in its form, whether the option is given now or not.
         let configured = spec
             .linux()
             .as_ref()
             .and_then(|linux| linux.cgroups_path().as_deref());
-        let host = HostFacts::collect()?;
-        let cgroup = Cgroup::open(
-            &host.cgroups,
-            &CgroupPath::for_container(configured, id.as_str())?,
-        )?;
-        cgroup.kill()?;
-        cgroup.delete()?;
+        let named = CgroupPath::for_container(configured, id.as_str())?;
+        let driver = Driver {
+            systemd: context.driver.systemd || matches!(named, CgroupPath::Systemd(_)),
+            ..context.driver
+        };
+        let placement = Placement::new(&spec, id.as_str(), driver, &host)?;
+        if let Some(cgroup) = placement.find(&host.cgroups)? {
+            cgroup.kill()?;
+            cgroup.delete()?;
+        }
     }
     Ok(lock.remove()?)
 }

@@ -110,7 +110,11 @@ fn execute(context: &Context, args: &ExecArgs) -> Result<ExitCode, Error> {
     let terminal = process.terminal().unwrap_or(false);
     super::check_terminal(terminal, args.detach, args.console_socket.as_deref())?;
     super::check_preserved_fds(0, args.preserve_fds)?;
-    let cgroup_paths = sub_cgroups(&container.record.cgroup_paths, &args.cgroup)?;
+    let cgroup_paths = if args.cgroup.is_empty() {
+        own_cgroups(&container, &host)
+    } else {
+        sub_cgroups(&container.record.cgroup_paths, &args.cgroup)?
+    };
     let seccomp = super::filter(&spec)?;
     let (mut foreground, console) = if args.detach {
         (None, connect("--console-socket", args.console_socket.as_deref())?)
@@ -135,7 +139,7 @@ fn execute(context: &Context, args: &ExecArgs) -> Result<ExitCode, Error> {
         launch::Context {
             spec: &spec,
             state_dir: None,
-            cgroup: &Cgroup::from_paths(&cgroup_paths),
+            cgroup: &Cgroup::from_paths(&cgroup_paths).with_unit(container.unit()),
             console_socket: console,
             host: &mut Parent {
                 container: &container,
@@ -175,7 +179,7 @@ fn process(args: &ExecArgs, spec: &Spec) -> Result<Process, Error> {
         for warning in &warnings {
             log::warn(warning);
         }
-        return Ok(process);
+        return Ok(completed(process, spec.process().as_ref()));
     }
     let command = args.arguments.get(1..).unwrap_or_default();
     if command.is_empty() {
@@ -206,6 +210,38 @@ fn process(args: &ExecArgs, spec: &Spec) -> Result<Process, Error> {
     add_capabilities(&mut process, &args.cap)?;
     change_user(&mut process, args)?;
     Ok(process)
+}
+
+/// What a process document leaves out is the container's, as with runc: a document is more often written by hand than
+/// meant to give up what the container has.
+fn completed(mut process: Process, container: Option<&Process>) -> Process {
+    let Some(container) = container else {
+        return process;
+    };
+    if process.capabilities.is_none() {
+        process.capabilities.clone_from(&container.capabilities);
+    }
+    if process.rlimits.iter().flatten().next().is_none() {
+        process.rlimits.clone_from(&container.rlimits);
+    }
+    let empty = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
+    if empty(&process.apparmor_profile) {
+        process.apparmor_profile.clone_from(&container.apparmor_profile);
+    }
+    if empty(&process.selinux_label) {
+        process.selinux_label.clone_from(&container.selinux_label);
+    }
+    if process.scheduler.is_none() {
+        process.scheduler.clone_from(&container.scheduler);
+    }
+    if process.io_priority.is_none() {
+        process.io_priority.clone_from(&container.io_priority);
+    }
+    if process.exec_cpu_affinity.is_none() {
+        process.exec_cpu_affinity.clone_from(&container.exec_cpu_affinity);
+    }
+    process.user.umask = process.user.umask.or(container.user.umask);
+    process
 }
 
 /// Adds to the bounding, effective and permitted sets; to the ambient one only if there are inheritable ones, without
@@ -260,6 +296,26 @@ fn parse_user(text: &str) -> Result<(u32, Option<u32>), ArgumentError> {
         Some((uid, gid)) => Ok((number("uid", uid)?, Some(number("gid", gid)?))),
         None => Ok((number("uid", text)?, None)),
     }
+}
+
+/// The container's cgroups. In one that passes controllers on to others, as systemd or Docker inside make it, cgroup2
+/// allows no process (cgroups(7), "no internal processes" rule): then the one that the init has gone to.
+fn own_cgroups(container: &Container, host: &HostFacts) -> BTreeMap<String, PathBuf> {
+    let mut paths = container.record.cgroup_paths.clone();
+    let Some(own) = paths.get_mut("") else {
+        return paths;
+    };
+    let passed_on = fs::read_to_string(own.join("cgroup.subtree_control")).unwrap_or_default();
+    if passed_on.trim().is_empty() {
+        return paths;
+    }
+    let text = fs::read_to_string(format!("/proc/{}/cgroup", container.record.pid)).unwrap_or_default();
+    let now = text.lines().find_map(|line| line.strip_prefix("0::"));
+    let located = now.and_then(|now| host.cgroups.unified()?.locate(Path::new(now)));
+    if let Some(located) = located.filter(|located| located.starts_with(&*own)) {
+        *own = located;
+    }
+    paths
 }
 
 /// The directories of existing sub-cgroups: `controller[,controller]:path`, or a path for all hierarchies.
@@ -317,6 +373,13 @@ struct Parent<'a> {
 }
 
 impl launch::Host for Parent<'_> {
+    fn beside(&mut self, pid: i32, _: u64) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        match &self.container.record.intel_rdt {
+            Some(group) => Ok(group.add_if_there(pid)?),
+            None => Ok(()),
+        }
+    }
+
     fn hooks(&mut self, _: HookPoint, _: i32) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Ok(())
     }

@@ -41,7 +41,7 @@ struct LinuxFeatures {
     seccomp: SeccompFeatures,
     apparmor: Enabled,
     selinux: Enabled,
-    intel_rdt: Enabled,
+    intel_rdt: IntelRdtFeatures,
     memory_policy: MemoryPolicyFeatures,
     mount_extensions: MountExtensions,
     net_devices: Enabled,
@@ -50,6 +50,13 @@ struct LinuxFeatures {
 #[derive(Serialize)]
 struct Enabled {
     enabled: bool,
+}
+
+#[derive(Serialize)]
+struct IntelRdtFeatures {
+    enabled: bool,
+    schemata: bool,
+    monitoring: bool,
 }
 
 #[derive(Serialize)]
@@ -185,8 +192,8 @@ fn features() -> Features {
             cgroup: CgroupFeatures {
                 v1: true,
                 v2: true,
-                systemd: false,
-                systemd_user: false,
+                systemd: true,
+                systemd_user: true,
                 rdma: true,
             },
             seccomp: SeccompFeatures {
@@ -199,7 +206,11 @@ fn features() -> Features {
             },
             apparmor: Enabled { enabled: true },
             selinux: Enabled { enabled: true },
-            intel_rdt: Enabled { enabled: true },
+            intel_rdt: IntelRdtFeatures {
+                enabled: true,
+                schemata: true,
+                monitoring: true,
+            },
             memory_policy: MemoryPolicyFeatures {
                 modes: MEMORY_MODES,
                 flags: MEMORY_FLAGS,
@@ -213,6 +224,12 @@ fn features() -> Features {
             ("dev.berth.version", env!("CARGO_PKG_VERSION").to_owned()),
             ("io.github.seccomp.libseccomp.version", version),
         ]),
-        potentially_unsafe_config_annotations: &["bundle"],
+        // Those that name files and sockets of the host, or properties of its units; a dot ends a prefix.
+        potentially_unsafe_config_annotations: &[
+            "bundle",
+            "org.criu.config",
+            "org.systemd.property.",
+            "run.oci.",
+        ],
     }
 }

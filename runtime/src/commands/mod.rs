@@ -2,15 +2,21 @@
 
 mod create;
 mod delete;
+mod duration;
+mod events;
 mod exec;
 mod features;
 mod kill;
 mod list;
+mod pause;
 mod plan;
+pub(crate) mod ps;
+mod resume;
 mod run;
 mod spec;
 mod start;
 mod state;
+pub(crate) mod update;
 
 use std::env;
 use std::ffi::OsString;
@@ -20,13 +26,18 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use berth_cgroups::CgroupError;
 use berth_spec::Spec;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use nix::errno::Errno;
 use nix::unistd::geteuid;
 
+use crate::annotations;
+use crate::container::ContainerError;
 use crate::error::{ArgumentError, Error};
 use crate::host;
 use crate::log::{self, Log};
+use crate::placement::Driver;
 use crate::seccomp::{self, Program};
 use crate::spec::OCI_VERSION;
 use crate::state::{ContainerId, StateRoot};
@@ -90,6 +101,7 @@ struct GlobalArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     Create(create::CreateArgs),
+    Events(events::EventsArgs),
     Exec(exec::ExecArgs),
     Plan(plan::PlanArgs),
     Run(run::RunArgs),
@@ -98,8 +110,12 @@ enum Command {
     Features(features::FeaturesArgs),
     Kill(kill::KillArgs),
     List(list::ListArgs),
+    Pause(pause::PauseArgs),
+    Ps(ps::PsArgs),
+    Resume(resume::ResumeArgs),
     Spec(spec::SpecArgs),
     State(state::StateArgs),
+    Update(Box<update::UpdateArgs>),
 }
 
 /// What every verb knows.
@@ -108,6 +124,13 @@ struct Context {
     root: StateRoot,
     /// Whether `--root` was given.
     root_given: bool,
+    /// `--systemd-cgroup` and `--rootless`.
+    driver: Driver,
+}
+
+/// The definition of the command line, for what is made from it: completions, man pages.
+pub fn definition() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command line. What it returns is the process's exit code.
@@ -141,40 +164,50 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
     let context = context(&global)?;
     match command {
         Command::Create(args) => create::run(&context, &args),
+        Command::Events(args) => events::run(&context, &args),
         Command::Exec(args) => exec::run(&context, &args),
-        Command::Plan(args) => plan::run(&args),
+        Command::Plan(args) => plan::run(&context, &args),
         Command::Run(args) => run::run(&context, &args),
         Command::Start(args) => start::run(&context, &args),
         Command::Delete(args) => delete::run(&context, &args),
         Command::Features(args) => features::run(&args),
         Command::Kill(args) => kill::run(&context, &args),
         Command::List(args) => list::run(&context, &args),
+        Command::Pause(args) => pause::run(&context, &args),
+        Command::Ps(args) => ps::run(&context, &args),
+        Command::Resume(args) => resume::run(&context, &args),
         Command::Spec(args) => spec::run(&args),
         Command::State(args) => state::run(&context, &args),
+        Command::Update(args) => update::run(&context, &args),
     }
 }
 
 fn context(global: &GlobalArgs) -> Result<Context, Error> {
-    if global.systemd_cgroup {
-        return Err(ArgumentError::SystemdCgroup.into());
-    }
     if global.criu.is_some() {
         return Err(ArgumentError::Criu.into());
-    }
-    // Containers of the unprivileged are recognised by themselves ("auto"): the words are checked and change nothing.
-    if !["", "auto", "true", "t", "1", "false", "f", "0"]
-        .contains(&global.rootless.to_ascii_lowercase().as_str())
-    {
-        return Err(ArgumentError::Rootless {
-            value: global.rootless.clone(),
-        }
-        .into());
     }
     let root = state_root(global.root.as_deref())?;
     Ok(Context {
         root: StateRoot::new(root),
         root_given: global.root.is_some(),
+        driver: Driver {
+            systemd: global.systemd_cgroup,
+            rootless: rootless(&global.rootless)?,
+        },
     })
+}
+
+/// `--rootless`, in the words that Go takes; none for "auto".
+fn rootless(word: &str) -> Result<Option<bool>, Error> {
+    match word {
+        "" | "auto" => Ok(None),
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
+        _ => Err(ArgumentError::Rootless {
+            value: word.to_owned(),
+        }
+        .into()),
+    }
 }
 
 /// `--root` made absolute; without it the user's runtime directory for the unprivileged, else /run/berth.
@@ -297,10 +330,31 @@ fn filter(spec: &Spec) -> Result<Option<Program>, Error> {
         return Ok(None);
     };
     let program = seccomp::compile(profile)?;
+    if let Some(name) = program.ignored.first()
+        && annotations::get(spec, annotations::SECCOMP_UNKNOWN).is_some()
+    {
+        return Err(ArgumentError::UnknownCall { name: name.clone() }.into());
+    }
     for name in &program.ignored {
         log::debug(&format!("unknown seccomp syscall {name:?} ignored"));
     }
     Ok(Some(program))
+}
+
+/// Says what a refused operation on a cgroup most likely is for want of.
+fn warn_of_permission(verb: &str, error: &ContainerError) {
+    if let ContainerError::Freeze { source }
+    | ContainerError::Thaw { source }
+    | ContainerError::Pids { source } = error
+        && let CgroupError::Io {
+            source: Errno::EACCES | Errno::EPERM,
+            ..
+        } = source
+    {
+        log::warn(&format!(
+            "berth {verb} failure might be caused by lack of full access to cgroups"
+        ));
+    }
 }
 
 /// Writes a verb's result to standard output. A reader that has gone away is no error.

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use berth_cgroups::{Cgroup, CgroupPath};
 use clap::Args;
 
-use super::ExitCode;
+use super::{Context, ExitCode};
 use crate::bundle::Bundle;
 use crate::error::Error;
 use crate::host::HostFacts;
+use crate::placement::Placement;
 use crate::plan::{self, CreateOptions, Gate};
 use crate::validate;
 
@@ -29,22 +29,18 @@ pub(super) struct PlanArgs {
     ids: Vec<String>,
 }
 
-pub(super) fn run(args: &PlanArgs) -> Result<ExitCode, Error> {
+pub(super) fn run(context: &Context, args: &PlanArgs) -> Result<ExitCode, Error> {
     let id = super::one_id("plan", &args.ids)?;
     let bundle = Bundle::open(args.bundle.as_deref().unwrap_or(Path::new(".")))?;
     let mut host = HostFacts::collect()?;
     host.look_at(&bundle.spec);
     validate::validate(&bundle.spec, &host)?;
-    let linux = bundle.spec.linux().as_ref();
     let seccomp = super::filter(&bundle.spec)?;
-    let configured = linux.and_then(|linux| linux.cgroups_path().as_deref());
-    let cgroup = Cgroup::open(
-        &host.cgroups,
-        &CgroupPath::for_container(configured, id.as_str())?,
-    )?;
+    let placement = Placement::new(&bundle.spec, id.as_str(), context.driver, &host)?;
+    let cgroup_paths = placement.paths(&host.cgroups)?;
     let options = CreateOptions {
         id: id.as_str(),
-        cgroup_paths: &cgroup.paths(),
+        cgroup_paths: &cgroup_paths,
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
         preserve_fds: 0,

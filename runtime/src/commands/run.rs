@@ -8,6 +8,7 @@ use super::create::{Created, Prepared, SharedArgs};
 use super::{Context, ExitCode};
 use crate::error::Error;
 use crate::log;
+use crate::notify::Proxy;
 use crate::plan::Gate;
 use crate::state::{ContainerId, StateError};
 use crate::supervise::Foreground;
@@ -51,7 +52,10 @@ fn detached(context: &Context, id: &ContainerId, args: &RunArgs) -> Result<ExitC
     let prepared = Prepared::new(&args.shared, true)?;
     let console = super::create::connect("--console-socket", args.shared.console_socket.as_deref())?;
     let created = prepared.create(context, id, &args.shared, console, Gate::Direct)?;
-    start(created, args)?;
+    let started = start(created, args)?;
+    if let Some(proxy) = started.proxy {
+        proxy.wait(started.pid, started.pidfd.as_fd());
+    }
     Ok(0)
 }
 
@@ -64,7 +68,10 @@ fn foreground(context: &Context, id: &ContainerId, args: &RunArgs) -> Result<Exi
         created.undo();
         return Err(error.into());
     }
-    let started = start(created, args)?;
+    let mut started = start(created, args)?;
+    if let Some(proxy) = started.proxy.take() {
+        foreground.notify(proxy);
+    }
     let code = foreground.wait(started.pid, started.pidfd.as_fd())?;
     if !args.keep {
         // Somebody else may have deleted it meanwhile.
@@ -82,6 +89,8 @@ struct Started {
     container: crate::container::Container,
     pid: i32,
     pidfd: std::os::fd::OwnedFd,
+    /// What it says to a service manager.
+    proxy: Option<Proxy>,
 }
 
 /// Writes the pid file, releases the init, runs the poststart hooks. On failure the container is taken away.
@@ -95,15 +104,17 @@ fn start(created: Created, args: &RunArgs) -> Result<Started, Error> {
         launched,
         lock,
     } = created;
-    let started = launched
-        .start()
-        .map_err(Error::from)
-        .and_then(|started| super::start::poststart(&container).map(|()| started));
+    let started = super::start::proxy(&container).and_then(|proxy| {
+        let started = launched.start()?;
+        super::start::poststart(&container)?;
+        Ok((proxy, started))
+    });
     match started {
-        Ok((pid, pidfd)) => Ok(Started {
+        Ok((proxy, (pid, pidfd))) => Ok(Started {
             container,
             pid,
             pidfd,
+            proxy,
         }),
         Err(error) => {
             let undone = container

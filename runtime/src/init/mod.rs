@@ -261,6 +261,11 @@ impl Init {
             Step::IoPriority { priority } => Ok(sys::ioprio_set(priority)?),
             Step::Scheduler { attributes } => Ok(sys::sched_setattr(attributes)?),
             Step::Affinity { mask } => Ok(sys::sched_setaffinity(mask)?),
+            Step::AnyProcessor {} => {
+                // The kernel cuts the mask to the processors there can be. Failing leaves the inherited bond.
+                let _ = sys::sched_setaffinity(&[0xff; 1024]);
+                Ok(())
+            }
             Step::MemoryPolicy { mode, nodes } => Ok(sys::set_mempolicy(mode, nodes)?),
             Step::Seal {} => self.seal(),
             // `step` handles the others.

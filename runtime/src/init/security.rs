@@ -62,34 +62,21 @@ impl Init {
             Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
             Err(errno) => return Err(errno.into()),
         };
-        let cover = if sys::fstat(place)?.kind() == S_IFDIR {
-            let empty = self.empty_folder(label)?;
-            sys::clone_tree(empty, false)?
-        } else {
-            sys::clone_tree(self.null_device()?, false)?
+        let folder = sys::fstat(place)?.kind() == S_IFDIR;
+        let cover = match (folder, self.empty) {
+            (false, _) => sys::clone_tree(self.null_device()?, false)?,
+            (true, Some(empty)) => sys::clone_tree(empty, false)?,
+            (true, None) => empty_folder(label)?,
         };
         sys::move_mount(cover, place)?;
-        sys::close(cover);
         sys::close(place);
+        if folder && self.empty.is_none() {
+            // Serves all other folders. Only now: before Linux 6.15 a mount that is not attached cannot be cloned.
+            self.empty = Some(cover);
+        } else {
+            sys::close(cover);
+        }
         Ok(())
-    }
-
-    /// One file system serves all covered folders.
-    fn empty_folder(&mut self, label: &CStr) -> Result<Fd, Errno> {
-        if let Some(empty) = self.empty {
-            return Ok(empty);
-        }
-        let fs = sys::fsopen(c"tmpfs")?;
-        if !label.is_empty() {
-            sys::fsconfig_string(fs, c"context", label)?;
-        }
-        sys::fsconfig_string(fs, c"source", c"tmpfs")?;
-        sys::fsconfig_flag(fs, c"ro")?;
-        sys::fsconfig_create(fs)?;
-        let mount = sys::fsmount(fs, MOUNT_ATTR_RDONLY)?;
-        sys::close(fs);
-        self.empty = Some(mount);
-        Ok(mount)
     }
 
     /// Loads a system call filter. From here on only what the filter allows works.
@@ -114,4 +101,18 @@ impl Init {
         }
         Ok(())
     }
+}
+
+/// An empty file system to cover folders with, not attached yet.
+fn empty_folder(label: &CStr) -> Result<Fd, Errno> {
+    let fs = sys::fsopen(c"tmpfs")?;
+    if !label.is_empty() {
+        sys::fsconfig_string(fs, c"context", label)?;
+    }
+    sys::fsconfig_string(fs, c"source", c"tmpfs")?;
+    sys::fsconfig_flag(fs, c"ro")?;
+    sys::fsconfig_create(fs)?;
+    let mount = sys::fsmount(fs, MOUNT_ATTR_RDONLY)?;
+    sys::close(fs);
+    Ok(mount)
 }

@@ -61,6 +61,19 @@ pub enum LaunchError {
         #[source]
         source: io::Error,
     },
+    /// The ids of a mount could not be mapped.
+    #[error(
+        "error mounting {:?}: its ids cannot be mapped: the file system there has no id-mapped mounts on this kernel \
+         (tmpfs since Linux 6.3, overlayfs since 6.10): use another file system, or leave the mappings out",
+        path.display().to_string()
+    )]
+    IdMap {
+        /// The path on the host.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// The process could not be put into its cgroups.
     #[error("cannot put the container's first process into its cgroups")]
     Cgroup(#[source] CgroupError),
@@ -97,6 +110,24 @@ pub enum LaunchError {
         program: &'static str,
         /// Its message.
         reason: String,
+    },
+    /// A network device could not be moved.
+    #[error("linux.netDevices.{name}: cannot {action}")]
+    NetDevice {
+        /// Its name on the host.
+        name: String,
+        /// What was attempted.
+        action: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// `exec` cannot run where it should.
+    #[error("process.execCPUAffinity.initial: these processors cannot be used: name some that are online")]
+    Affinity {
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
     },
     /// The seccomp agent could not be reached.
     #[error("linux.seccomp.listenerPath: cannot hand the listener to {}", path.display())]
@@ -305,11 +336,7 @@ impl<'a> Failed<'a> {
                 String::from_utf8_lossy(value),
                 path.to_string_lossy()
             ),
-            InitStep::Label { path, value } => format!(
-                "unable to apply label {:?} through /proc/{}: {errno}",
-                String::from_utf8_lossy(value),
-                path.to_string_lossy()
-            ),
+            InitStep::Label { path, value } => label(&path.to_string_lossy(), value, &errno.to_string()),
             InitStep::ReadOnly { path } => {
                 format!("can't make {:?} read-only: {errno}", path.to_string_lossy())
             }
@@ -336,6 +363,13 @@ impl<'a> Failed<'a> {
             InitStep::PivotRoot {} => format!("error jailing process inside rootfs: pivot_root .: {errno}"),
             InitStep::Hostname { .. } => format!("sethostname: {errno}: is there a uts namespace?"),
             InitStep::Domainname { .. } => format!("setdomainname: {errno}: is there a uts namespace?"),
+            InitStep::Affinity { .. } => format!(
+                "process.execCPUAffinity.final: {errno}: name processors that are online and in the container's cpuset"
+            ),
+            InitStep::Scheduler { .. } => format!("process.scheduler: {errno}"),
+            InitStep::IoPriority { .. } => format!("process.ioPriority: {errno}"),
+            InitStep::MemoryPolicy { .. } => format!("linux.memoryPolicy: {errno}: are the nodes there and allowed?"),
+            InitStep::Personality { .. } => format!("linux.personality: {errno}"),
             step => {
                 let text = step.to_string();
                 let name = text.split(' ').next().unwrap_or_default();
@@ -344,6 +378,19 @@ impl<'a> Failed<'a> {
             }
         }
     }
+}
+
+/// A label that the kernel does not take: a profile that is not loaded, a label that no policy knows.
+fn label(path: &str, value: &[u8], errno: &str) -> String {
+    let value = String::from_utf8_lossy(value);
+    if path.contains("apparmor") {
+        let profile = value.strip_prefix("exec ").unwrap_or(&value);
+        return format!(
+            "unable to apply apparmor profile process.apparmorProfile {profile:?}: write /proc/{path}: {errno}: load it with \
+             apparmor_parser first"
+        );
+    }
+    format!("unable to apply process.selinuxLabel {value:?}: write /proc/{path}: {errno}")
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! The parent's side: makes the first process by the plan's host steps and serves it until it is parked or has
 //! become the user's program.
 
+mod affinity;
 mod error;
 mod gate;
 mod listener;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod program;
 mod run;
 

@@ -1,11 +1,11 @@
 //! Mount sources that the parent opens, and what `--no-pivot` must cover.
 
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use berth_sys::mount::{self, MOUNT_ATTR_IDMAP, MS_SLAVE, MountAttr};
 use berth_sys::spawn::{self, Request};
@@ -13,6 +13,7 @@ use berth_sys::{files, socket};
 
 use super::LaunchError;
 use super::namespaces::write_maps;
+use crate::host_mounts::unescape;
 use crate::plan::{IdMapping, IdMaps};
 
 /// A detached mount of a host path, with its ids mapped if asked for; `slave` takes it out of the host's peer groups.
@@ -42,7 +43,13 @@ pub(super) fn source(
             userns: namespace.as_raw_fd() as u64,
             ..MountAttr::default()
         };
-        mount::set_attributes(tree.as_fd(), *all, &attr).map_err(fail)?;
+        mount::set_attributes(tree.as_fd(), *all, &attr).map_err(|source| match source.raw_os_error() {
+            Some(libc::EINVAL) => LaunchError::IdMap {
+                path: path.to_path_buf(),
+                source,
+            },
+            _ => fail(source),
+        })?;
     }
     Ok(tree)
 }
@@ -102,29 +109,6 @@ fn revealing_in(mountinfo: &[u8], rootfs: &Path) -> Vec<CString> {
         }
     }
     found
-}
-
-/// Space, tab, newline and backslash are written as three octal digits.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, after)) = rest.split_first() {
-        let code = after
-            .get(..3)
-            .filter(|digits| *first == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
-        let (byte, next) = match code {
-            Some(digits) => (
-                digits
-                    .iter()
-                    .fold(0u8, |value, digit| (value << 3) | (digit - b'0')),
-                &after[3..],
-            ),
-            None => (*first, after),
-        };
-        bytes.push(byte);
-        rest = next;
-    }
-    PathBuf::from(OsString::from_vec(bytes))
 }
 
 #[cfg(test)]

@@ -79,7 +79,15 @@ fn map_tool(program: &'static str, pid: i32, maps: &[IdMapping]) -> Result<(), L
         command.args([map.container, map.host, map.size].map(|number| number.to_string()));
     }
     let fail = |reason| LaunchError::MapTool { program, reason };
-    let output = command.output().map_err(|error| fail(error.to_string()))?;
+    let output = command.output().map_err(|error| {
+        fail(match error.kind() {
+            io::ErrorKind::NotFound => format!(
+                "{program} is not installed (Debian: uidmap), and the kernel does not let this user write the map by \
+                 itself (for more than its own id CAP_SETUID is needed, for the id 0 CAP_SETFCAP, in the user namespace above)"
+            ),
+            _ => error.to_string(),
+        })
+    })?;
     if output.status.success() {
         return Ok(());
     }

@@ -6,10 +6,13 @@ use std::path::Path;
 
 use berth_sys::spawn::{self, HelperNeeds, Request, SpawnFailure, Spawned, Stage};
 use berth_sys::{process, socket};
+use nix::sched::CpuSet;
 
+use super::affinity;
 use super::error::Failed;
 use super::{
-    Context, HookPoint, LaunchError, Launched, gate, listener, mounts, namespaces, program, start_time,
+    Context, HookPoint, LaunchError, Launched, gate, listener, mounts, namespaces, net_devices, program,
+    start_time,
 };
 use crate::plan::{Clone, HostStep, JoinSource, Plan};
 use crate::wire::encode::SlotNumbers;
@@ -59,6 +62,8 @@ pub(super) struct Launch<'a> {
     placed: bool,
     undumpable: bool,
     gated: bool,
+    /// What this process was bound to before the plan bound it to other processors.
+    own_processors: Option<CpuSet>,
     /// The first process's, once [`super::Host::beside`] was called.
     start_time: Option<u64>,
 }
@@ -96,6 +101,7 @@ impl<'a> Launch<'a> {
             placed: false,
             undumpable: false,
             gated: false,
+            own_processors: None,
             start_time: None,
         })
     }
@@ -155,6 +161,7 @@ impl<'a> Launch<'a> {
                 let tree = mounts::source(path, *recursive, idmap.as_ref(), *slave)?;
                 self.slots.0.push((Slot::Source(*slot), tree));
             }
+            HostStep::Affinity { mask } => self.own_processors = Some(affinity::narrow(mask)?),
             HostStep::Clone(clone) => self.clone(clone)?,
             HostStep::IdMaps { uids, gids } => {
                 if !self.helper_user() {
@@ -162,6 +169,7 @@ impl<'a> Launch<'a> {
                 }
             }
             HostStep::Place { all } => self.place(*all)?,
+            HostStep::NetDevices { devices } => net_devices::attach(devices, self.pid()?)?,
             HostStep::OomScore { score } => self.oom_score(*score)?,
             HostStep::Limit { resource, soft, hard } => {
                 let set = process::set_limit(self.pid()?, *resource, *soft, *hard);
@@ -301,6 +309,9 @@ impl<'a> Launch<'a> {
             request.wait = true;
             made = spawn::spawn(&request, self.sync.as_fd(), answer);
             self.placed = made.is_ok();
+        }
+        if let Some(processors) = self.own_processors.take() {
+            affinity::restore(&processors);
         }
         let spawned = made.map_err(|failure| spawn_error(failure, clone))?;
         let pid = spawned.pid();

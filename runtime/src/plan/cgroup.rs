@@ -9,7 +9,7 @@ use berth_sys::mount::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, M
 use super::mounts::data;
 use super::options::MountOptions;
 use super::{Context, PlanError, path_text, text};
-use crate::wire::InitStep;
+use crate::wire::{InitStep, mount_flags};
 
 /// On a host with one cgroup2 tree, that tree as the cgroup namespace shows it; on others, a tmpfs with one
 /// folder a hierarchy. This is what programs in containers expect of each.
@@ -80,7 +80,12 @@ fn legacy_tree(
         target: path_text("mounts.destination", base)?,
         propagation: options.propagation,
         fallback: text("mounts.type", "")?,
-        flags: 0,
+        // That of sysfs, where nobody makes files.
+        flags: if options.set & MOUNT_ATTR_RDONLY != 0 {
+            mount_flags::INHERIT_MODE
+        } else {
+            0
+        },
         number,
     });
     for hierarchy in context.facts.cgroups.legacy().iter().rev() {

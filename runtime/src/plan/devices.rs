@@ -56,8 +56,12 @@ pub(super) fn all(context: &Context<'_>, init: &mut Vec<InitStep>) -> Result<(),
             bind,
         });
     }
-    for device in configured {
-        init.push(step(device, bind)?);
+    for (device, path) in configured.iter().zip(&paths) {
+        // The one of the host's devpts, which Podman lists for privileged containers: the link to the container's own
+        // instance takes its place.
+        if path != Path::new("/dev/ptmx") {
+            init.push(step(device, bind)?);
+        }
     }
     for (target, path) in LINKS {
         init.push(InitStep::Link {

@@ -80,6 +80,11 @@ pub enum HostStep {
         /// Out of the host's peer groups.
         slave: bool,
     },
+    /// Run on these processors until the process is made, which begins on them.
+    Affinity {
+        /// One bit a processor.
+        mask: Vec<u8>,
+    },
     /// Make the first process.
     Clone(Clone),
     /// Write the id maps of its new user namespace.
@@ -98,6 +103,11 @@ pub enum HostStep {
     Place {
         /// All of them.
         all: bool,
+    },
+    /// Move network devices into its network namespace.
+    NetDevices {
+        /// Their names, and their names in the container.
+        devices: Vec<(String, String)>,
     },
     /// Set how likely the kernel kills it when memory is short.
     OomScore {
@@ -216,6 +226,7 @@ impl fmt::Display for HostStep {
                 }
                 Ok(())
             }
+            Self::Affinity { mask } => write!(f, "Affinity mask={mask:x?}"),
             Self::Clone(clone) => clone.fmt(f),
             Self::IdMaps { uids, gids } => {
                 f.write_str("IdMaps uids=")?;
@@ -225,6 +236,12 @@ impl fmt::Display for HostStep {
             }
             Self::TimeOffsets { offsets } => write!(f, "TimeOffsets {:?}", offsets.trim_end()),
             Self::Place { all } => write!(f, "Place all={all}"),
+            Self::NetDevices { devices } => {
+                f.write_str("NetDevices")?;
+                devices
+                    .iter()
+                    .try_for_each(|(name, inside)| write!(f, " {name}:{inside}"))
+            }
             Self::OomScore { score } => write!(f, "OomScore score={score}"),
             Self::Limit { resource, soft, hard } => {
                 write!(f, "Limit resource={resource} soft={soft:#x} hard={hard:#x}")

@@ -212,7 +212,7 @@ pub fn exec(
         listen_fds: options.listen_fds,
     };
     process::finish(&context, &environment, options.seccomp, None, &mut init)?;
-    let host = namespaces::exec(&context, options.init_pid);
+    let host = namespaces::exec(&context, options.init_pid)?;
     Ok(Plan {
         host,
         init,

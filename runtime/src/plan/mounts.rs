@@ -10,6 +10,7 @@ use berth_sys::mount::{
 
 use super::options::{IdMap, MountOptions};
 use super::{Context, HostStep, IdMaps, PlanError, cgroup, namespaces, path_text, root, text};
+use crate::annotations;
 use crate::wire::{InitStep, Slot, mount_flags};
 
 /// All attributes that mount(2) with MS_REMOUNT would clear if they are not named. The access time mode stays as
@@ -191,7 +192,8 @@ fn filesystem(
         .and_then(|linux| linux.mount_label().as_deref())
         .filter(|label| context.facts.selinux && !label.is_empty() && !UNLABELLED.contains(&kind));
     if let Some(label) = label {
-        options.data.push(format!("context={label}"));
+        let kind = annotations::context_type(context.spec);
+        options.data.push(format!("{kind}={label}"));
     }
     let mut flags = 0;
     if options.copy_up {

@@ -55,7 +55,9 @@ pub(super) fn create(context: &Context<'_>, gate: Gate, before: Vec<HostStep>) -
     let mut clone = clone(context);
     let place = placement(context, &mut clone);
     let maps = clone.becomes_root && context.makes(LinuxNamespaceType::User);
-    clone.waits |= maps && !clone.helper_user;
+    let devices = net_devices(context);
+    // Kernel parameters of a device can be set when it is there.
+    clone.waits |= (maps && !clone.helper_user) || devices.is_some();
     let waits = clone.waits;
     let helper = (clone.helper_user, clone.helper_time);
     host.push(HostStep::Clone(clone));
@@ -65,6 +67,7 @@ pub(super) fn create(context: &Context<'_>, gate: Gate, before: Vec<HostStep>) -
     if helper.1 {
         host.push(time_offsets(context));
     }
+    host.extend(devices);
     // Placing takes longer than the first process needs to get to its mounts: they go on side by side, unless its
     // cgroup namespace is to show where it was placed.
     let first = context.makes(LinuxNamespaceType::Cgroup);
@@ -85,7 +88,7 @@ pub(super) fn create(context: &Context<'_>, gate: Gate, before: Vec<HostStep>) -
 }
 
 /// The parent's part of `exec`.
-pub(super) fn exec(context: &Context<'_>, init_pid: i32) -> Vec<HostStep> {
+pub(super) fn exec(context: &Context<'_>, init_pid: i32) -> Result<Vec<HostStep>, PlanError> {
     let mut kinds = 0;
     for namespace in namespaces(context) {
         kinds |= namespace.typ() as u64;
@@ -105,13 +108,18 @@ pub(super) fn exec(context: &Context<'_>, init_pid: i32) -> Vec<HostStep> {
     // Nothing else holds the program back until these are done.
     clone.waits |= !after.is_empty();
     let waits = clone.waits;
-    let mut host = vec![HostStep::Clone(clone)];
+    let mut host = Vec::new();
+    if let Some(list) = context.process.and_then(process::initial_affinity) {
+        let mask = process::bits("process.execCPUAffinity.initial", list)?;
+        host.push(HostStep::Affinity { mask });
+    }
+    host.push(HostStep::Clone(clone));
     host.append(&mut after);
     if waits {
         host.push(HostStep::Release);
     }
     host.push(HostStep::AwaitExec);
-    host
+    Ok(host)
 }
 
 fn namespaces<'a>(context: &Context<'a>) -> &'a [berth_spec::LinuxNamespace] {
@@ -290,6 +298,17 @@ fn id_maps(context: &Context<'_>) -> HostStep {
         uids: mappings(linux.and_then(|linux| linux.uid_mappings().as_ref())),
         gids: mappings(linux.and_then(|linux| linux.gid_mappings().as_ref())),
     }
+}
+
+/// `linux.netDevices`, in the order of their names.
+fn net_devices(context: &Context<'_>) -> Option<HostStep> {
+    let devices = context.spec.linux().as_ref()?.net_devices().as_ref()?;
+    let names = devices.iter().map(|(name, device)| {
+        let inside = device.name().as_deref().filter(|inside| !inside.is_empty());
+        (name.clone(), inside.unwrap_or(name).to_owned())
+    });
+    let devices: Vec<_> = names.collect();
+    (!devices.is_empty()).then_some(HostStep::NetDevices { devices })
 }
 
 fn time_offsets(context: &Context<'_>) -> HostStep {

@@ -8,6 +8,7 @@ use berth_spec::{
 };
 
 use super::{Context, Gate, PlanError, namespaces, path_text, seccomp, text};
+use crate::annotations;
 use crate::seccomp::Program;
 use crate::wire::{InitStep, Slot, sync};
 
@@ -116,7 +117,7 @@ pub(super) fn finish(
         path: cwd.clone(),
         lenient: true,
     });
-    identity(process, init);
+    identity(context, process, init);
     init.push(InitStep::WorkingDirectory {
         path: cwd,
         lenient: false,
@@ -164,13 +165,13 @@ pub(super) fn finish(
     Ok(())
 }
 
-fn identity(process: &Process, init: &mut Vec<InitStep>) {
+fn identity(context: &Context<'_>, process: &Process, init: &mut Vec<InitStep>) {
     let user = process.user();
     init.push(InitStep::StdioOwner { uid: user.uid() });
     init.push(InitStep::User {
         uid: user.uid(),
         gid: user.gid(),
-        set_groups: true,
+        set_groups: annotations::get(context.spec, annotations::KEEP_GROUPS).is_none(),
         groups: user
             .additional_gids()
             .iter()
@@ -304,17 +305,7 @@ fn scheduling(
             nodes: bits("linux.memoryPolicy.nodes", nodes)?,
         });
     }
-    if let Some(affinity) = process.exec_cpu_affinity().as_ref().filter(|_| exec) {
-        let last = affinity
-            .cpu_affinity_final()
-            .as_ref()
-            .or(affinity.initial().as_ref());
-        if let Some(list) = last {
-            init.push(InitStep::Affinity {
-                mask: bits("process.execCPUAffinity", list)?,
-            });
-        }
-    }
+    affinity(process, exec, init)?;
     if let Some(scheduler) = process.scheduler() {
         init.push(InitStep::Scheduler {
             attributes: scheduler_attributes(scheduler),
@@ -331,6 +322,27 @@ fn scheduling(
         });
     }
     Ok(())
+}
+
+/// `process.execCPUAffinity`, whose parts are for `exec` alone. With `initial` alone the process keeps what it was
+/// born with; with neither it must not inherit what its caller happens to be bound to.
+fn affinity(process: &Process, exec: bool, init: &mut Vec<InitStep>) -> Result<(), PlanError> {
+    let affinity = process.exec_cpu_affinity().as_ref().filter(|_| exec);
+    let last = affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref());
+    if let Some(list) = last.filter(|list| !list.is_empty()) {
+        init.push(InitStep::Affinity {
+            mask: bits("process.execCPUAffinity.final", list)?,
+        });
+    } else if initial_affinity(process).is_none() || !exec {
+        init.push(InitStep::AnyProcessor {});
+    }
+    Ok(())
+}
+
+/// `process.execCPUAffinity.initial`: where `exec` itself is to run until the process is in its cgroup.
+pub(super) fn initial_affinity(process: &Process) -> Option<&str> {
+    let affinity = process.exec_cpu_affinity().as_ref()?;
+    affinity.initial().as_deref().filter(|list| !list.is_empty())
 }
 
 /// `struct sched_attr` (sched_setattr(2)): size, policy, flags, nice, priority, runtime, deadline, period.
@@ -372,7 +384,7 @@ fn scheduler_attributes(scheduler: &berth_spec::Scheduler) -> Vec<u8> {
 }
 
 /// `0-3,7` as a bit mask in whole 64-bit words.
-fn bits(field: &'static str, list: &str) -> Result<Vec<u8>, PlanError> {
+pub(super) fn bits(field: &'static str, list: &str) -> Result<Vec<u8>, PlanError> {
     const MOST: usize = 8192;
     let fail = || PlanError::List {
         field,

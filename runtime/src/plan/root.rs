@@ -38,12 +38,16 @@ pub(super) fn enter(
         source: source.map(Slot::Source),
         mount: private,
     });
-    let late = if private {
+    if !private {
+        refuse_protection(context)?;
+    }
+    // Without a mount namespace they are made all the same, where the host sees them (`host_mounts`).
+    let mounted = private || context.spec.mounts().iter().flatten().next().is_some();
+    let late = if mounted {
         let late = mounts::all(context, host, init)?;
         devices::all(context, init)?;
         late
     } else {
-        refuse_mounts(context)?;
         Vec::new()
     };
     if let Some(process) = context.process
@@ -61,7 +65,7 @@ pub(super) fn enter(
         // What is to be covered is known when it is launched.
         true => InitStep::MoveRoot { cover: Vec::new() },
     });
-    process::terminal(context, create.console, private, init)?;
+    process::terminal(context, create.console, mounted, init)?;
     init.extend(late);
     if private {
         finish(context, propagation, init)?;
@@ -187,17 +191,11 @@ fn sysctl_path(key: &str) -> String {
     format!("sys/{path}")
 }
 
-fn refuse_mounts(context: &Context<'_>) -> Result<(), PlanError> {
+/// Paths of the host are not to be covered.
+fn refuse_protection(context: &Context<'_>) -> Result<(), PlanError> {
     let linux = context.spec.linux().as_ref();
     let some = |list: Option<&Vec<String>>| list.is_some_and(|list| !list.is_empty());
-    let field = if context
-        .spec
-        .mounts()
-        .as_ref()
-        .is_some_and(|mounts| !mounts.is_empty())
-    {
-        "mounts"
-    } else if some(linux.and_then(|linux| linux.masked_paths().as_ref())) {
+    let field = if some(linux.and_then(|linux| linux.masked_paths().as_ref())) {
         "linux.maskedPaths"
     } else if some(linux.and_then(|linux| linux.readonly_paths().as_ref())) {
         "linux.readonlyPaths"

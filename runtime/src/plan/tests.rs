@@ -194,7 +194,7 @@ fn the_root_is_read_only_after_devices_and_the_working_directory_are_made() {
 }
 
 #[test]
-fn mounts_without_a_mount_namespace_are_refused() {
+fn without_a_mount_namespace_nothing_of_the_hosts_is_changed() {
     let bundle = bundle(|config| {
         config["linux"]["namespaces"] = json!([{"type": "pid"}]);
         config["linux"]["maskedPaths"] = json!([]);
@@ -211,8 +211,24 @@ fn mounts_without_a_mount_namespace_are_refused() {
         gate: Gate::Park,
         seccomp: None,
     };
-    let error = create(&bundle, &facts(), &options).unwrap_err();
-    assert_eq!(error, PlanError::NeedsMountNamespace { field: "mounts" });
+    let plan = create(&bundle, &facts(), &options).unwrap();
+    let text = plan.to_string();
+    for absent in ["Propagation", "PivotRoot", "ReadOnly", "Mask"] {
+        assert!(!text.contains(absent), "{absent}: {text}");
+    }
+    assert!(
+        text.contains("mount=false") && text.contains("ChangeRoot"),
+        "{text}"
+    );
+    let mut masked = bundle;
+    masked.spec.linux.as_mut().unwrap().masked_paths = Some(vec!["/proc/kcore".to_owned()]);
+    let error = create(&masked, &facts(), &options).unwrap_err();
+    assert_eq!(
+        error,
+        PlanError::NeedsMountNamespace {
+            field: "linux.maskedPaths"
+        }
+    );
 }
 
 #[test]

@@ -9,8 +9,15 @@ use super::profile::{Architecture, Condition, Operator, Profile, Rule};
 
 /// Fails if rules of `profile` contradict each other, in libseccomp's judgement.
 pub(super) fn check(profile: &Profile) -> Result<(), SeccompError> {
+    let judged = |member: &&Architecture| member.arch == ScmpArch::native();
+    // On other architectures libseccomp judges calls together that are one on this one (x86's socket(2) with its
+    // socketcall(2)), and refuses rules of engines' default profiles there.
+    let native = profile
+        .groups()
+        .iter()
+        .any(|group| group.members.iter().any(judged));
     for group in profile.groups() {
-        for member in group.members {
+        for member in group.members.iter().filter(|member| !native || judged(member)) {
             for (number, rules) in member.calls() {
                 if contested(rules) {
                     check_call(profile, member, number, rules)?;

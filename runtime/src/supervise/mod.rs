@@ -20,6 +20,7 @@ use nix::unistd::Pid;
 use thiserror::Error;
 
 use crate::log;
+use crate::notify::Proxy;
 use relay::Relay;
 use terminal::Terminal;
 
@@ -68,6 +69,8 @@ pub struct Foreground {
     signals: SignalFd,
     terminal: Option<Terminal>,
     relays: Vec<Relay>,
+    /// What the container says to a service manager, until it is ready.
+    notify: Option<Proxy>,
     /// The read or write ends that only the process should keep.
     handed_over: bool,
 }
@@ -93,6 +96,7 @@ impl Foreground {
             signals,
             terminal,
             relays,
+            notify: None,
             handed_over: false,
         })
     }
@@ -115,6 +119,11 @@ impl Foreground {
         Ok(())
     }
 
+    /// Passes on that the container is ready.
+    pub fn notify(&mut self, proxy: Proxy) {
+        self.notify = Some(proxy);
+    }
+
     /// Waits for the end of the process and returns its exit code, 128 plus the signal if one ended it.
     pub fn wait(mut self, pid: i32, pidfd: BorrowedFd<'_>) -> Result<i32, SuperviseError> {
         // The process may have ended, and its SIGCHLD been merged with another's, before this loop.
@@ -123,6 +132,14 @@ impl Foreground {
             let ready = self.poll()?;
             for relay in &mut self.relays {
                 relay.pump();
+            }
+            // The manager goes on watching this process, which stays.
+            if self
+                .notify
+                .as_ref()
+                .is_some_and(|proxy| proxy.pump(std::process::id() as i32))
+            {
+                self.notify = None;
             }
             if ready {
                 ended = self.handle_signals(pid, pidfd)?;
@@ -138,6 +155,8 @@ impl Foreground {
     fn poll(&self) -> Result<bool, SuperviseError> {
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.relays.iter().filter_map(Relay::interest));
+        let notify = self.notify.as_ref();
+        fds.extend(notify.map(|proxy| PollFd::new(proxy.fd(), PollFlags::POLLIN)));
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => Ok(fds[0].any().unwrap_or(true)),
             Err(errno) => Err(system("poll")(errno)),

@@ -128,9 +128,23 @@ pub fn validate_process(process: &Process, spec: &Spec, host: &HostFacts) -> Res
     security::labels(&with, host)
 }
 
+/// Checks `linux.resources` alone, as `update` changes them.
+pub fn validate_resources(spec: &Spec, host: &HostFacts) -> Result<(), Invalid> {
+    let checks: [Check; 6] = [
+        resources::memory,
+        resources::cpu,
+        resources::block_io,
+        resources::huge_pages,
+        resources::unified,
+        devices::rules,
+    ];
+    checks.iter().try_for_each(|check| check(spec, host))
+}
+
 /// What is accepted though it should not be written, to be logged.
 pub fn warnings(spec: &Spec) -> Vec<String> {
     let mut warnings = mounts::deprecated(spec);
+    warnings.extend(namespaces::visible_mounts(spec));
     warnings.extend(resources::ignored(spec));
     let personality = linux(spec).and_then(|linux| linux.personality().as_ref());
     if personality.is_some_and(|personality| personality.flags().iter().flatten().next().is_some()) {

@@ -96,18 +96,12 @@ pub(super) fn supported(spec: &Spec, host: &HostFacts) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Without a mount namespace of its own, a container's mounts would appear on the host.
+/// Without a mount namespace of its own, a container's paths are the host's.
 pub(super) fn mounts_need_one(spec: &Spec, _: &HostFacts) -> Result<(), Invalid> {
     if namespace(spec, LinuxNamespaceType::Mount).is_some() {
         return Ok(());
     }
     let fix = "add {\"type\": \"mount\"} to linux.namespaces";
-    if spec.mounts().as_ref().is_some_and(|mounts| !mounts.is_empty()) {
-        return Err(Invalid::new(
-            "mounts",
-            format_args!("unable to mount without a private MNT namespace: {fix}"),
-        ));
-    }
     let Some(linux) = linux(spec) else { return Ok(()) };
     for (name, list) in [
         ("maskedPaths", linux.masked_paths()),
@@ -119,6 +113,15 @@ pub(super) fn mounts_need_one(spec: &Spec, _: &HostFacts) -> Result<(), Invalid>
         }
     }
     Ok(())
+}
+
+/// Mounts of a container without a mount namespace are made, as by runc, where everybody sees them.
+pub(super) fn visible_mounts(spec: &Spec) -> Option<String> {
+    let some = spec.mounts().as_ref().is_some_and(|mounts| !mounts.is_empty());
+    (some && namespace(spec, LinuxNamespaceType::Mount).is_none()).then(|| {
+        "mounts: the container has no mount namespace: they are made on the host, below its root, until it is deleted"
+            .to_owned()
+    })
 }
 
 /// A host name belongs to a UTS namespace (uts_namespaces(7)).

@@ -49,7 +49,8 @@ pub(super) fn devices(spec: &Spec, host: &HostFacts) -> Result<(), Invalid> {
                 return Err(Invalid::new(at, problem));
             }
         }
-        if targets.contains(&target) {
+        // The kernel makes a name of a template.
+        if !target.contains('%') && targets.contains(&target) {
             let problem = format!("two devices would be named {target:?}: give them different names");
             return Err(Invalid::new(format_args!("{field}.{name}.name"), problem));
         }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::host::tests::facts;
-use crate::host::{Joined, JoinedNamespace};
+use crate::host::{Joined, JoinedNamespace, ResctrlFacts};
 use crate::spec::default_document;
 
 fn base() -> Value {
@@ -210,7 +210,12 @@ fn namespace_fields() {
         "linux.namespaces[3].type",
         "duplicated ns \"pid\"",
     );
-    refused(&list(&["uts", "pid"]), "mounts", "private MNT namespace");
+    let open = [
+        ("/linux/namespaces", namespaces(&["uts", "pid"])),
+        ("/linux/maskedPaths", json!([])),
+        ("/linux/readonlyPaths", json!([])),
+    ];
+    accepted(&open);
     refused(&list(&["mount", "pid"]), "hostname", "private UTS namespace");
     let masked = [
         ("/linux/namespaces", namespaces(&["uts"])),
@@ -708,7 +713,7 @@ fn labels_need_their_module() {
     let bare = HostFacts {
         apparmor: false,
         selinux: false,
-        resctrl: false,
+        resctrl: None,
         ..facts()
     };
     refused_on(
@@ -733,6 +738,43 @@ fn labels_need_their_module() {
         &[("/linux/intelRdt", json!({"closID": "a/b"}))],
         "linux.intelRdt.closID",
         "plain name",
+    );
+    let bandwidth = |schema: &str| [("/linux/intelRdt", json!({"memBwSchema": schema}))];
+    accepted(&bandwidth("MB:0=20"));
+    refused(
+        &bandwidth("L3:0=f"),
+        "linux.intelRdt.memBwSchema",
+        "must start with",
+    );
+    refused(
+        &bandwidth("MB:0=20\nL3:0=f"),
+        "linux.intelRdt.memBwSchema",
+        "newlines",
+    );
+    refused(
+        &[("/linux/intelRdt", json!({"schemata": ["L3:0=f\n"]}))],
+        "linux.intelRdt.schemata",
+        "newlines",
+    );
+    let poor = HostFacts {
+        resctrl: facts().resctrl.map(|found| ResctrlFacts {
+            cache: false,
+            bandwidth: false,
+            ..found
+        }),
+        ..facts()
+    };
+    refused_on(
+        &poor,
+        &bandwidth("MB:0=20"),
+        "linux.intelRdt.memBwSchema",
+        "MBA is not enabled",
+    );
+    refused_on(
+        &poor,
+        &[("/linux/intelRdt", json!({"l3CacheSchema": "L3:0=f"}))],
+        "linux.intelRdt.l3CacheSchema",
+        "CAT is not enabled",
     );
     check(&[("/process/apparmorProfile", json!(""))], &bare).unwrap();
 }

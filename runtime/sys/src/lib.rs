@@ -11,6 +11,7 @@ pub mod mount;
 pub mod pidfd;
 pub mod process;
 pub mod raw;
+pub mod signal;
 pub mod socket;
 pub mod spawn;
 pub mod terminal;

@@ -41,6 +41,15 @@ pub fn drop_code_pages() -> usize {
     bytes
 }
 
+/// Gives the free part of the heap back (malloc_trim(3), glibc).
+pub fn trim_heap() {
+    // SAFETY: the call takes a number and changes only the allocator's own state.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 use crate::raw::{self, Errno, Fd};
 
@@ -41,6 +43,39 @@ pub fn become_subreaper() -> io::Result<()> {
 pub fn set_parent_death_signal(signal: i32) -> io::Result<()> {
     const PR_SET_PDEATHSIG: u32 = 1;
     raw::prctl(PR_SET_PDEATHSIG, signal as usize, 0, 0)
+        .map(|_| ())
+        .map_err(error)
+}
+
+/// Collects one child that has ended, without waiting (waitpid(2) with WNOHANG). `None` if there is none.
+///
+/// Beside nix's function because that fails for a child that a real-time signal has killed, when it is already collected.
+pub fn reap() -> io::Result<Option<(i32, ExitStatus)>> {
+    let mut status = 0;
+    loop {
+        // SAFETY: the kernel writes one int, which `status` is.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+        if pid > 0 {
+            return Ok(Some((pid, ExitStatus::from_raw(status))));
+        }
+        if pid == 0 {
+            return Ok(None);
+        }
+        match io::Error::last_os_error() {
+            e if e.raw_os_error() == Some(libc::ECHILD) => return Ok(None),
+            e if e.kind() == io::ErrorKind::Interrupted => {}
+            error => return Err(error),
+        }
+    }
+}
+
+/// PR_SCHED_CORE_CREATE for this process' group: its processes share processor cores with nobody else (Linux 5.14,
+/// Documentation/admin-guide/hw-vuln/core-scheduling.rst).
+pub fn schedule_group_on_own_cores() -> io::Result<()> {
+    const PR_SCHED_CORE: u32 = 62;
+    const PR_SCHED_CORE_CREATE: usize = 1;
+    const PROCESS_GROUP: usize = 2;
+    raw::prctl(PR_SCHED_CORE, PR_SCHED_CORE_CREATE, 0, PROCESS_GROUP)
         .map(|_| ())
         .map_err(error)
 }

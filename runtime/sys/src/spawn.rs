@@ -260,6 +260,7 @@ pub fn spawn(
     let order = Order {
         init,
         sync: Fd(request.sync.as_raw_fd()),
+        parent: Fd(parent_sync.as_raw_fd()),
         program: Fd(request.program.as_raw_fd()),
         wait: request.wait,
         become_root: request.become_root,

@@ -3,6 +3,7 @@
 //! Source: `k8s.io/kubernetes/pkg/apis/*/v1/defaults.go`, and the admission defaults that matter
 //! on one node.
 
+mod access;
 mod namespace;
 mod pod;
 mod secret;
@@ -24,6 +25,7 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         "Service" => service::service(object),
         "Endpoints" => service::endpoints(object),
         "EndpointSlice" => service::endpoint_slice(object),
+        "RoleBinding" | "ClusterRoleBinding" => access::binding(object),
         _ => {}
     }
 }

@@ -61,6 +61,9 @@ pub(super) fn spec(spec: &mut Value) {
             }
         }
     }
+    for one in each(spec, "ephemeralContainers") {
+        container(one);
+    }
     for one in each(spec, "volumes") {
         volume(one);
     }

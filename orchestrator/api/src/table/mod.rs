@@ -3,6 +3,7 @@
 //! Source: `k8s.io/kubernetes/pkg/printers/internalversion/printers.go` for names, order and
 //! wording of columns; the encoding is `meta.k8s.io/v1 Table`.
 
+mod access;
 mod age;
 mod core;
 mod pod;
@@ -72,6 +73,13 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         "Service" => service::SERVICE,
         "Endpoints" => service::ENDPOINTS,
         "EndpointSlice" => service::ENDPOINT_SLICE,
+        "Role" | "ClusterRole" => access::ROLE,
+        "RoleBinding" | "ClusterRoleBinding" => access::BINDING,
+        "ResourceQuota" => access::QUOTA,
+        "LimitRange" => access::LIMIT_RANGE,
+        "PodDisruptionBudget" => access::BUDGET,
+        "Lease" => access::LEASE,
+        "ServiceAccount" => access::ACCOUNT,
         _ => core::PLAIN,
     }
 }
@@ -90,6 +98,12 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
         "Service" => service::service(object, now),
         "Endpoints" => service::endpoints(object, now),
         "EndpointSlice" => service::endpoint_slice(object, now),
+        "Role" | "ClusterRole" | "LimitRange" => access::created(object),
+        "RoleBinding" | "ClusterRoleBinding" => access::binding(object, now),
+        "ResourceQuota" => access::quota(object, now),
+        "PodDisruptionBudget" => access::budget(object, now),
+        "Lease" => access::lease(object, now),
+        "ServiceAccount" => access::account(object, now),
         _ => core::plain(object, now),
     }
 }

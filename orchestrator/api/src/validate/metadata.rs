@@ -44,6 +44,7 @@ fn name(kind: &Kind, at: &Path, name: &str, errors: &mut Errors) {
     let wrong = match kind.kind {
         "Namespace" => names::dns_label(name),
         "Service" => names::dns_label_1035(name),
+        "Role" | "ClusterRole" | "RoleBinding" | "ClusterRoleBinding" => super::access::name(name),
         _ => names::dns_subdomain(name),
     };
     for wrong in wrong {

@@ -3,6 +3,7 @@
 //! Source: `k8s.io/kubernetes/pkg/apis/*/validation`; paths, reasons and wording are those that
 //! users know from a real API server. Pure: what depends on other objects is the server's.
 
+mod access;
 mod config;
 mod container;
 pub mod field;
@@ -10,6 +11,7 @@ pub mod metadata;
 pub mod names;
 mod namespace;
 mod pod;
+mod policy;
 mod probe;
 mod service;
 mod update;
@@ -39,8 +41,34 @@ pub fn create(kind: &Kind, object: &Value, node: &Node) -> Vec<Cause> {
     let mut errors = Errors::default();
     metadata::validate(kind, object, &mut errors);
     content(kind, object, node, &mut errors);
+    no_ephemeral(&Path::root("spec"), object.get("spec"), &mut errors);
+    let template = object.pointer("/spec/template/spec");
+    no_ephemeral(
+        &Path::root("spec").child("template").child("spec"),
+        template,
+        &mut errors,
+    );
     support::check(kind, object, &mut errors);
     errors.into_causes()
+}
+
+/// Checks a pod whose ephemeral containers are to replace those of `old`.
+pub fn ephemeral_containers(kind: &Kind, pod: &Value, old: &Value) -> Vec<Cause> {
+    let mut errors = Errors::default();
+    pod::ephemeral(pod, old, &mut errors);
+    support::check(kind, pod, &mut errors);
+    errors.into_causes()
+}
+
+/// Ephemeral containers come to a pod that is there.
+fn no_ephemeral(at: &Path, spec: Option<&Value>, errors: &mut Errors) {
+    let list = spec
+        .and_then(|s| s.get("ephemeralContainers"))
+        .and_then(Value::as_array);
+    if list.is_some_and(|l| !l.is_empty()) {
+        let why = "cannot be set here: add them to a running pod (kubectl debug)";
+        errors.forbidden(&at.child("ephemeralContainers"), why);
+    }
 }
 
 /// Checks an object that is to replace `old`.
@@ -68,6 +96,12 @@ fn content(kind: &Kind, object: &Value, node: &Node, errors: &mut Errors) {
         "Service" => service::service(object, errors),
         "Endpoints" => service::endpoints(object, errors),
         "EndpointSlice" => service::endpoint_slice(object, errors),
+        "Role" | "ClusterRole" => access::role(kind, object, errors),
+        "RoleBinding" | "ClusterRoleBinding" => access::binding(kind, object, errors),
+        "ResourceQuota" => policy::quota(object, errors),
+        "LimitRange" => policy::limit_range(object, errors),
+        "PodDisruptionBudget" => policy::disruption_budget(object, errors),
+        "Lease" => policy::lease(object, errors),
         _ => {}
     }
 }

@@ -75,6 +75,44 @@ fn containers(at: &Path, spec: &Value, volumes: &HashSet<&str>, errors: &mut Err
     }
 }
 
+/// Whether the ephemeral containers of `pod` may follow those of `old`: more may come, none may change or go.
+pub(super) fn ephemeral(pod: &Value, old: &Value, errors: &mut Errors) {
+    let at = Path::root("spec").child("ephemeralContainers");
+    let (null, spec) = (Value::Null, pod.get("spec").unwrap_or(&Value::Null));
+    let volumes: HashSet<&str> = each(spec, "volumes").map(|(_, v)| text(v, "name")).collect();
+    let before = old.get("spec").unwrap_or(&null);
+    for (_, was) in each(before, "ephemeralContainers") {
+        let now = each(spec, "ephemeralContainers").find(|(_, c)| text(c, "name") == text(was, "name"));
+        match now {
+            None => errors.forbidden(&at, "existing ephemeral containers may not be removed"),
+            Some((index, now)) if now != was => {
+                errors.forbidden(
+                    &at.index(index),
+                    "existing ephemeral containers may not be changed",
+                );
+            }
+            Some(_) => {}
+        }
+    }
+    let others = ["containers", "initContainers"];
+    let mut names: HashSet<&str> = others
+        .iter()
+        .flat_map(|list| each(spec, list))
+        .map(|(_, c)| text(c, "name"))
+        .collect();
+    for (index, one) in each(spec, "ephemeralContainers") {
+        let at = at.index(index);
+        let target = text(one, "targetContainerName");
+        if !target.is_empty() && !each(spec, "containers").any(|(_, c)| text(c, "name") == target) {
+            errors.not_found(&at.child("targetContainerName"), target);
+        }
+        if !text(one, "name").is_empty() && !names.insert(text(one, "name")) {
+            errors.duplicate(&at.child("name"), text(one, "name"));
+        }
+        container::validate(&at, one, false, &volumes, errors);
+    }
+}
+
 fn security(at: &Path, context: Option<&Value>, errors: &mut Errors) {
     let Some(context) = context else { return };
     for field in ["runAsUser", "runAsGroup", "fsGroup"] {

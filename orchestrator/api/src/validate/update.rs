@@ -36,6 +36,13 @@ pub(super) fn immutable(kind: &Kind, object: &Value, old: &Value, errors: &mut E
             }
             true
         }
+        "RoleBinding" | "ClusterRoleBinding" => {
+            if object.get("roleRef") != old.get("roleRef") {
+                let role = object.get("roleRef").unwrap_or(&Value::Null);
+                errors.invalid(&Path::root("roleRef"), role, "cannot change roleRef");
+            }
+            true
+        }
         "ConfigMap" => {
             sealed(&["data", "binaryData"], object, old, errors);
             true

@@ -187,7 +187,8 @@ async fn create(
 
 async fn create_one(store: &Store, set: &Value, node: &str) -> Result<Object, StoreError> {
     loop {
-        let pod = pod_from_template(set, &random_suffix(), node);
+        let mut pod = pod_from_template(set, &random_suffix(), node);
+        crate::admission::pod(store, &mut pod, node)?;
         match store.create(pod).await {
             // One name in fourteen million: take another.
             Err(StoreError::AlreadyExists { .. }) => {}

@@ -92,6 +92,14 @@ pub enum VolumeError {
         /// Name of the volume.
         volume: String,
     },
+    /// A token of an account that is not there.
+    #[error("volume {volume}: service account {account} does not exist: no token can be made")]
+    Account {
+        /// Name of the volume.
+        volume: String,
+        /// The account.
+        account: String,
+    },
     /// A mount of a volume that is not declared.
     #[error("container {container} mounts volume {volume}, which the pod does not declare in spec.volumes")]
     Undeclared {
@@ -134,7 +142,7 @@ pub fn prepare(
 /// [`VolumeError`]; the volume keeps its content then.
 pub fn refresh(pod: &Pod, places: &Places, facts: &Facts, sources: &dyn Sources) -> Result<(), VolumeError> {
     for volume in pod.spec().volumes.iter().flatten() {
-        if let Some((files, _)) = files(pod, volume, facts, sources)? {
+        if let Some((files, _)) = files(pod, volume, &places.run.join(&volume.name), facts, sources)? {
             project::write(&places.run.join(&volume.name), &files, fs_group(pod))?;
         }
     }
@@ -162,12 +170,12 @@ fn one(
     if let Some(host) = &volume.host_path {
         return host_path(volume, host);
     }
-    let Some((files, secret)) = files(pod, volume, facts, sources)? else {
+    let dir = places.run.join(&volume.name);
+    let Some((files, secret)) = files(pod, volume, &dir, facts, sources)? else {
         return Err(VolumeError::Kind {
             volume: volume.name.clone(),
         });
     };
-    let dir = places.run.join(&volume.name);
     make_dir(&dir, 0o755)?;
     if secret && !is_mount(&dir) {
         mount_tmpfs(&dir, SECRET_TMPFS)?;
@@ -253,6 +261,7 @@ type Files = BTreeMap<PathBuf, File>;
 fn files(
     pod: &Pod,
     volume: &api::Volume,
+    dir: &Path,
     facts: &Facts,
     sources: &dyn Sources,
 ) -> Result<Option<(Files, bool)>, VolumeError> {
@@ -310,11 +319,47 @@ fn files(
             keys(name, data, s.items.as_deref(), mode, s.optional, &mut all)?;
         } else if let Some(s) = &source.downward_api {
             downward(pod, name, s.items.as_deref(), mode, facts, &mut all)?;
+        } else if let Some(s) = &source.service_account_token {
+            secret = true;
+            let path = project::checked(name, &s.path)?;
+            let audience = s.audience.as_deref().unwrap_or_default();
+            let seconds = s.expiration_seconds.unwrap_or(3600);
+            let kept = std::fs::read_to_string(dir.join("..data").join(&path)).ok();
+            let token = kept
+                .filter(|token| is_fresh(token))
+                .or_else(|| sources.token(pod, audience, seconds));
+            let data = token
+                .map(String::into_bytes)
+                .ok_or_else(|| VolumeError::Account {
+                    volume: name.clone(),
+                    account: pod.spec().service_account_name.clone().unwrap_or_default(),
+                })?;
+            let mode = mode_of(None, mode);
+            all.insert(path, File { data, mode });
         } else {
             return Err(VolumeError::Kind { volume: name.clone() });
         }
     }
     Ok(Some((all, secret)))
+}
+
+/// Whether a token has more than a fifth of its life before it.
+fn is_fresh(token: &str) -> bool {
+    crate::pki::tokens::lifetime(token).is_some_and(|(begin, end)| {
+        let now = jiff::Timestamp::now().as_second();
+        begin <= now && end - now > (end - begin) / 5
+    })
+}
+
+/// Shortest life of the tokens in the pod's volumes, in seconds; None if there are none.
+pub fn token_seconds(pod: &Pod) -> Option<i64> {
+    let volumes = pod.spec().volumes.iter().flatten();
+    volumes
+        .filter_map(|v| v.projected.as_ref()?.sources.as_ref())
+        .flatten()
+        .filter_map(|s| s.service_account_token.as_ref())
+        .map(|t| t.expiration_seconds.unwrap_or(3600))
+        .min()
 }
 
 /// A ConfigMap or Secret that a volume refers to.

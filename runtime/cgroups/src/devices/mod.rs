@@ -9,4 +9,6 @@ mod rules;
 pub(crate) mod v1;
 pub(crate) mod v2;
 
-pub(crate) use rules::{Class, Rule, effective};
+#[cfg(test)]
+pub(crate) use rules::tests::rule;
+pub(crate) use rules::{ALL, Class, MKNOD, READ, Rule, WRITE, effective};

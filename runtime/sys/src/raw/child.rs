@@ -8,8 +8,8 @@ use core::ffi::c_void;
 
 use super::clone::{CloneArgs, clone_with_stack};
 use super::{
-    Errno, Fd, Res, capget, capset, cloexec_range, exec_fd, exit, raise_ambient, recv, send, set_cloexec,
-    set_dumpable, setns, setresgid, setresuid, unshare,
+    Errno, Fd, Res, capget, capset, cloexec_range, close, exec_fd, exit, raise_ambient, recv, send,
+    set_cloexec, set_dumpable, setns, setresgid, setresuid, unshare,
 };
 
 /// CLONE_NEWUSER.
@@ -62,6 +62,8 @@ pub struct Order {
     pub init: CloneArgs,
     /// The child's end of the socket to the parent.
     pub sync: Fd,
+    /// The parent's end of it, which the first process has a copy of.
+    pub parent: Fd,
     /// The init program.
     pub program: Fd,
     /// Wait for one message before execveat(2).
@@ -134,6 +136,8 @@ pub unsafe extern "C" fn first_process(argument: *mut c_void) -> ! {
     // SAFETY: the caller's promise.
     let order = unsafe { &mut *argument.cast::<Order>() };
     if order.wait {
+        // With the copy open, the end of a parent that is killed would not be noticed.
+        close(order.parent);
         wait_for_parent(order);
     }
     if order.become_root

@@ -421,13 +421,14 @@ pub fn seccomp(program: &[u8], flags: u32) -> Res<usize> {
 /// set_mempolicy(2); `nodes` has one bit a node, in whole 64-bit words.
 pub fn set_mempolicy(mode: u32, nodes: &[u8]) -> Res<()> {
     let bits = nodes.len() / 8 * 64 + usize::from(!nodes.is_empty());
+    // No nodes are no mask: with a mask, no bits are too few.
+    let mask = if nodes.is_empty() {
+        0
+    } else {
+        nodes.as_ptr() as usize
+    };
     // SAFETY: the mask is read, as many bits as told (the kernel counts one more than it reads).
-    check_unit(unsafe {
-        syscall(
-            nr::SET_MEMPOLICY,
-            [mode as usize, nodes.as_ptr() as usize, bits, 0, 0, 0],
-        )
-    })
+    check_unit(unsafe { syscall(nr::SET_MEMPOLICY, [mode as usize, mask, bits, 0, 0, 0]) })
 }
 
 /// rt_sigprocmask(2): sets the mask of blocked signals, returns the old one (bit n-1 for signal n).

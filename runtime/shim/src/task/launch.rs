@@ -1,0 +1,296 @@
+//! How processes come to be: Create, Exec, and the runs of the runtime for both.
+
+use std::path::PathBuf;
+
+use berth_client::{CreateOptions, ExecOptions, RestoreOptions};
+use containerd_shim_protos::api::{CreateTaskRequest, CreateTaskResponse, ExecProcessRequest};
+
+use super::jobs::{Job, Verb};
+use super::{Asker, Outcome, Shim, empty, encode};
+use crate::config;
+use crate::container::{Container, Images};
+use crate::error::TaskError;
+use crate::log::warning;
+use crate::options::Options;
+use crate::process::{Phase, Process, pid_file};
+use crate::rootfs;
+use crate::stdio::{ConsoleSocket, Ends, Io, Names, StdioError};
+
+impl Shim {
+    pub(super) fn create(&mut self, asker: Asker, request: CreateTaskRequest) -> Outcome {
+        check_id("id", &request.id)?;
+        if self.index(&request.id).is_ok() {
+            return Err(TaskError::Exists {
+                what: "container",
+                id: request.id,
+            });
+        }
+        let bundle = PathBuf::from(&request.bundle);
+        if !bundle.is_absolute() {
+            return Err(TaskError::Invalid {
+                field: "bundle",
+                reason: format!("{:?} must be an absolute path", request.bundle),
+            });
+        }
+        let options = Options::from_any(request.options.as_ref())?;
+        options.save(&bundle)?;
+        let runtime = options.runtime(&self.args.namespace, &bundle, self.args.debug);
+        let names = Names {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        };
+        let init = Process::new(None, names);
+        let mut container = Container::new(request.id.clone(), bundle, runtime, options, init);
+        rootfs::mount_all(&request.rootfs, &container.bundle.join(rootfs::DIR))?;
+        container.mounted = !request.rootfs.is_empty();
+        self.containers.push(container);
+        self.finishing = None;
+        let created = if request.checkpoint.is_empty() {
+            self.launch(&request.id, None, asker).map(|()| None)
+        } else {
+            self.create_from_images(&request)
+        };
+        match created {
+            Ok(answer) => {
+                // The event is told when the process is there; this is what it says beside that.
+                self.remember_request(&request);
+                Ok(answer)
+            }
+            Err(error) => {
+                self.undo_create(&request.id);
+                Err(error)
+            }
+        }
+    }
+
+    /// A container that Start will restore: nothing runs yet.
+    fn create_from_images(&mut self, request: &CreateTaskRequest) -> Outcome {
+        let container = self.container(&request.id)?;
+        container.images = Some(Images {
+            path: PathBuf::from(&request.checkpoint),
+        });
+        container.init.phase = Phase::Created;
+        self.tell_created(&request.id);
+        encode(&CreateTaskResponse::new()).map(Some)
+    }
+
+    /// Takes back what Create has done; the process of the runtime, if there was one, has ended.
+    pub(super) fn undo_create(&mut self, id: &str) {
+        let Ok(index) = self.index(id) else { return };
+        let mut container = self.containers.swap_remove(index);
+        if let Some(logger) = container.init.io.take_logger() {
+            logger.kill();
+        }
+        if container.mounted
+            && let Err(error) = rootfs::unmount(&container.bundle.join(rootfs::DIR))
+        {
+            warning!("{}", crate::error::chain(&error));
+        }
+    }
+
+    pub(super) fn exec(&mut self, request: ExecProcessRequest) -> Outcome {
+        check_id("exec_id", &request.exec_id)?;
+        let container = self.container(&request.id)?;
+        let exec = request.exec_id;
+        if container.process(Some(&exec)).is_some() {
+            return Err(TaskError::Exists {
+                what: "exec",
+                id: exec,
+            });
+        }
+        let phase = container.init.phase;
+        if matches!(phase, Phase::Stopped | Phase::Added | Phase::Launching) {
+            return Err(TaskError::State {
+                verb: "add a process to",
+                id: request.id,
+                state: phase.name(),
+            });
+        }
+        let invalid = |reason: String| TaskError::Invalid {
+            field: "spec",
+            reason,
+        };
+        let mut spec: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(&request.spec.value)
+                .map_err(|e| invalid(format!("no OCI process object: {e}")))?;
+        spec.insert("terminal".to_owned(), request.terminal.into());
+        let path = container.bundle.join(format!("exec-{exec}.json"));
+        let text = serde_json::to_vec(&spec).map_err(|e| invalid(e.to_string()))?;
+        std::fs::write(&path, text).map_err(TaskError::file("write", &path))?;
+        let names = Names {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+        };
+        let mut process = Process::new(Some(exec.clone()), names);
+        process.spec = Some(path);
+        container.execs.push(process);
+        self.tell_exec_added(&request.id, &exec);
+        empty()
+    }
+
+    /// Opens the streams of a process and starts the runtime, at once or as soon as its logging program is ready.
+    pub(super) fn launch(&mut self, id: &str, exec: Option<&str>, asker: Asker) -> Result<(), TaskError> {
+        let namespace = self.args.namespace.clone();
+        let container = self.container(id)?;
+        let options = container.options.clone();
+        let process = process(container, exec)?;
+        let name = exec.unwrap_or(id);
+        let mut ends = None;
+        process.io = if process.names.terminal {
+            Io::open_terminal(&process.names, name, &namespace)?
+        } else {
+            let (io, inner) = Io::open(&process.names, &options, name, &namespace)?;
+            ends = Some(inner);
+            io
+        };
+        process.phase = Phase::Launching;
+        process.launching = Some(asker);
+        if process.io.logger().is_some() {
+            process.ends = Some(ends);
+            return Ok(());
+        }
+        self.run_launch(id, exec, ends)
+    }
+
+    /// Goes on with launches whose logging programs have become ready, or have not.
+    pub(super) fn launch_ready(&mut self) {
+        let mut ready = Vec::new();
+        for container in &mut self.containers {
+            let id = container.id.clone();
+            for process in container.processes_mut().filter(|p| p.ends.is_some()) {
+                let state = process
+                    .io
+                    .logger()
+                    .map_or(Ok(true), |logger| logger.check_ready());
+                if !matches!(state, Ok(false)) {
+                    ready.push((id.clone(), process.exec.clone(), process.ends.take(), state));
+                }
+            }
+        }
+        for (id, exec, ends, state) in ready {
+            let launched = match state {
+                Ok(_) => self.run_launch(&id, exec.as_deref(), ends.flatten()),
+                Err(error) => Err(StdioError::from(error).into()),
+            };
+            if let Err(error) = launched {
+                self.launch_failed(&id, exec.as_deref(), error);
+            }
+        }
+    }
+
+    /// Starts the runtime for a process whose streams are open.
+    fn run_launch(&mut self, id: &str, exec: Option<&str>, ends: Option<Ends>) -> Result<(), TaskError> {
+        let number = self.number();
+        let container = self.container(id)?;
+        let console = match ends {
+            Some(_) => None,
+            None => Some(ConsoleSocket::new(number).map_err(StdioError::Console)?),
+        };
+        let socket = console.as_ref().map(ConsoleSocket::path);
+        let spec = process(container, exec)?.spec.clone().unwrap_or_default();
+        let pid_file = pid_file(&container.bundle, exec);
+        // A pid of an earlier run must not be taken for the new one.
+        let _ = std::fs::remove_file(&pid_file);
+        let (verb, call) = match exec {
+            Some(_) => {
+                let options = ExecOptions {
+                    pid_file: Some(&pid_file),
+                    console_socket: socket,
+                    detach: true,
+                };
+                (Verb::Exec, container.runtime.exec(id, &spec, &options))
+            }
+            None => match &container.images {
+                Some(images) => {
+                    let work = criu_work(container);
+                    let options = RestoreOptions {
+                        image_path: Some(&images.path),
+                        work_path: Some(&work),
+                        pid_file: Some(&pid_file),
+                        console_socket: socket,
+                        no_pivot: container.options.no_pivot_root,
+                        ..RestoreOptions::default()
+                    };
+                    let _ = std::fs::create_dir_all(&work);
+                    (
+                        Verb::Restore,
+                        container.runtime.restore(id, &container.bundle, &options),
+                    )
+                }
+                None => {
+                    let options = CreateOptions {
+                        pid_file: Some(&pid_file),
+                        console_socket: socket,
+                        detach: false,
+                        no_pivot: container.options.no_pivot_root,
+                        no_new_keyring: container.options.no_new_keyring,
+                    };
+                    (
+                        Verb::Create,
+                        container.runtime.create(id, &container.bundle, &options),
+                    )
+                }
+            },
+        };
+        let call = match ends {
+            Some([stdin, stdout, stderr]) => call.stdio(stdin, stdout, stderr),
+            None => call,
+        };
+        let pending = call.spawn().map_err(|source| TaskError::Runtime {
+            verb: verb.name(),
+            source,
+        })?;
+        if exec.is_none() {
+            // Read while the runtime is at work.
+            let path = container.bundle.join("config.json");
+            container.kill_others = match config::has_own_pid_namespace(&path) {
+                Ok(own) => !own,
+                Err(error) => {
+                    warning!("{}", crate::error::chain(&error));
+                    false
+                }
+            };
+        }
+        self.jobs.push(Job {
+            pending,
+            verb,
+            container: id.to_owned(),
+            exec: exec.map(str::to_owned),
+            asker: None,
+            console,
+        });
+        Ok(())
+    }
+}
+
+/// Where criu works for a container.
+pub(super) fn criu_work(container: &Container) -> PathBuf {
+    if container.options.criu_work_path.as_os_str().is_empty() {
+        container.bundle.join("work")
+    } else {
+        container.options.criu_work_path.clone()
+    }
+}
+
+fn process<'a>(container: &'a mut Container, exec: Option<&str>) -> Result<&'a mut Process, TaskError> {
+    container.process_mut(exec).ok_or_else(|| TaskError::NotFound {
+        what: "exec",
+        id: exec.unwrap_or_default().to_owned(),
+    })
+}
+
+/// Ids become parts of file names in the bundle.
+fn check_id(field: &'static str, id: &str) -> Result<(), TaskError> {
+    let reason = if id.is_empty() {
+        "must not be empty".to_owned()
+    } else if id.contains('/') || id == "." || id == ".." || id.contains('\0') {
+        format!("{id:?} must not be a path")
+    } else {
+        return Ok(());
+    };
+    Err(TaskError::Invalid { field, reason })
+}

@@ -1,0 +1,96 @@
+//! containerd's CRI plugin, as the kubelet drives it, with the configuration of examples/kubernetes.
+
+use crate::table;
+use harness::{Containerd, need_program, need_root, repository_root};
+
+/// An image from the lab's rootfs in Docker's archive format, named `busybox` and, as `pause`, one that sleeps.
+const IMAGES: &str = r#"
+mkdir image; cp image.tar image/layer.tar
+digest=$(sha256sum <image/layer.tar | cut -d' ' -f1)
+for name in busybox pause; do
+    entry='"Cmd": ["/bin/sh"]'; [ $name = pause ] && entry='"Entrypoint": ["/bin/sleep", "100000"]'
+    echo '{"architecture": "amd64", "os": "linux", "config": {'$entry', "Env": ["PATH=/bin"]}, "rootfs": {"type": "layers", "diff_ids": ["sha256:'$digest'"]}}' >image/config.json
+    echo '[{"Config": "config.json", "RepoTags": ["localhost/'$name':1"], "Layers": ["layer.tar"]}]' >image/manifest.json
+    tar -C image -cf $name.tar manifest.json config.json layer.tar
+    command ctr --address $LAB/c.sock --namespace k8s.io images import $name.tar >/dev/null
+done
+"#;
+
+fn pod(handler: &str) -> String {
+    let dir_of = |containerd: &Containerd| containerd.lab.path().display().to_string();
+    let example =
+        std::fs::read_to_string(repository_root().join("examples/kubernetes/containerd.toml")).expect("read");
+    let cri = format!(
+        "[plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"localhost/pause:1\"\nstream_server_address = \"127.0.0.1\"\n\
+         disable_apparmor = true\nrestrict_oom_score_adj = true\n[plugins.\"io.containerd.grpc.v1.cri\".cni]\n\
+         bin_dir = \"/usr/lib/cni\"\nconf_dir = \"/run/cni\"\n[plugins.\"io.containerd.grpc.v1.cri\".containerd]\n\
+         default_runtime_name = \"runc\"\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n\
+         runtime_type = \"io.containerd.runc.v2\"\n{example}"
+    );
+    let mut containerd = Containerd::new(&cri);
+    table::prepare(&containerd.lab);
+    containerd.lab.sh(IMAGES).ok();
+    containerd
+        .lab
+        .sh(r#"
+mkdir -p /run/cni
+cat >/run/cni/10-lab.conflist <<'X'
+{"cniVersion": "0.4.0", "name": "lab", "plugins": [{"type": "bridge", "bridge": "lab0", "isGateway": true, "ipMasq": false,
+ "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.89.3.0/24"}]], "dataDir": "/run/cni-data"}}, {"type": "loopback"}]}
+X
+"#)
+        .ok();
+    let client = repository_root()
+        .join("tests/engines/cri-client")
+        .display()
+        .to_string();
+    let run = |containerd: &Containerd, phase: &str| {
+        let dir = dir_of(containerd);
+        containerd.lab.sh(&format!(
+            "{client} $LAB/c.sock {phase} {handler} {dir}; pgrep -fc '[c]ontainerd-shim-[a-z]*-v2 -namespace'"
+        ))
+    };
+    containerd
+        .lab
+        .sh("wait_until eval '[ -e /run/cni/10-lab.conflist ]'; sleep 1")
+        .ok();
+    let mut text = run(&containerd, "first").ok();
+    containerd.kill();
+    containerd.start();
+    text += &run(&containerd, "second").stdout;
+    containerd
+        .lab
+        .sh("wait_until eval '! pgrep -f [c]ontainerd-shim- >/dev/null'")
+        .ok();
+    let cgroups: Vec<_> = containerd
+        .lab
+        .cgroups()
+        .into_iter()
+        .filter(|dir| !dir.ends_with(containerd.lab.name()))
+        .collect();
+    assert!(cgroups.is_empty(), "cgroups are left: {cgroups:#?}");
+    text
+}
+
+#[test]
+fn a_pod_lives_through_cri_as_with_containerds_own_shim() {
+    need_root!();
+    need_program!("containerd");
+    if !std::path::Path::new("/usr/lib/cni/bridge").exists() {
+        harness::skip!("needs Debian's containernetworking-plugins");
+    }
+    let theirs = pod("runc");
+    assert_eq!(
+        theirs,
+        "states 1 1\nexec out|err|3\nstream streamed 4\nlog ['stderr F to the log too', 'stdout F to the log']\nstats True\n\
+         update 67108864 100663296\nforward 80 page\n1\nfound 1 0\nexec again||0\nended 9\nstopped (2, 143)\npods 0\n0\n"
+    );
+    // The handler that pods of the example's RuntimeClass get.
+    let class = repository_root().join("examples/kubernetes/runtimeclass.yaml");
+    let class = std::fs::read_to_string(class).expect("read the example");
+    let handler = class
+        .lines()
+        .find_map(|line| line.strip_prefix("handler: "))
+        .expect("a handler");
+    assert_eq!(pod(handler), theirs);
+}

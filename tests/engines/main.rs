@@ -1,0 +1,7 @@
+//! Container engines with their real daemons: Berth in runc's place, seen by the engine's user and from inside.
+
+mod cri;
+mod crio;
+mod docker;
+mod podman;
+mod table;
