@@ -188,7 +188,7 @@ fn looks(pods: &[(Object, Vec<Place>)]) -> Vec<Vec<Option<Look>>> {
             .unwrap_or(0);
         Some(Look {
             cpu: stats.cpu?.usage,
-            memory: memory.usage.saturating_sub(idle),
+            memory: memory.memory.usage.saturating_sub(idle),
             at: Instant::now(),
         })
     };
