@@ -156,7 +156,7 @@ fn spdy_frames() {
         let mut decoder = spdy::Decoder::default();
         for piece in bytes.chunks(7) {
             decoder.buffer().extend_from_slice(piece);
-            while let Ok(Some(_)) = decoder.next() {}
+            while let Ok(Some(_)) = decoder.next_frame() {}
         }
     });
 }
@@ -167,7 +167,7 @@ fn websocket_frames() {
         let mut decoder = websocket::Decoder::default();
         for piece in bytes.chunks(5) {
             decoder.buffer().extend_from_slice(piece);
-            while let Ok(Some(_)) = decoder.next() {}
+            while let Ok(Some(_)) = decoder.next_frame() {}
         }
     });
 }

@@ -70,7 +70,7 @@ pub async fn serve(
     let reading = async {
         let mut decoder = Decoder::default();
         loop {
-            match decoder.next() {
+            match decoder.next_frame() {
                 Ok(Some(Frame::Message(message))) => {
                     if let Some(input) = input(message) {
                         // Nobody takes input after the program's end, and the last word is still to be heard.

@@ -55,7 +55,7 @@ pub async fn serve(io: impl AsyncRead + AsyncWrite, netns: Option<PathBuf>) {
     let reading = async {
         let mut decoder = Decoder::default();
         loop {
-            match decoder.next() {
+            match decoder.next_frame() {
                 Ok(Some(frame)) => {
                     if state.frame(frame).await.is_none() {
                         return;

@@ -63,7 +63,7 @@ async fn accept(
 ) -> Option<Streams> {
     let mut streams = Streams::default();
     while !expected.iter().all(|kind| streams.id(kind).is_some()) {
-        match decoder.next().ok()? {
+        match decoder.next_frame().ok()? {
             Some(Frame::Open { id, headers, .. }) => {
                 let kind = headers.iter().find(|(name, _)| name == "streamtype");
                 let kind = kind.map(|(_, value)| value.as_str()).unwrap_or_default();
@@ -110,7 +110,7 @@ pub async fn serve(
             }
         }
         loop {
-            match decoder.next() {
+            match decoder.next_frame() {
                 Ok(Some(Frame::Open { id, .. })) => {
                     let _ = control.send(spdy::reset(id)).await;
                 }

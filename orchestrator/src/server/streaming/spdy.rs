@@ -129,7 +129,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`FrameError`].
-    pub fn next(&mut self) -> Result<Option<Frame>, FrameError> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         loop {
             if let Some((id, left, fin)) = self.data {
                 if left > 0 && self.bytes.is_empty() {
@@ -365,7 +365,7 @@ mod tests {
             let (mut seen, mut text, mut ended) = (Vec::new(), Vec::new(), false);
             for part in all.chunks(step) {
                 decoder.buffer().extend_from_slice(part);
-                while let Some(frame) = decoder.next().unwrap() {
+                while let Some(frame) = decoder.next_frame().unwrap() {
                     match frame {
                         Frame::Data { id: 3, bytes, fin } => {
                             text.extend_from_slice(&bytes);
@@ -390,7 +390,7 @@ mod tests {
         let refused = |bytes: &[u8]| {
             let mut decoder = Decoder::default();
             decoder.buffer().extend_from_slice(bytes);
-            decoder.next().unwrap_err()
+            decoder.next_frame().unwrap_err()
         };
         assert_eq!(refused(&[0x80, 2, 0, 1, 0, 0, 0, 0]), FrameError::Version(0x8002));
         assert!(matches!(

@@ -18,7 +18,7 @@ pub async fn serve(io: impl AsyncRead + AsyncWrite, inner: DuplexStream) {
     let reading = async {
         let mut decoder = Decoder::default();
         loop {
-            match decoder.next() {
+            match decoder.next_frame() {
                 Ok(Some(Frame::Message(bytes))) => {
                     if to_inner.write_all(&bytes).await.is_err() {
                         return;

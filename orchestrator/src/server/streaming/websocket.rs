@@ -64,7 +64,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`FrameError`].
-    pub fn next(&mut self) -> Result<Option<Frame>, FrameError> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         loop {
             let Some(head) = self.head()? else { return Ok(None) };
             if self.bytes.len() < head.start + head.length {
@@ -218,7 +218,7 @@ mod tests {
             let mut seen = Vec::new();
             for part in all.chunks(step) {
                 decoder.buffer().extend_from_slice(part);
-                while let Some(frame) = decoder.next().unwrap() {
+                while let Some(frame) = decoder.next_frame().unwrap() {
                     seen.push(frame);
                 }
             }
@@ -237,7 +237,7 @@ mod tests {
         let refused = |bytes: &[u8]| {
             let mut decoder = Decoder::default();
             decoder.buffer().extend_from_slice(bytes);
-            decoder.next().unwrap_err()
+            decoder.next_frame().unwrap_err()
         };
         assert_eq!(refused(&[0x82, 1, b'x']), FrameError::Bare);
         assert_eq!(refused(&[0xc2, 0x81]), FrameError::Kind);
