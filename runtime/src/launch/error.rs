@@ -336,7 +336,7 @@ impl<'a> Failed<'a> {
                 String::from_utf8_lossy(value),
                 path.to_string_lossy()
             ),
-            InitStep::Label { path, value } => label(&path.to_string_lossy(), value, &errno.to_string()),
+            InitStep::Label { path, value } => label(&path.to_string_lossy(), value, errno),
             InitStep::ReadOnly { path } => {
                 format!("can't make {:?} read-only: {errno}", path.to_string_lossy())
             }
