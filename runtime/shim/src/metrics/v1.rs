@@ -1,6 +1,6 @@
 //! `io.containerd.cgroups.v1.Metrics`.
 
-use berth_cgroups::{Cgroup, IoEntry, MemoryStats, Stats};
+use berth_cgroups::{Cgroup, IoEntry, MemoryCounter, MemoryStats, RdmaEntry, Stats};
 use containerd_shim_protos::cgroups::metrics as proto;
 use containerd_shim_protos::protobuf::MessageField;
 
@@ -35,6 +35,12 @@ pub fn metrics(stats: &Stats, cgroup: &Cgroup) -> proto::Metrics {
         let mut out = proto::BlkIOStat::new();
         out.io_service_bytes_recursive = io.bytes.iter().map(entry).collect();
         out.io_serviced_recursive = io.operations.iter().map(entry).collect();
+        out.io_queued_recursive = io.queued.iter().map(entry).collect();
+        out.io_service_time_recursive = io.service_time.iter().map(entry).collect();
+        out.io_wait_time_recursive = io.wait_time.iter().map(entry).collect();
+        out.io_merged_recursive = io.merged.iter().map(entry).collect();
+        out.io_time_recursive = io.time.iter().map(entry).collect();
+        out.sectors_recursive = io.sectors.iter().map(entry).collect();
         all.blkio = MessageField::some(out);
     }
     for (size, pages) in &stats.hugetlb {
@@ -45,15 +51,10 @@ pub fn metrics(stats: &Stats, cgroup: &Cgroup) -> proto::Metrics {
         out.pagesize.clone_from(size);
         all.hugetlb.push(out);
     }
-    if !stats.rdma.is_empty() {
+    if !stats.rdma.current.is_empty() || !stats.rdma.limit.is_empty() {
         let mut out = proto::RdmaStat::new();
-        for device in &stats.rdma {
-            let mut entry = proto::RdmaEntry::new();
-            entry.device.clone_from(&device.device);
-            entry.hca_handles = device.handles as u32;
-            entry.hca_objects = device.objects as u32;
-            out.current.push(entry);
-        }
+        out.current = stats.rdma.current.iter().map(device).collect();
+        out.limit = stats.rdma.limit.iter().map(device).collect();
         all.rdma = MessageField::some(out);
     }
     all
@@ -61,12 +62,12 @@ pub fn metrics(stats: &Stats, cgroup: &Cgroup) -> proto::Metrics {
 
 fn memory(stats: &MemoryStats) -> proto::MemoryStat {
     let of = |name: &str| stats.detail.get(name).copied().unwrap_or(0);
-    let entry = |usage, max, limit, failcnt| {
+    let entry = |counter: &MemoryCounter| {
         let mut out = proto::MemoryEntry::new();
-        out.usage = usage;
-        out.max = max;
-        out.limit = limit;
-        out.failcnt = failcnt;
+        out.usage = counter.usage;
+        out.max = counter.peak;
+        out.limit = counter.limit;
+        out.failcnt = counter.failures;
         MessageField::some(out)
     };
     let mut out = proto::MemoryStat::new();
@@ -102,14 +103,10 @@ fn memory(stats: &MemoryStats) -> proto::MemoryStat {
     out.total_inactive_file = of("total_inactive_file");
     out.total_active_file = of("total_active_file");
     out.total_unevictable = of("total_unevictable");
-    out.usage = entry(stats.usage, stats.peak, stats.limit, stats.failures);
-    out.swap = entry(
-        stats.swap_usage,
-        stats.swap_peak,
-        stats.swap_limit,
-        stats.swap_failures,
-    );
-    out.kernel = entry(stats.kernel_usage, 0, 0, 0);
+    out.usage = entry(&stats.memory);
+    out.swap = entry(&stats.with_swap);
+    out.kernel = entry(&stats.kernel);
+    out.kernel_tcp = entry(&stats.kernel_tcp);
     out
 }
 
@@ -140,5 +137,13 @@ fn entry(one: &IoEntry) -> proto::BlkIOEntry {
     out.major = one.major;
     out.minor = one.minor;
     out.value = one.value;
+    out
+}
+
+fn device(one: &RdmaEntry) -> proto::RdmaEntry {
+    let mut out = proto::RdmaEntry::new();
+    out.device.clone_from(&one.device);
+    out.hca_handles = one.handles;
+    out.hca_objects = one.objects;
     out
 }

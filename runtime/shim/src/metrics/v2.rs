@@ -1,6 +1,6 @@
 //! `io.containerd.cgroups.v2.Metrics`.
 
-use berth_cgroups::{Cgroup, IoEntry, IoStats, MemoryStats, Pressure, PressureLine, Stats};
+use berth_cgroups::{Cgroup, IoEntry, IoStats, MemoryStats, Pressure, PressureLine, RdmaEntry, Stats};
 use containerd_shim_protos::cgroups_v2::metrics as proto;
 use containerd_shim_protos::protobuf::MessageField;
 
@@ -38,15 +38,10 @@ pub fn metrics(stats: &Stats, cgroup: &Cgroup) -> proto::Metrics {
         out.pagesize.clone_from(size);
         all.hugetlb.push(out);
     }
-    if !stats.rdma.is_empty() {
+    if !stats.rdma.current.is_empty() || !stats.rdma.limit.is_empty() {
         let mut out = proto::RdmaStat::new();
-        for device in &stats.rdma {
-            let mut entry = proto::RdmaEntry::new();
-            entry.device.clone_from(&device.device);
-            entry.hca_handles = device.handles as u32;
-            entry.hca_objects = device.objects as u32;
-            out.current.push(entry);
-        }
+        out.current = stats.rdma.current.iter().map(device).collect();
+        out.limit = stats.rdma.limit.iter().map(device).collect();
         all.rdma = MessageField::some(out);
     }
     all
@@ -87,12 +82,15 @@ fn memory(stats: &MemoryStats) -> proto::MemoryStat {
     out.pglazyfreed = of("pglazyfreed");
     out.thp_fault_alloc = of("thp_fault_alloc");
     out.thp_collapse_alloc = of("thp_collapse_alloc");
-    out.usage = stats.usage;
-    out.usage_limit = stats.limit;
-    out.max_usage = stats.peak;
-    out.swap_usage = stats.swap_usage;
-    out.swap_limit = stats.swap_limit;
-    out.swap_max_usage = stats.swap_peak;
+    out.usage = stats.memory.usage;
+    out.usage_limit = stats.memory.limit;
+    out.max_usage = stats.memory.peak;
+    // Swap alone, as cgroup2 has it; the statistics have it together with memory.
+    out.swap_usage = stats.with_swap.usage.saturating_sub(stats.memory.usage);
+    out.swap_limit = match stats.with_swap.limit {
+        u64::MAX => u64::MAX,
+        limit => limit.saturating_sub(stats.memory.limit),
+    };
     out.psi = pressure(stats.pressure.as_ref());
     out
 }
@@ -168,4 +166,12 @@ fn pressure(given: Option<&Pressure>) -> MessageField<proto::PSIStats> {
         out.full = line(&given.full);
         out
     }))
+}
+
+fn device(one: &RdmaEntry) -> proto::RdmaEntry {
+    let mut out = proto::RdmaEntry::new();
+    out.device.clone_from(&one.device);
+    out.hca_handles = one.handles;
+    out.hca_objects = one.objects;
+    out
 }
