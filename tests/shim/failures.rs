@@ -133,7 +133,7 @@ ctr tasks exec --exec-id e $LAB_NAME-c /bin/echo works again
 ctr tasks kill --signal 9 $LAB_NAME-c
 wait_until eval 'ctr tasks ls | grep -q STOPPED'
 ctr tasks rm $LAB_NAME-c 2>/dev/null
-ctr containers rm $LAB_NAME-c $LAB_NAME-new 2>/dev/null
+ctr containers rm $LAB_NAME-c
 "#,
             group.display()
         ))

@@ -20,7 +20,7 @@ pub fn unblock_signals(command: &mut Command) -> io::Result<&mut Command> {
 }
 
 /// Gives the command descriptors from number 3 on, in this order, without close-on-exec.
-pub fn pass_descriptors(command: &mut Command, descriptors: Vec<OwnedFd>) -> io::Result<&mut Command> {
+pub fn pass_descriptors(command: &mut Command, descriptors: &[OwnedFd]) -> io::Result<()> {
     const FIRST: i32 = 3;
     let count = descriptors.len() as i32;
     // Copies above all targets: putting one into its place then never overwrites another that waits for its turn.
@@ -46,7 +46,8 @@ pub fn pass_descriptors(command: &mut Command, descriptors: Vec<OwnedFd>) -> io:
         Ok(())
     };
     // SAFETY: the closure runs in the child between fork and exec and only calls dup2, which is async-signal-safe.
-    Ok(unsafe { command.pre_exec(place) })
+    unsafe { command.pre_exec(place) };
+    Ok(())
 }
 
 #[cfg(test)]
@@ -64,10 +65,10 @@ mod tests {
         drop((first_writer, second_writer));
         let mut command = Command::new("sh");
         command.args(["-c", "cat <&4 >&5; cat <&3 >&5"]);
-        let passed = vec![first.into(), second.into(), out_writer.into()];
-        pass_descriptors(&mut command, passed).unwrap();
+        let passed = [first.into(), second.into(), out_writer.into()];
+        pass_descriptors(&mut command, &passed).unwrap();
         assert!(command.status().unwrap().success());
-        drop(command);
+        drop((command, passed));
         let mut text = String::new();
         out.read_to_string(&mut text).unwrap();
         assert_eq!(text, "twoone");

@@ -35,6 +35,12 @@ pub fn metrics(stats: &Stats, cgroup: &Cgroup) -> proto::Metrics {
         let mut out = proto::BlkIOStat::new();
         out.io_service_bytes_recursive = io.bytes.iter().map(entry).collect();
         out.io_serviced_recursive = io.operations.iter().map(entry).collect();
+        out.io_queued_recursive = io.queued.iter().map(entry).collect();
+        out.io_service_time_recursive = io.service_time.iter().map(entry).collect();
+        out.io_wait_time_recursive = io.wait_time.iter().map(entry).collect();
+        out.io_merged_recursive = io.merged.iter().map(entry).collect();
+        out.io_time_recursive = io.time.iter().map(entry).collect();
+        out.sectors_recursive = io.sectors.iter().map(entry).collect();
         all.blkio = MessageField::some(out);
     }
     for (size, pages) in &stats.hugetlb {
@@ -45,20 +51,10 @@ pub fn metrics(stats: &Stats, cgroup: &Cgroup) -> proto::Metrics {
         out.pagesize.clone_from(size);
         all.hugetlb.push(out);
     }
-    if !stats.rdma.current.is_empty() {
-        let entries = |devices: &[RdmaEntry]| {
-            let entry = |device: &RdmaEntry| {
-                let mut entry = proto::RdmaEntry::new();
-                entry.device.clone_from(&device.device);
-                entry.hca_handles = device.handles;
-                entry.hca_objects = device.objects;
-                entry
-            };
-            devices.iter().map(entry).collect()
-        };
+    if !stats.rdma.current.is_empty() || !stats.rdma.limit.is_empty() {
         let mut out = proto::RdmaStat::new();
-        out.current = entries(&stats.rdma.current);
-        out.limit = entries(&stats.rdma.limit);
+        out.current = stats.rdma.current.iter().map(device).collect();
+        out.limit = stats.rdma.limit.iter().map(device).collect();
         all.rdma = MessageField::some(out);
     }
     all
@@ -66,7 +62,7 @@ pub fn metrics(stats: &Stats, cgroup: &Cgroup) -> proto::Metrics {
 
 fn memory(stats: &MemoryStats) -> proto::MemoryStat {
     let of = |name: &str| stats.detail.get(name).copied().unwrap_or(0);
-    let entry = |counter: MemoryCounter| {
+    let entry = |counter: &MemoryCounter| {
         let mut out = proto::MemoryEntry::new();
         out.usage = counter.usage;
         out.max = counter.peak;
@@ -107,10 +103,10 @@ fn memory(stats: &MemoryStats) -> proto::MemoryStat {
     out.total_inactive_file = of("total_inactive_file");
     out.total_active_file = of("total_active_file");
     out.total_unevictable = of("total_unevictable");
-    out.usage = entry(stats.memory);
-    out.swap = entry(stats.with_swap);
-    out.kernel = entry(stats.kernel);
-    out.kernel_tcp = entry(stats.kernel_tcp);
+    out.usage = entry(&stats.memory);
+    out.swap = entry(&stats.with_swap);
+    out.kernel = entry(&stats.kernel);
+    out.kernel_tcp = entry(&stats.kernel_tcp);
     out
 }
 
@@ -141,5 +137,13 @@ fn entry(one: &IoEntry) -> proto::BlkIOEntry {
     out.major = one.major;
     out.minor = one.minor;
     out.value = one.value;
+    out
+}
+
+fn device(one: &RdmaEntry) -> proto::RdmaEntry {
+    let mut out = proto::RdmaEntry::new();
+    out.device.clone_from(&one.device);
+    out.hca_handles = one.handles;
+    out.hca_objects = one.objects;
     out
 }

@@ -24,7 +24,7 @@ pub fn metrics(stats: &Stats, cgroup: &Cgroup) -> proto::Metrics {
         all.cpu = MessageField::some(out);
     }
     if let Some(memory) = &stats.memory {
-        all.memory = MessageField::some(self::memory(memory, cgroup));
+        all.memory = MessageField::some(self::memory(memory));
         all.memory_events = MessageField::some(memory_events(cgroup));
     }
     if let Some(io) = &stats.io {
@@ -38,26 +38,16 @@ pub fn metrics(stats: &Stats, cgroup: &Cgroup) -> proto::Metrics {
         out.pagesize.clone_from(size);
         all.hugetlb.push(out);
     }
-    if !stats.rdma.current.is_empty() {
-        let entries = |devices: &[RdmaEntry]| {
-            let entry = |device: &RdmaEntry| {
-                let mut entry = proto::RdmaEntry::new();
-                entry.device.clone_from(&device.device);
-                entry.hca_handles = device.handles;
-                entry.hca_objects = device.objects;
-                entry
-            };
-            devices.iter().map(entry).collect()
-        };
+    if !stats.rdma.current.is_empty() || !stats.rdma.limit.is_empty() {
         let mut out = proto::RdmaStat::new();
-        out.current = entries(&stats.rdma.current);
-        out.limit = entries(&stats.rdma.limit);
+        out.current = stats.rdma.current.iter().map(device).collect();
+        out.limit = stats.rdma.limit.iter().map(device).collect();
         all.rdma = MessageField::some(out);
     }
     all
 }
 
-fn memory(stats: &MemoryStats, cgroup: &Cgroup) -> proto::MemoryStat {
+fn memory(stats: &MemoryStats) -> proto::MemoryStat {
     let of = |name: &str| stats.detail.get(name).copied().unwrap_or(0);
     let mut out = proto::MemoryStat::new();
     out.anon = of("anon");
@@ -95,25 +85,14 @@ fn memory(stats: &MemoryStats, cgroup: &Cgroup) -> proto::MemoryStat {
     out.usage = stats.memory.usage;
     out.usage_limit = stats.memory.limit;
     out.max_usage = stats.memory.peak;
-    // The statistics have swap together with memory, as v1 counts it.
+    // Swap alone, as cgroup2 has it; the statistics have it together with memory.
     out.swap_usage = stats.with_swap.usage.saturating_sub(stats.memory.usage);
-    out.swap_limit = number(cgroup, "memory.swap.max");
-    out.swap_max_usage = number(cgroup, "memory.swap.peak");
+    out.swap_limit = match stats.with_swap.limit {
+        u64::MAX => u64::MAX,
+        limit => limit.saturating_sub(stats.memory.limit),
+    };
     out.psi = pressure(stats.pressure.as_ref());
     out
-}
-
-/// A file's number; `u64::MAX` for `max`, and 0 where the kernel has no such file.
-fn number(cgroup: &Cgroup, file: &str) -> u64 {
-    let text = cgroup
-        .paths()
-        .get("")
-        .and_then(|dir| std::fs::read_to_string(dir.join(file)).ok())
-        .unwrap_or_default();
-    match text.trim() {
-        "max" => u64::MAX,
-        number => number.parse().unwrap_or(0),
-    }
 }
 
 fn memory_events(cgroup: &Cgroup) -> proto::MemoryEvents {
@@ -187,4 +166,12 @@ fn pressure(given: Option<&Pressure>) -> MessageField<proto::PSIStats> {
         out.full = line(&given.full);
         out
     }))
+}
+
+fn device(one: &RdmaEntry) -> proto::RdmaEntry {
+    let mut out = proto::RdmaEntry::new();
+    out.device.clone_from(&one.device);
+    out.hca_handles = one.handles;
+    out.hca_objects = one.objects;
+    out
 }

@@ -66,8 +66,8 @@ impl Logger {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let passed = vec![out_reader.into(), err_reader.into(), ready_writer.into()];
-        berth_sys::command::pass_descriptors(&mut command, passed)?;
+        let passed = [out_reader.into(), err_reader.into(), ready_writer.into()];
+        berth_sys::command::pass_descriptors(&mut command, &passed)?;
         let child = command.spawn()?;
         let logger = Logger {
             pid: child.id() as i32,
