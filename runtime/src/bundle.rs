@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use berth_spec::{Document, Mistake, Process, Spec};
+use berth_sys::files::canonical_folder;
 use thiserror::Error;
 
 use crate::annotations;
@@ -88,7 +89,7 @@ impl Bundle {
     ///
     /// Sources: runtime-spec bundle.md and config.md ("root": a relative path is relative to the bundle).
     pub fn open(path: &Path) -> Result<Self, BundleError> {
-        let path = path.canonicalize().map_err(|source| BundleError::Directory {
+        let path = canonical_folder(path).map_err(|source| BundleError::Directory {
             path: path.to_path_buf(),
             source,
         })?;
@@ -125,11 +126,7 @@ fn canonical_rootfs(bundle: &Path, spec: &Spec) -> Result<PathBuf, BundleError> 
     if root.path().as_os_str().is_empty() {
         return Err(fail(io::ErrorKind::NotFound.into()));
     }
-    let rootfs = path.canonicalize().map_err(fail)?;
-    if !rootfs.is_dir() {
-        return Err(fail(io::ErrorKind::NotADirectory.into()));
-    }
-    Ok(rootfs)
+    canonical_folder(&path).map_err(fail)
 }
 
 /// Parses a container configuration. Returns it with what was tolerated: capabilities that this build does not know.

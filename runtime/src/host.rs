@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use berth_cgroups::{Kind, Layout, LayoutError};
 use berth_spec::{LinuxNamespaceType, Process, Spec};
+use berth_sys::files::read_text;
 use thiserror::Error;
 
 use crate::resctrl::Resctrl;
@@ -145,6 +146,15 @@ pub enum HostError {
 impl HostFacts {
     /// Asks the kernel. A dozen short system calls; nothing here grows with the number of mounts or containers.
     pub fn collect() -> Result<Self, HostError> {
+        Self::with(Layout::detect(Path::new("/"))?)
+    }
+
+    /// The same for a process that joins a running container, whose cgroups are known and whose mounts are there.
+    pub fn collect_for_exec() -> Result<Self, HostError> {
+        Self::with(Layout::default())
+    }
+
+    fn with(cgroups: Layout) -> Result<Self, HostError> {
         let release = nix::sys::utsname::uname().map_err(|errno| HostError::Read {
             path: "uname(2)",
             source: errno.into(),
@@ -162,7 +172,7 @@ impl HostFacts {
             apparmor: false,
             selinux: false,
             resctrl: None,
-            cgroups: Layout::detect(Path::new("/"))?,
+            cgroups,
             joined: Vec::new(),
         })
     }
@@ -253,7 +263,7 @@ fn find(kind: LinuxNamespaceType, path: &Path) -> Joined {
 /// line (user_namespaces(7)).
 pub fn in_user_namespace() -> Result<bool, HostError> {
     let path = "/proc/self/uid_map";
-    match fs::read_to_string(path) {
+    match read_text(Path::new(path)) {
         Ok(map) => Ok(!map_is_initial(&map)),
         // A kernel without user namespaces has no such file.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),

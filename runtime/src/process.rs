@@ -1,7 +1,9 @@
 //! What /proc tells about one process.
 
-use std::fs;
 use std::io;
+use std::path::Path;
+
+use berth_sys::files::read_all;
 
 /// Whether a process still runs anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +25,7 @@ pub struct ProcessStat {
 
 /// Looks at a process; `Ok(None)` when there is none with this id.
 pub fn stat(pid: i32) -> io::Result<Option<ProcessStat>> {
-    match fs::read(format!("/proc/{pid}/stat")) {
+    match read_all(Path::new(&format!("/proc/{pid}/stat"))) {
         Ok(text) => parse(&String::from_utf8_lossy(&text))
             .map(Some)
             .ok_or_else(|| io::ErrorKind::InvalidData.into()),

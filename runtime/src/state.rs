@@ -19,6 +19,7 @@ use berth_cgroups::systemd::{Instance, Unit};
 use berth_spec::Hook;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -268,15 +269,20 @@ impl StateRoot {
 
     /// Takes an id: makes the container's directory and returns it locked.
     pub fn create(&self, id: &ContainerId) -> Result<LockedDir, StateError> {
-        make_root(&self.path)?;
         let path = self.dir_of(id);
-        DirBuilder::new()
-            .mode(0o711)
-            .create(&path)
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::AlreadyExists => StateError::Exists,
-                _ => StateError::io("create", &path, source),
-            })?;
+        let make = || DirBuilder::new().mode(0o711).create(&path);
+        let made = match make() {
+            // The first container: the root is missing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make_root(&self.path)?;
+                make()
+            }
+            result => result,
+        };
+        made.map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => StateError::Exists,
+            _ => StateError::io("create", &path, source),
+        })?;
         // Between mkdir and flock a `delete --force` may take the directory away: then the id was lost, not taken.
         LockedDir::lock(path, id)?.ok_or(StateError::NotExist)
     }
@@ -331,7 +337,7 @@ fn make_root(path: &Path) -> Result<(), StateError> {
 #[derive(Debug)]
 pub struct LockedDir {
     path: PathBuf,
-    _lock: Flock<OwnedFd>,
+    lock: Flock<OwnedFd>,
 }
 
 impl LockedDir {
@@ -353,7 +359,7 @@ impl LockedDir {
                 .map_err(|source| StateError::io("stat", &path, source))?;
             match Flock::lock(OwnedFd::from(dir), FlockArg::LockExclusiveNonblock) {
                 // The holder before us may have been a delete: then this is not the directory of that name.
-                Ok(lock) if is_still(&path, &opened) => return Ok(Some(Self { path, _lock: lock })),
+                Ok(lock) if is_still(&path, &opened) => return Ok(Some(Self { path, lock })),
                 Ok(_) | Err((_, Errno::EINTR)) => {}
                 Err((_, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(2));
@@ -407,7 +413,15 @@ impl LockedDir {
 
     /// Takes the container's directory away; its id is free again.
     pub fn remove(self) -> Result<(), StateError> {
-        match fs::remove_dir_all(&self.path) {
+        // What is nearly always all there is; its absence is no error.
+        for name in [STATE_FILE, CONFIG_FILE] {
+            let _ = unlinkat(&*self.lock, name, UnlinkatFlags::NoRemoveDir);
+        }
+        let removed = fs::remove_dir(&self.path).or_else(|error| match error.kind() {
+            io::ErrorKind::DirectoryNotEmpty => fs::remove_dir_all(&self.path),
+            _ => Err(error),
+        });
+        match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(StateError::io("remove", &self.path, error))
             }

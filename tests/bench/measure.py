@@ -8,6 +8,10 @@ import subprocess
 import tempfile
 
 
+# Seconds that a block of runs, a fleet or a crowd may take at most: a runtime that hangs must not hold up the others.
+BOUND = 600
+
+
 class Failed(Exception):
     """A runtime cannot do a case; the text is the last line that it said."""
 
@@ -32,7 +36,12 @@ def hyperfine(commands, prepares, runs, warmup):
         for prepare in prepares:
             line += ["--prepare", prepare]
         line += commands
-        done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(
+                line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=BOUND, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Failed(f"a block of {runs} runs took more than {BOUND} s") from error
         if done.returncode != 0:
             raise Failed(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "hyperfine failed")
         return json.load(out)["results"]
@@ -110,7 +119,7 @@ def system_calls(command):
     """Name -> count over all processes of a command, the container's program among them."""
     with tempfile.NamedTemporaryFile("r") as out:
         line = ["strace", "--follow-forks", "--summary-only", "--output", out.name, *shlex.split(command)]
-        subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, check=True)
+        subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, timeout=BOUND, check=True)
         rows = re.findall(r"^ *[\d.]+ +[\d.]+ +\d+ +(\d+) +(?:\d+ +)?(\w+)$", out.read(), re.MULTILINE)
     return {name: int(count) for count, name in rows if name != "total"}
 
@@ -118,9 +127,18 @@ def system_calls(command):
 def driven(line):
     """Output of the driver. Errors go to a file: containers that live on hold a pipe open."""
     with tempfile.TemporaryFile("w+") as errors:
-        done = subprocess.run(
-            line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, check=False
-        )
+        try:
+            done = subprocess.run(
+                line,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                timeout=BOUND,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Failed(f"{line[1]} took more than {BOUND} s") from error
         errors.seek(0)
         if done.returncode != 0:
             raise Failed((errors.read().strip() or f"{line[1]} failed").splitlines()[-1])

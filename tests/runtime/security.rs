@@ -42,6 +42,32 @@ fn the_init_program_is_a_sealed_file_in_memory() {
     assert!(!matches!(error, Ok(Ok(()))), "the init program was overwritten");
 }
 
+/// Whoever starts the runtime with a standard descriptor closed must not have the next file that is opened, one of the
+/// host's, become the container's standard input or output.
+#[test]
+fn closed_standard_descriptors_become_dev_null() {
+    need_root!();
+    for closed in ["<&-", "<&- 2>&-", "<&- >&- 2>&-"] {
+        let runtime = Runtime::berth();
+        let script = "for fd in 0 1 2; do readlink /proc/self/fd/$fd; done > /seen";
+        let mut bundle = Bundle::new(&["sh", "-c", script]);
+        bundle.edit(|config| config["root"]["readonly"] = json!(false));
+        let container = runtime.container(&mut bundle);
+        let command = container.command("run", &[]);
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &format!("exec \"$0\" \"$@\" {closed}")]);
+        shell.arg(command.get_program()).args(command.get_args());
+        let status = shell.status().unwrap();
+        assert!(status.success(), "{closed}: {status}");
+        let seen = fs::read_to_string(bundle.rootfs().join("seen")).unwrap();
+        let seen: Vec<&str> = seen.lines().collect();
+        assert_eq!(seen[0], "/dev/null", "{closed}: {seen:?}");
+        if closed.contains("2>&-") {
+            assert_eq!(seen[2], "/dev/null", "{closed}: {seen:?}");
+        }
+    }
+}
+
 /// The same attack by its classic form: the container's program is whatever runs it.
 #[test]
 fn a_container_that_runs_its_own_executable_reaches_nothing() {

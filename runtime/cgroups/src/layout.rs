@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use berth_sys::files::read_text;
 use nix::errno::Errno;
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
 
@@ -32,7 +33,7 @@ pub struct Hierarchy {
 }
 
 /// The host's hierarchies, as seen by the calling process.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Layout {
     unified: Option<Hierarchy>,
     legacy: Vec<Hierarchy>,
@@ -195,7 +196,7 @@ impl Hierarchy {
 }
 
 fn read(path: &Path) -> Result<String, LayoutError> {
-    std::fs::read_to_string(path).map_err(|source| LayoutError::Read {
+    read_text(path).map_err(|source| LayoutError::Read {
         path: path.to_owned(),
         source,
     })

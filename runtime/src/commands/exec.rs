@@ -104,7 +104,7 @@ fn execute(context: &Context, args: &ExecArgs) -> Result<ExitCode, Error> {
     }
     let spec = container.spec()?;
     let process = process(args, &spec)?;
-    let mut host = HostFacts::collect()?;
+    let mut host = HostFacts::collect_for_exec()?;
     host.look_at_process(&process);
     validate::validate_process(&process, &spec, &host)?;
     let terminal = process.terminal().unwrap_or(false);

@@ -5,7 +5,7 @@ use core::ffi::CStr;
 use super::path::{self, Make};
 use super::sys::{self, AT_SYMLINK_NOFOLLOW, Errno, Fd, O_NOFOLLOW, O_PATH, OPEN_TREE_CLONE};
 use super::wire::{Step, reason};
-use super::{Done, Failure, Init};
+use super::{Buffer, Done, Failure, Init};
 
 /// Device number of /dev/null (Documentation/admin-guide/devices.txt).
 const NULL_DEVICE: (u32, u32) = (1, 3);
@@ -29,24 +29,48 @@ impl Init {
             return self.bind_device(path);
         }
         let fail = |errno| Failure::new(reason::TARGET, errno, path.to_bytes());
-        let (folder, name) = path::parent_of(self.root, path).map_err(fail)?;
+        let (folder, name) = self.place(path).map_err(fail)?;
         let name = name.text();
         let made = sys::mknodat(folder, name, mode, sys::makedev(major, minor));
-        let result = match made {
+        match made {
             Ok(()) if uid | gid != 0 => {
                 sys::fchownat(folder, name, uid, gid, AT_SYMLINK_NOFOLLOW).map_err(Failure::from)
             }
             Ok(()) => Ok(()),
             // The image brought one, or an engine bound it: it must be the device that was asked for.
             Err(Errno::EEXIST) => same_device(folder, name, mode, (major, minor)),
-            Err(Errno::EPERM) => {
-                sys::close(folder);
-                return self.bind_device(path);
-            }
+            Err(Errno::EPERM) => self.bind_device(path),
             Err(errno) => Err(errno.into()),
-        };
-        sys::close(folder);
-        result
+        }
+    }
+
+    /// The folder of a device or a link, which is made if it is missing, and the name in it. Most are in /dev, one
+    /// after the other: the folder stays open until a step of another kind ([`Init::leave_place`]).
+    pub(super) fn place(&mut self, path: &CStr) -> Result<(Fd, Buffer), Errno> {
+        let (above, name) = path::split(path.to_bytes()).ok_or(Errno::EINVAL)?;
+        let mut last = Buffer::new();
+        last.push(name)?;
+        if let Some(folder) = self.folder
+            && self.folder_path.bytes() == above
+        {
+            return Ok((folder, last));
+        }
+        self.leave_place();
+        let mut rooted = Buffer::new();
+        rooted.push(b"/")?;
+        rooted.push(above)?;
+        let folder = path::ensure(self.root, rooted.text(), Make::Folder(0o755), false)?;
+        self.folder_path.push(above)?;
+        self.folder = Some(folder);
+        Ok((folder, last))
+    }
+
+    /// Closes the folder of the last device or link: what follows may mount something over it.
+    pub(super) fn leave_place(&mut self) {
+        if let Some(folder) = self.folder.take() {
+            sys::close(folder);
+        }
+        self.folder_path.clear();
     }
 
     /// Binds the host's device file of the same path.

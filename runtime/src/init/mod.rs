@@ -122,6 +122,9 @@ struct Init {
     null: Option<Fd>,
     /// A detached, empty, read-only file system for covering folders.
     empty: Option<Fd>,
+    /// The folder of the last device or link, and its path.
+    folder: Option<Fd>,
+    folder_path: Buffer,
     /// Whether the working directory is reached.
     in_place: bool,
     /// Path of the user's program.
@@ -148,6 +151,8 @@ pub fn run(start: Start) -> i32 {
         proc: None,
         null: None,
         empty: None,
+        folder: None,
+        folder_path: Buffer::new(),
         in_place: false,
         program: Buffer::new(),
         home: Buffer::new(),
@@ -172,6 +177,9 @@ pub fn run(start: Start) -> i32 {
 
 impl Init {
     fn step<'a>(&mut self, step: Step<'a>) -> Done<'a> {
+        if !matches!(step, Step::Device { .. } | Step::Link { .. }) {
+            self.leave_place();
+        }
         match step {
             Step::Name { name } => {
                 sys::set_name(name);

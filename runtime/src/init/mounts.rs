@@ -203,11 +203,10 @@ impl Init {
                 Err(_) => return Ok(()),
             }
         }
-        let (folder, name): (Fd, Buffer) = path::parent_of(self.root, path)
+        let (folder, name) = self
+            .place(path)
             .map_err(|errno| Failure::new(reason::TARGET, errno, path.to_bytes()))?;
-        let made = sys::symlinkat(target, folder, name.text());
-        sys::close(folder);
-        match made {
+        match sys::symlinkat(target, folder, name.text()) {
             Ok(()) | Err(Errno::EEXIST) => Ok(()),
             Err(errno) => Err(errno.into()),
         }

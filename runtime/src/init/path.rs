@@ -72,7 +72,7 @@ fn make_last(root: Fd, way: &Buffer, make: Make) -> bool {
 }
 
 /// The folder's part of a path, and the name in it; `None` for a path that ends in no name.
-fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut bytes = path;
     while let Some((b'/', rest)) = bytes.split_last() {
         bytes = rest;
@@ -158,16 +158,4 @@ fn through_link(parent: Fd, before: &[u8], name: &CStr, after: &[u8]) -> Result<
     way.push(&text[..length])?;
     way.push(after)?;
     Ok(way)
-}
-
-/// Splits a path into the folder and the name in it; the folder is made if it is missing.
-pub(super) fn parent_of(root: Fd, path: &CStr) -> Result<(Fd, Buffer), Errno> {
-    let (folder, name) = split(path.to_bytes()).ok_or(Errno::EINVAL)?;
-    let mut above = Buffer::new();
-    above.push(b"/")?;
-    above.push(folder)?;
-    let fd = ensure(root, above.text(), Make::Folder(0o755), false)?;
-    let mut last = Buffer::new();
-    last.push(name)?;
-    Ok((fd, last))
 }

@@ -70,6 +70,8 @@ pub(super) enum Test {
 pub(super) struct Assembler {
     /// The last instruction first.
     reversed: Vec<Instruction>,
+    /// Where each action was last returned.
+    returns: Vec<(u32, usize)>,
 }
 
 impl Assembler {
@@ -85,6 +87,15 @@ impl Assembler {
             value,
         });
         self.reversed.len() - 1
+    }
+
+    fn push_return(&mut self, action: u32) -> usize {
+        let at = self.push(RETURN, action);
+        match self.returns.iter_mut().find(|(known, _)| *known == action) {
+            Some((_, last)) => *last = at,
+            None => self.returns.push((action, at)),
+        }
+        at
     }
 
     pub fn load_number(&mut self, next: Label) -> usize {
@@ -152,11 +163,11 @@ impl Assembler {
             Label::Return(action) => {
                 // One less than the reach: room for the other branch's instruction.
                 let window = self.reversed.len().saturating_sub(usize::from(u8::MAX));
-                let known = self.reversed[window..]
-                    .iter()
-                    .rposition(|one| one.code == RETURN && one.value == action)
-                    .map(|position| window + position);
-                known.unwrap_or_else(|| self.push(RETURN, action))
+                let mut known = self.returns.iter();
+                match known.find(|(known, at)| *known == action && *at >= window) {
+                    Some((_, at)) => *at,
+                    None => self.push_return(action),
+                }
             }
         }
     }
@@ -169,7 +180,7 @@ impl Assembler {
                 let distance = self.reversed.len() - target - 1;
                 self.push(JUMP, distance as u32)
             }
-            Label::Return(action) => self.push(RETURN, action),
+            Label::Return(action) => self.push_return(action),
         }
     }
 

@@ -5,7 +5,7 @@ use libseccomp::error::SeccompError as LibraryError;
 use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
 
 use super::SeccompError;
-use super::profile::{Architecture, Condition, Operator, Profile, Rule};
+use super::profile::{Architecture, Condition, Operator, Profile, Rule, field};
 
 /// Fails if rules of `profile` contradict each other, in libseccomp's judgement.
 pub(super) fn check(profile: &Profile) -> Result<(), SeccompError> {
@@ -36,16 +36,17 @@ fn contested(rules: &[Rule]) -> bool {
 fn check_call(
     profile: &Profile,
     member: &Architecture,
-    number: i64,
+    number: i32,
     rules: &[Rule],
 ) -> Result<(), SeccompError> {
     // Under the number's own name: i386's socket calls share one that none of the rules has.
-    let native = match i32::try_from(number) {
-        Ok(number) if number >= 0 => ScmpSyscall::from_raw_syscall(number)
+    let native = if number >= 0 {
+        ScmpSyscall::from_raw_syscall(number)
             .get_name_by_arch(member.arch)
             .and_then(|name| ScmpSyscall::from_name(&name))
-            .map_err(refused("a system call's number"))?,
-        _ => ScmpSyscall::from_raw_syscall(profile.sources[rules[0].source].native),
+            .map_err(refused("a system call's number"))?
+    } else {
+        ScmpSyscall::from_raw_syscall(profile.sources[rules[0].source].native)
     };
     let mut filter = context(profile, member)?;
     for rule in rules {
@@ -92,7 +93,7 @@ fn add(
     match filter.add_rule_conditional(action(source.action), number, &conditions) {
         Ok(_) => Ok(()),
         Err(error) => Err(SeccompError::Library {
-            field: source.field.clone(),
+            field: field(source.index),
             what: format!("the rule for {:?} (it contradicts an earlier rule)", source.name),
             source: error,
         }),

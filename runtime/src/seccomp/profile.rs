@@ -1,7 +1,5 @@
 //! The checked form of a profile: rules by architecture and system call number.
 
-use std::collections::BTreeMap;
-
 use berth_spec::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompOperator, LinuxSyscall};
 use libseccomp::{ScmpArch, ScmpSyscall};
 
@@ -47,8 +45,8 @@ pub(super) struct Source {
     pub action: u32,
     #[cfg(test)]
     pub conditions: Vec<Condition>,
-    /// "linux.seccomp.syscalls[3]".
-    pub field: String,
+    /// Position in `linux.seccomp.syscalls`.
+    pub index: usize,
 }
 
 /// One architecture of the profile.
@@ -59,9 +57,13 @@ pub(super) struct Architecture {
     token: u32,
     /// The greatest number that the profile mentions; calls above it are unknown to it.
     pub last: Option<u32>,
-    by_number: BTreeMap<u32, Vec<Rule>>,
-    /// Rules for calls that the architecture does not have, by libseccomp's number for them.
-    absent: BTreeMap<i32, Vec<Rule>>,
+    /// Rules with the numbers of their calls, as they come; [`Architecture::settle`] takes them.
+    added: Vec<(i32, Rule)>,
+    /// Rules in the order of their numbers, those of one call in the profile's order.
+    rules: Vec<Rule>,
+    /// Each call that has rules, by its number, with the end of its rules in `rules`. Numbers that are negative are
+    /// libseccomp's for calls that the architecture does not have.
+    calls: Vec<(i32, usize)>,
 }
 
 /// Architectures that the kernel reports as one: x86_64 and x32.
@@ -113,6 +115,9 @@ impl Profile {
         for (index, call) in seccomp.syscalls().iter().flatten().enumerate() {
             profile.add(index, call)?;
         }
+        for one in &mut profile.architectures {
+            one.settle();
+        }
         Ok(profile)
     }
 
@@ -133,7 +138,7 @@ impl Profile {
     }
 
     fn add(&mut self, index: usize, call: &LinuxSyscall) -> Result<(), SeccompError> {
-        let field = format!("linux.seccomp.syscalls[{index}]");
+        let field = field(index);
         let action = action(call.action(), call.errno_ret(), &format!("{field}.errnoRet"))?;
         let notify = call.action() == LinuxSeccompAction::ScmpActNotify;
         let lists = conditions(&field, call)?;
@@ -157,36 +162,46 @@ impl Profile {
                 ));
             }
             self.notifies |= notify;
-            for one in &mut self.architectures {
-                one.mention(name);
+            // libseccomp would refuse a rule with the default action; runc leaves it out without a word.
+            let rules = if action == self.default { &[][..] } else { &lists };
+            // The native architecture is the first.
+            let mut native = None;
+            for (position, one) in self.architectures.iter_mut().enumerate() {
+                let number = one.resolve(name);
+                one.mention(number);
+                if position == 0 {
+                    native = number;
+                }
+                let (Some(number), Some(_)) = (number, native) else {
+                    continue;
+                };
+                for (offset, conditions) in rules.iter().enumerate() {
+                    let rule = Rule {
+                        conditions: conditions.clone(),
+                        action,
+                        source: self.sources.len() + offset,
+                    };
+                    one.add(name, number, rule);
+                }
             }
-            // libseccomp would refuse such a rule; runc leaves it out without a word.
-            if action == self.default {
-                continue;
-            }
-            let Ok(native) = ScmpSyscall::from_name(name) else {
-                self.ignored.push(name.clone());
+            let Some(native) = native else {
+                if !rules.is_empty() {
+                    self.ignored.push(name.clone());
+                }
                 continue;
             };
-            for conditions in &lists {
-                let source = self.sources.len();
-                for one in &mut self.architectures {
-                    one.add(
-                        name,
-                        &Rule {
-                            conditions: conditions.clone(),
-                            action,
-                            source,
-                        },
-                    );
-                }
+            #[cfg_attr(
+                not(test),
+                expect(unused_variables, reason = "sources have them for tests alone")
+            )]
+            for conditions in rules {
                 self.sources.push(Source {
                     name: name.clone(),
-                    native: native.as_raw_syscall(),
+                    native,
                     action,
                     #[cfg(test)]
                     conditions: conditions.clone(),
-                    field: field.clone(),
+                    index,
                 });
             }
         }
@@ -194,7 +209,40 @@ impl Profile {
     }
 }
 
+/// The action of a call's rules without regard to arguments, if they have one: the first such rule takes the place of
+/// all that look at arguments (libseccomp keeps the most general one).
+pub(super) fn unconditional(rules: &[Rule]) -> Option<u32> {
+    let mut rules = rules.iter();
+    rules
+        .find(|rule| rule.conditions.is_empty())
+        .map(|rule| rule.action)
+}
+
+/// The place of a rule in the configuration.
+pub(super) fn field(index: usize) -> String {
+    format!("linux.seccomp.syscalls[{index}]")
+}
+
 impl Architecture {
+    /// Puts the rules that were added in order.
+    fn settle(&mut self) {
+        let mut added = std::mem::take(&mut self.added);
+        added.sort_by_key(|(number, _)| *number);
+        self.rules.reserve_exact(added.len());
+        for (number, rule) in added {
+            self.rules.push(rule);
+            match self.calls.last_mut() {
+                Some((last, end)) if *last == number => *end = self.rules.len(),
+                _ => self.calls.push((number, self.rules.len())),
+            }
+        }
+    }
+
+    fn rules_at(&self, position: usize) -> &[Rule] {
+        let start = position.checked_sub(1).map_or(0, |before| self.calls[before].1);
+        &self.rules[start..self.calls[position].1]
+    }
+
     pub fn audit(&self) -> u32 {
         if self.arch == ScmpArch::X32 {
             X86_64.1
@@ -209,33 +257,22 @@ impl Architecture {
     }
 
     /// All calls with their rules; a name's number is negative where the architecture does not have the call.
-    pub fn calls(&self) -> impl Iterator<Item = (i64, &[Rule])> + '_ {
-        let present = self
-            .by_number
-            .iter()
-            .map(|(number, rules)| (i64::from(*number), rules.as_slice()));
-        present.chain(
-            self.absent
-                .iter()
-                .map(|(number, rules)| (i64::from(*number), rules.as_slice())),
-        )
+    pub fn calls(&self) -> impl Iterator<Item = (i32, &[Rule])> + '_ {
+        let call = |(position, (number, _)): (usize, &(i32, usize))| (*number, self.rules_at(position));
+        self.calls.iter().enumerate().map(call)
     }
 
     pub fn numbers(&self) -> impl Iterator<Item = u32> + '_ {
-        self.by_number.keys().copied()
+        self.calls
+            .iter()
+            .filter_map(|(number, _)| u32::try_from(*number).ok())
     }
 
     pub fn rules(&self, number: u32) -> &[Rule] {
-        self.by_number.get(&number).map_or(&[], Vec::as_slice)
-    }
-
-    /// The action of a number without regard to arguments, if the rules have one: the first such rule takes
-    /// the place of all that look at arguments (libseccomp keeps the most general one).
-    pub fn unconditional(&self, number: u32) -> Option<u32> {
-        self.rules(number)
-            .iter()
-            .find(|rule| rule.conditions.is_empty())
-            .map(|rule| rule.action)
+        let found = i32::try_from(number)
+            .ok()
+            .and_then(|number| self.calls.binary_search_by_key(&number, |call| call.0).ok());
+        found.map_or(&[], |position| self.rules_at(position))
     }
 
     fn resolve(&self, name: &str) -> Option<i32> {
@@ -244,24 +281,19 @@ impl Architecture {
             .map(ScmpSyscall::as_raw_syscall)
     }
 
-    fn mention(&mut self, name: &str) {
-        let number = self.resolve(name).and_then(|number| u32::try_from(number).ok());
+    fn mention(&mut self, number: Option<i32>) {
+        let number = number.and_then(|number| u32::try_from(number).ok());
         // 0 does not count, as with runc.
         self.last = self.last.max(number.filter(|number| *number > 0));
     }
 
-    fn add(&mut self, name: &str, rule: &Rule) {
-        let Some(number) = self.resolve(name) else { return };
-        let mut rule = rule.clone();
+    fn add(&mut self, name: &str, number: i32, mut rule: Rule) {
         if self.arch == ScmpArch::X86 && number < 0 {
             self.add_multiplexed(name, number, rule);
             return;
         }
         rule.conditions = normal(&rule.conditions, self.wide());
-        match u32::try_from(number) {
-            Ok(number) => self.by_number.entry(number).or_default().push(rule),
-            Err(_) => self.absent.entry(number).or_default().push(rule),
-        }
+        self.added.push((number, rule));
     }
 
     /// i386's socket and System V IPC calls: one number for all, with the operation as first argument, and
@@ -293,13 +325,13 @@ impl Architecture {
             .flatten()
         {
             rule.conditions = normal(&rule.conditions, false);
-            self.by_number.entry(number).or_default().push(rule);
+            self.added.push((number, rule));
         }
     }
 }
 
 /// i386 calls that are both multiplexed and direct (arch/x86/entry/syscalls/syscall_32.tbl).
-pub(super) const I386_DIRECT: [(&str, u32); 27] = [
+pub(super) const I386_DIRECT: [(&str, i32); 27] = [
     ("recvmmsg", 337),
     ("sendmmsg", 345),
     ("socket", 359),
@@ -457,8 +489,9 @@ fn architectures(seccomp: &LinuxSeccomp) -> Result<Vec<Architecture>, SeccompErr
             arch,
             token,
             last: None,
-            by_number: BTreeMap::new(),
-            absent: BTreeMap::new(),
+            added: Vec::new(),
+            rules: Vec::new(),
+            calls: Vec::new(),
         })
         .collect())
 }

@@ -2,7 +2,7 @@
 
 use libseccomp::ScmpArch;
 
-use super::profile::{Architecture, Group, Profile, X32_BIT};
+use super::profile::{Architecture, Group, Profile, X32_BIT, unconditional};
 
 /// What happens to the calls of a range.
 #[derive(Debug, Clone, Copy)]
@@ -76,10 +76,11 @@ fn outcome<'a>(profile: &Profile, group: &Group<'a>, number: u32) -> Outcome<'a>
         return Outcome::Return(RET_KILL_THREAD);
     }
     for one in &group.members {
-        if let Some(action) = one.unconditional(number) {
+        let rules = one.rules(number);
+        if let Some(action) = unconditional(rules) {
             return Outcome::Return(action);
         }
-        if !one.rules(number).is_empty() {
+        if !rules.is_empty() {
             return Outcome::Rules(one, number);
         }
     }

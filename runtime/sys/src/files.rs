@@ -1,10 +1,10 @@
 //! Descriptors and paths: openat2(2), close_range(2), sealed memory files.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::raw::{self, Errno, Fd};
 
@@ -46,6 +46,40 @@ pub fn openat2(dir: BorrowedFd<'_>, path: &Path, flags: u64, mode: u64, resolve:
 pub fn open(path: &Path, flags: u64) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     raw::openat(Fd::CWD, &path, flags, 0).map(owned).map_err(error)
+}
+
+/// The content of a file whose size says nothing, such as those of procfs, in as few calls as can be.
+pub fn read_all(path: &Path) -> io::Result<Vec<u8>> {
+    let file = open(path, O_RDONLY)?;
+    let mut text = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        match raw::read(Fd(file.as_raw_fd()), &mut part).map_err(error)? {
+            0 => return Ok(text),
+            length => text.extend_from_slice(&part[..length]),
+        }
+    }
+}
+
+/// As [`read_all`], for text.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    String::from_utf8(read_all(path)?).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// The path of a folder, absolute and without symbolic links: the kernel looks it up once and says where it is, instead
+/// of a readlink(2) for each name in it.
+pub fn canonical_folder(path: &Path) -> io::Result<PathBuf> {
+    let folder = open(path, O_PATH | O_DIRECTORY)?;
+    let link = CString::new(format!("/proc/self/fd/{}", folder.as_raw_fd()))?;
+    let mut place = [0; libc::PATH_MAX as usize];
+    let length = raw::readlinkat(Fd::CWD, &link, &mut place).map_err(error)?;
+    let text = &place[..length];
+    // The kernel has no path for what is too deep, was removed meanwhile, or lies outside of this process's root.
+    if text.starts_with(b"/") && !text.ends_with(b" (deleted)") && length < place.len() {
+        Ok(Path::new(OsStr::from_bytes(text)).to_owned())
+    } else {
+        path.canonicalize()
+    }
 }
 
 /// close_range(2): every descriptor from `first` on closes on execve(2).

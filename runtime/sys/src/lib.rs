@@ -6,6 +6,7 @@
 pub mod bpf;
 pub mod command;
 pub mod files;
+pub mod heap;
 pub mod memory;
 pub mod mount;
 pub mod pidfd;
@@ -14,4 +15,5 @@ pub mod raw;
 pub mod signal;
 pub mod socket;
 pub mod spawn;
+pub mod start;
 pub mod terminal;

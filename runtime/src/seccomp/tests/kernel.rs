@@ -1,5 +1,3 @@
-use std::time::{Duration, Instant};
-
 use nix::errno::Errno;
 use serde_json::json;
 
@@ -54,45 +52,4 @@ fn an_engines_profile_loads() {
         (set.map(drop), name, std::fs::read("/proc/self/stat").is_ok())
     });
     assert_eq!(found, (Err(Errno::EPERM), Err(Errno::EPERM), true));
-}
-
-/// What DESIGN.md says about sizes and times; run with `--ignored --nocapture`, in release mode.
-#[test]
-#[ignore = "a measurement"]
-fn measure() {
-    let seccomp = engine_like();
-    let best = |work: &mut dyn FnMut() -> Duration| (0..40).map(|_| work()).min().unwrap();
-    let timed = |work: &mut dyn FnMut()| {
-        let start = Instant::now();
-        work();
-        start.elapsed()
-    };
-    let load_time = |filter: Vec<[u8; 8]>| {
-        best(&mut || {
-            let filter = filter.clone();
-            in_thread(move || {
-                nix::sys::prctl::set_no_new_privs().unwrap();
-                let start = Instant::now();
-                let _ = berth_sys::raw::seccomp(filter.as_flattened(), 4);
-                start.elapsed()
-            })
-        })
-    };
-    let mut program = None;
-    let compiled = best(&mut || timed(&mut || program = Some(compile(&seccomp).unwrap())));
-    let filter = program.unwrap().filter;
-    println!(
-        "berth: {} instructions, compiled in {compiled:?}, loaded in {:?}",
-        filter.len(),
-        load_time(filter)
-    );
-    for optimize in [1, 2] {
-        let mut bytes = Vec::new();
-        let compiled = best(&mut || timed(&mut || bytes = Reference::bytes(&seccomp, optimize)));
-        println!(
-            "libseccomp {optimize}: {} instructions, compiled in {compiled:?}, loaded in {:?}",
-            bytes.len(),
-            load_time(bytes)
-        );
-    }
 }

@@ -86,12 +86,6 @@ pub(super) const ALL: [(ScmpArch, u32); 5] = [
 ];
 
 impl Reference {
-    /// libseccomp's program for the whole profile.
-    pub fn bytes(seccomp: &LinuxSeccomp, optimize: u32) -> Vec<[u8; 8]> {
-        let profile = Profile::check(seccomp).unwrap();
-        export(&Self::filter(&profile, optimize).unwrap().0).unwrap()
-    }
-
     /// `None` if libseccomp refuses a rule. `optimize`: 2 for libseccomp's own tree.
     pub fn new(seccomp: &LinuxSeccomp, optimize: u32) -> Option<Self> {
         let profile = Profile::check(seccomp).unwrap();
