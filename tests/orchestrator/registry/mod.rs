@@ -45,7 +45,10 @@ impl Lab {
             path("certs.d"),
         ];
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        let node = Node::start(NodeOptions { arguments: all });
+        let node = Node::start(NodeOptions {
+            arguments: all,
+            ..NodeOptions::default()
+        });
         Self { node, settings }
     }
 
