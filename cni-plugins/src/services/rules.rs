@@ -183,7 +183,7 @@ fn choice_text(name: &str, service: &Service) -> String {
 }
 
 fn choose(batch: &mut Batch, name: &str, service: &Service) {
-    let values: Vec<Vec<u8>> = service.backends.iter().map(value).collect();
+    let values: Vec<Vec<u8>> = service.backends.iter().copied().map(value).collect();
     let map = batch.numbered_map((datatype::concat(datatype::IPV4, datatype::PORT), 8), &values);
     let count = values.len() as u32;
     let number = Register::word(4);
@@ -209,7 +209,7 @@ fn choose(batch: &mut Batch, name: &str, service: &Service) {
     batch.rule(&chain_of(name), &choice_text(name, service), &program);
 }
 
-fn value(backend: &SocketAddrV4) -> Vec<u8> {
+fn value(backend: SocketAddrV4) -> Vec<u8> {
     let mut bytes = backend.ip().octets().to_vec();
     bytes.extend(backend.port().to_be_bytes());
     bytes.extend([0, 0]);
@@ -217,7 +217,7 @@ fn value(backend: &SocketAddrV4) -> Vec<u8> {
 }
 
 /// The set and the element that lead from a frontend to its service.
-fn element(frontend: &Frontend, name: &str) -> (&'static str, Element) {
+fn element(frontend: Frontend, name: &str) -> (&'static str, Element) {
     let mut key = vec![frontend.protocol as u8, 0, 0, 0];
     let set = match frontend.address {
         Some(address) => {
@@ -241,7 +241,7 @@ fn elements(services: &Services) -> BTreeMap<(&'static str, Frontend), Element> 
     let mut all = BTreeMap::new();
     for (name, service) in served(services) {
         for frontend in &service.frontends {
-            let (set, element) = element(frontend, name);
+            let (set, element) = element(*frontend, name);
             // Whoever comes first keeps a frontend that two services want.
             all.entry((set, *frontend)).or_insert(element);
         }
@@ -268,7 +268,7 @@ pub(super) fn replace(batch: &mut Batch, wanted: &Services) {
         batch.chain(&chain_of(name));
         choose(batch, name, service);
     }
-    add(batch, elements(wanted));
+    add(batch, &elements(wanted));
 }
 
 /// From one state to the next.
@@ -298,14 +298,14 @@ pub(super) fn change(batch: &mut Batch, before: &Services, wanted: &Services) {
             Some(_) => {}
         }
     }
-    add(batch, new);
+    add(batch, &new);
     let is: BTreeMap<&String, &Service> = served(wanted).collect();
     for name in was.keys().filter(|name| !is.contains_key(*name)) {
         batch.delete_chain(&chain_of(name));
     }
 }
 
-fn add(batch: &mut Batch, all: BTreeMap<(&'static str, Frontend), Element>) {
+fn add(batch: &mut Batch, all: &BTreeMap<(&'static str, Frontend), Element>) {
     for set in [ADDRESSES, HOST_PORTS] {
         let some: Vec<Element> = all
             .iter()

@@ -31,7 +31,11 @@ fn ours(text: &str) -> Result<String, Mistake> {
 }
 
 fn theirs(text: &str) -> Result<String, serde_json::Error> {
-    serde_json::from_str::<oci_spec::runtime::Spec>(text).map(|spec| normal(&format!("{spec:?}")))
+    // `oci-spec` spells two flags of the scheduler as the specification never did.
+    let text = text
+        .replace("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN")
+        .replace("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK");
+    serde_json::from_str::<oci_spec::runtime::Spec>(&text).map(|spec| normal(&format!("{spec:?}")))
 }
 
 /// Debug output without the order of sets and maps, without the names of structures, and without foreign fields.
