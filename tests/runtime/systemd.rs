@@ -126,7 +126,7 @@ fn without_systemd_it_says_so_and_leaves_nothing() {
         ("Slice", "'other.slice'", "the runtime's own to set"),
         ("Description", "'a\nExecStart=/bin/sh'", "control character"),
         ("Description", "'a' garbage", "unexpected 'g' after the value"),
-        ("Memory-Max", "5", "not the name of a property"),
+        ("Memory-Max", "5", "write a property's name"),
     ] {
         bundle.edit(|config| {
             config["linux"]["cgroupsPath"] = json!("");

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
-use berth_cgroups::Cgroup;
+use berth_cgroups::{Cgroup, Layout};
 use berth_spec::{Capability, Process, Spec};
 use clap::Args;
 
@@ -111,7 +111,7 @@ fn execute(context: &Context, args: &ExecArgs) -> Result<ExitCode, Error> {
     super::check_terminal(terminal, args.detach, args.console_socket.as_deref())?;
     super::check_preserved_fds(0, args.preserve_fds)?;
     let cgroup_paths = if args.cgroup.is_empty() {
-        own_cgroups(&container, &host)
+        own_cgroups(&container)
     } else {
         sub_cgroups(&container.record.cgroup_paths, &args.cgroup)?
     };
@@ -300,7 +300,7 @@ fn parse_user(text: &str) -> Result<(u32, Option<u32>), ArgumentError> {
 
 /// The container's cgroups. In one that passes controllers on to others, as systemd or Docker inside make it, cgroup2
 /// allows no process (cgroups(7), "no internal processes" rule): then the one that the init has gone to.
-fn own_cgroups(container: &Container, host: &HostFacts) -> BTreeMap<String, PathBuf> {
+fn own_cgroups(container: &Container) -> BTreeMap<String, PathBuf> {
     let mut paths = container.record.cgroup_paths.clone();
     let Some(own) = paths.get_mut("") else {
         return paths;
@@ -311,7 +311,8 @@ fn own_cgroups(container: &Container, host: &HostFacts) -> BTreeMap<String, Path
     }
     let text = fs::read_to_string(format!("/proc/{}/cgroup", container.record.pid)).unwrap_or_default();
     let now = text.lines().find_map(|line| line.strip_prefix("0::"));
-    let located = now.and_then(|now| host.cgroups.unified()?.locate(Path::new(now)));
+    let layout = Layout::detect(Path::new("/")).ok();
+    let located = now.and_then(|now| layout?.unified()?.locate(Path::new(now)));
     if let Some(located) = located.filter(|located| located.starts_with(&*own)) {
         *own = located;
     }
