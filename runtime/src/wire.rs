@@ -288,6 +288,8 @@ pub mod mount_flags {
     pub const TARGET_NOFOLLOW: u32 = 64;
     /// The new file system's root gets the permissions of the folder it covers.
     pub const INHERIT_MODE: u32 = 128;
+    /// The target may be a file of procfs: one of those that hide what is the host's.
+    pub const IN_PROC: u32 = 256;
 }
 
 /// Places where the init waits for its parent.
@@ -761,6 +763,8 @@ pub mod reason {
     pub const PLAN: u32 = 11;
     /// The working directory is outside of the container's root.
     pub const OUTSIDE: u32 = 12;
+    /// The target of a mount is in procfs, whose files must be the kernel's.
+    pub const IN_PROC: u32 = 13;
 }
 
 impl<'a> Report<'a> {

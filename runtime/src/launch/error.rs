@@ -279,6 +279,9 @@ impl<'a> Failed<'a> {
 
     fn describe(&self, step: &InitStep, errno: &str) -> String {
         let detail = self.detail();
+        let in_proc = |target: &str| {
+            format!("{target:?} cannot be mounted because it is inside /proc: mount it elsewhere")
+        };
         let unsafe_place =
             || format!("{detail}: is not what it should be: the image has put something else there");
         match step {
@@ -296,6 +299,7 @@ impl<'a> Failed<'a> {
                         format!("filesystem {fstype:?} must be mounted on ordinary directory: {target}: {errno}")
                     }
                     reason::TARGET => format!("create mountpoint {target}: {errno}"),
+                    reason::IN_PROC => in_proc(&target),
                     reason::OPTION => format!("mount {fstype}:{target}: {detail}: {errno}"),
                     _ if detail.is_empty() => format!("mount {fstype}:{target}: {errno}"),
                     _ => format!("mount {fstype}:{target}, data: {detail}: {errno}"),
@@ -312,6 +316,7 @@ impl<'a> Failed<'a> {
                 let why = match self.reason {
                     reason::SOURCE => format!("stat {source}: {errno}"),
                     reason::TARGET => format!("create mountpoint {target}: {errno}"),
+                    reason::IN_PROC => in_proc(&target),
                     _ => errno.to_owned(),
                 };
                 format!("mounts[{number}]: error mounting {source:?} to rootfs at {target:?}: {why}")

@@ -46,8 +46,9 @@ impl Rule {
 }
 
 /// What every container may do: make any device node (using it is another matter), and use the devices of
-/// runtime-spec, config-linux.md, "Default Devices": null, zero, full, random, urandom, tty, pts/* and ptmx.
-const DEFAULTS: [(Class, Option<u32>, Option<u32>, u8); 10] = [
+/// runtime-spec, config-linux.md, "Default Devices": null, zero, full, random, urandom, tty, pts/* and ptmx. And, as
+/// with runc and crun, /dev/net/tun, which VPN programs make for themselves.
+const DEFAULTS: [(Class, Option<u32>, Option<u32>, u8); 11] = [
     (Class::Char, None, None, MKNOD),
     (Class::Block, None, None, MKNOD),
     (Class::Char, Some(1), Some(3), ALL),
@@ -58,6 +59,7 @@ const DEFAULTS: [(Class, Option<u32>, Option<u32>, u8); 10] = [
     (Class::Char, Some(5), Some(0), ALL),
     (Class::Char, Some(5), Some(2), ALL),
     (Class::Char, Some(136), None, ALL),
+    (Class::Char, Some(10), Some(200), ALL),
 ];
 
 /// The rules that matter, in order: what follows the last rule that decides about everything, and the
