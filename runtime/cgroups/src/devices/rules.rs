@@ -168,12 +168,12 @@ pub(crate) mod tests {
     #[test]
     fn what_a_total_rule_follows_does_not_matter() {
         let rules = effective(&[
-            rule("allow c 10:200 rwm"),
+            rule("allow c 10:201 rwm"),
             rule("deny a *:* rwm"),
             rule("allow c 10:229 rw"),
         ])
         .unwrap();
-        assert_eq!(rules.len(), 12);
+        assert_eq!(rules.len(), 13);
         assert!(rules[0].is_total() && !rules[0].allow);
         assert_eq!(
             (rules[1].major, rules[1].minor, rules[1].access),
@@ -185,7 +185,7 @@ pub(crate) mod tests {
                 .len(),
             1
         );
-        assert_eq!(effective(&[]).unwrap().len(), 11);
+        assert_eq!(effective(&[]).unwrap().len(), 12);
     }
 
     #[test]
