@@ -7,6 +7,7 @@ pub mod annotations;
 pub mod bundle;
 pub mod commands;
 pub mod container;
+pub mod criu;
 pub mod error;
 pub mod hooks;
 pub mod host;

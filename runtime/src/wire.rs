@@ -298,6 +298,8 @@ pub mod sync {
     pub const MOUNTED: u32 = 1;
     /// Everything is done but the start (gate of `run`).
     pub const READY: u32 = 2;
+    /// Of a container that is restored: its namespaces are there, no process runs in them.
+    pub const NAMESPACES: u32 = 3;
 }
 
 steps! {
@@ -496,6 +498,8 @@ steps! {
         /// Also at /dev/console.
         device: Flag
     }
+    /// Use the container's /dev/null where a standard stream is the host's.
+    ReopenNull = 48 {}
     /// Give standard input, output and error to the user.
     StdioOwner = 28 {
         /// The user.

@@ -189,6 +189,7 @@ impl Init {
             Step::Session {} => console::session(),
             Step::Keyring { name } => identity::keyring(name),
             Step::Unshare { kinds } => Ok(sys::unshare(kinds)?),
+            Step::ReopenNull {} => self.reopen_null(),
             Step::Loopback {} => Ok(sys::loopback_up()?),
             Step::Hostname { name } => Ok(sys::sethostname(name)?),
             Step::Domainname { name } => Ok(sys::setdomainname(name)?),

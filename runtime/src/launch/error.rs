@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use berth_cgroups::CgroupError;
 use thiserror::Error;
 
+use crate::criu::CriuError;
 use crate::wire::{InitStep, Report, reason};
 
 /// Why a container could not be launched.
@@ -34,6 +35,12 @@ pub enum LaunchError {
     /// What the caller did beside the first process failed.
     #[error(transparent)]
     Beside(Box<dyn Error + Send + Sync>),
+    /// CRIU did not restore the container.
+    #[error(transparent)]
+    Criu(#[from] CriuError),
+    /// The restored process has a terminal, and nobody takes its other end.
+    #[error("the container was checkpointed with a terminal: pass --console-socket, or do not detach")]
+    NoConsole,
     /// A namespace could not be joined.
     #[error("linux.namespaces: cannot join {what}")]
     Join {
