@@ -4,6 +4,7 @@
 mod annotations;
 mod attributes;
 mod bad_input;
+mod checkpoint;
 mod containerd;
 mod differential;
 mod driver;

@@ -25,6 +25,8 @@ use crate::state::Status;
 /// Fields of `criu_features`.
 const MEM_TRACK: u32 = 1;
 const LAZY_PAGES: u32 = 2;
+/// Value of `criu_network_lock_method`.
+const NFTABLES: i64 = 2;
 /// Where images are without `--image-path`, below the working directory.
 const DEFAULT_IMAGES: &str = "checkpoint";
 
@@ -141,6 +143,7 @@ pub(super) fn run(context: &Context, args: &CheckpointArgs) -> Result<ExitCode, 
         status => return Err(ImageError::NotRunning { status }.into()),
     }
     let images = args.images.parse()?;
+    folders(&images)?;
     let kind = if args.pre_dump { Kind::PreDump } else { Kind::Dump };
     let mut options = Message::new();
     parent(&mut options, &images.images, args.parent_path.as_deref())?;
@@ -149,8 +152,10 @@ pub(super) fn run(context: &Context, args: &CheckpointArgs) -> Result<ExitCode, 
         .flag(field::LEAVE_RUNNING, args.leave_running)
         .flag(field::TCP_SKIP_IN_FLIGHT, args.tcp_skip_in_flight)
         .flag(field::LINK_REMAP, args.link_remap);
+    if images.tcp_established && !has_iptables() {
+        options.number(field::NETWORK_LOCK, NFTABLES);
+    }
     let status = status_fd(&images, args.status_fd, &mut options)?;
-    folders(&images)?;
     if kind == Kind::PreDump {
         criu::check_feature(MEM_TRACK, "MemTrack")?;
     }
@@ -187,6 +192,12 @@ pub(super) fn folders(images: &ImageOptions) -> Result<(), ImageError> {
         .work
         .as_deref()
         .map_or(Ok(()), |work| make("--work-path", work))
+}
+
+/// CRIU locks connections while it saves them by running iptables-restore, unless it is told otherwise.
+fn has_iptables() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join("iptables-restore").exists())
 }
 
 fn parent(options: &mut Message, images: &Path, parent: Option<&Path>) -> Result<(), ImageError> {

@@ -84,6 +84,7 @@ pub mod field {
     pub const CONFIG_FILE: u32 = 51;
     pub const LSM_PROFILE: u32 = 53;
     pub const LSM_MOUNT_CONTEXT: u32 = 63;
+    pub const NETWORK_LOCK: u32 = 64;
 }
 
 /// A request with its options (`criu_req`).

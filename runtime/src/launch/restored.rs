@@ -30,6 +30,8 @@ pub(super) struct Restoring {
     /// It has ended its work.
     done: Option<Response>,
     log: PathBuf,
+    /// CRIU opens these once more, through this process's /proc/PID/fd.
+    _keep: Vec<OwnedFd>,
     _root: Root,
 }
 
@@ -156,6 +158,7 @@ impl Restoring {
             waits: false,
             done: None,
             log: log.join("restore.log"),
+            _keep: keep,
             _root: root,
         })
     }
