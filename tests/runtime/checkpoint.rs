@@ -293,7 +293,7 @@ fn a_connection_over_loopback_lives_on() {
     counts_on(&bundle, stopped_at);
     // Both ends are there, and what one sends the other takes: nothing piles up.
     wait_for("the connection to carry data", PATIENCE, || {
-        let table = container.exec(&["cat", "/proc/net/tcp"]).ok();
+        let table = container.exec(&["cat", "/proc/net/tcp", "/proc/net/tcp6"]).ok();
         let open = table
             .lines()
             .filter(|line| line.split_whitespace().nth(3) == Some("01"));

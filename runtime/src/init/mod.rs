@@ -17,6 +17,9 @@ mod program;
 mod root;
 mod security;
 
+#[cfg(any(test, clippy, feature = "fuzz"))]
+pub use program::home_of;
+
 use super::sys::{self, Errno, Fd};
 use super::wire::{self, REPORT_LENGTH, Report, Step, reason};
 
