@@ -13,6 +13,7 @@ mod examples;
 mod exec;
 mod foreground;
 mod hooks;
+mod hostile;
 mod leftovers;
 mod limits;
 mod logging;
