@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use berth_cgroups::{Cgroup, CgroupPath};
+use berth_cgroups::Cgroup;
 use berth_spec::LinuxResources;
 use clap::Args;
 
@@ -19,6 +19,7 @@ use crate::hooks;
 use crate::hooks::HookState;
 use crate::launch::{self, HookPoint, LaunchError, Launched};
 use crate::log;
+use crate::placement::Placement;
 use crate::plan::{self, CreateOptions, Gate, ImageOptions};
 use crate::spec::OCI_VERSION;
 use crate::state::{ContainerId, LockedDir, Record, StateError, Status};
@@ -151,14 +152,18 @@ fn bring_back(
     images: ImageOptions,
     console: Option<OwnedFd>,
 ) -> Result<Created, Error> {
+    let placement = Placement::new(&prepared.bundle.spec, id.as_str(), context.driver, &prepared.host)?;
+    let none = LinuxResources::default();
     let linux = prepared.bundle.spec.linux().as_ref();
-    let configured = linux.and_then(|linux| linux.cgroups_path().as_deref());
-    let path = CgroupPath::for_container(configured, id.as_str())?;
+    let resources = linux.and_then(|linux| linux.resources().as_ref()).unwrap_or(&none);
     let lock = context.root.create(id)?;
-    let made = Cgroup::create(&prepared.host.cgroups, &path)
-        .map_err(Error::from)
-        .and_then(|cgroup| {
-            let restored = with_cgroup(prepared, id, args, images, console, &lock, &cgroup);
+    let made = placement
+        .make(&prepared.host.cgroups, id.as_str(), resources)
+        .and_then(|(cgroup, placeholder)| {
+            let group = (&cgroup, resources);
+            let restored = with_cgroup(prepared, id, args, images, console, &lock, group);
+            // Until here it kept a unit of systemd's alive.
+            drop(placeholder);
             restored.inspect_err(|_| create::remove_cgroup(&cgroup))
         });
     match made {
@@ -186,17 +191,11 @@ fn with_cgroup(
     images: ImageOptions,
     console: Option<OwnedFd>,
     lock: &LockedDir,
-    cgroup: &Cgroup,
+    (cgroup, resources): (&Cgroup, &LinuxResources),
 ) -> Result<(Launched, Record), Error> {
     let bundle = &prepared.bundle;
     lock.write_config(&bundle.config)?;
-    let none = LinuxResources::default();
-    let resources = bundle
-        .spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.resources().as_ref());
-    for ignored in cgroup.apply(resources.unwrap_or(&none))? {
+    for ignored in cgroup.apply(resources)? {
         log::warn(&format!("{}: ignored: {}", ignored.field, ignored.reason));
     }
     let paths = cgroup.paths();
@@ -270,7 +269,7 @@ impl launch::Host for Parent<'_> {
     fn beside(&mut self, pid: i32, start_time: u64) -> Result<(), Box<dyn StdError + Send + Sync>> {
         let annotations = create::annotations(self.bundle);
         let place = (pid, start_time);
-        let record = create::record(self.id, self.bundle, annotations, place, self.cgroup.paths());
+        let record = create::record(self.id, self.bundle, annotations, place, self.cgroup);
         let prepared = self.lock.prepare_record(&record).map_err(Error::from);
         self.record = Some(record);
         prepared.map_err(|error| -> Box<dyn StdError + Send + Sync> { Box::new(error) })
