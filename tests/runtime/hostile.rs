@@ -154,11 +154,12 @@ fn groups_and_inheritable_capabilities_of_the_caller_end_at_the_border() {
     for exec in [false, true] {
         for uid in [0, 1000] {
             let script = "grep -E '^(CapInh|CapAmb|Groups|Gid)' /proc/self/status";
-            let mut bundle = Bundle::new(if exec {
+            let program: &[&str] = if exec {
                 &["sleep", "1000"]
             } else {
                 &["sh", "-c", script]
-            });
+            };
+            let mut bundle = Bundle::new(program);
             bundle.edit(|config| config["process"]["user"] = json!({"uid": uid, "gid": 7}));
             let container = runtime.container(&mut bundle);
             let inner = if exec {

@@ -208,9 +208,12 @@ fn parent(options: &mut Message, images: &Path, parent: Option<&Path>) -> Result
         return Err(ImageError::AbsoluteParent);
     }
     let path = images.join(parent);
-    let found = fs::metadata(&path).and_then(|found| match found.is_dir() {
-        true => Ok(()),
-        false => Err(io::ErrorKind::NotADirectory.into()),
+    let found = fs::metadata(&path).and_then(|found| {
+        if found.is_dir() {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::NotADirectory.into())
+        }
     });
     found.map_err(|source| ImageError::Parent { path, source })?;
     options
@@ -377,7 +380,7 @@ fn session(
     let mut session = Session::start(false, keep)?;
     session.ask(kind, request)?;
     loop {
-        match session.next()? {
+        match session.wait()? {
             Event::Done(_) => break,
             Event::Notify { script, .. } => {
                 if script == "status-ready"

@@ -155,7 +155,9 @@ fn bring_back(
     let placement = Placement::new(&prepared.bundle.spec, id.as_str(), context.driver, &prepared.host)?;
     let none = LinuxResources::default();
     let linux = prepared.bundle.spec.linux().as_ref();
-    let resources = linux.and_then(|linux| linux.resources().as_ref()).unwrap_or(&none);
+    let resources = linux
+        .and_then(|linux| linux.resources().as_ref())
+        .unwrap_or(&none);
     let lock = context.root.create(id)?;
     let made = placement
         .make(&prepared.host.cgroups, id.as_str(), resources)

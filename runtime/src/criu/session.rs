@@ -101,7 +101,7 @@ impl Session {
     }
 
     /// Waits for the next event.
-    pub fn next(&mut self) -> Result<Event, CriuError> {
+    pub fn wait(&mut self) -> Result<Event, CriuError> {
         let mut buffer = vec![0u8; LONGEST];
         let received = socket::receive_fd(self.socket()?, &mut buffer);
         let (length, descriptor) = match received {
@@ -171,7 +171,7 @@ impl Drop for Session {
 fn ask(question: &Message) -> Result<Response, CriuError> {
     let mut session = Session::start(false, &[])?;
     session.send(question)?;
-    match session.next()? {
+    match session.wait()? {
         Event::Done(response) => {
             // It answers and ends; how is of no matter.
             let _ = session.end();

@@ -232,7 +232,7 @@ fn exists(root: Fd, path: &CStr) -> bool {
 
 /// Whatever path led there, link or not: a file of procfs with something over it would take the runtime's writes, or
 /// hide from the container what holds for it (CVE-2019-16884).
-fn refuse_procfs<'a>(place: Fd, flags: u32, target: &'a CStr) -> Done<'a> {
+fn refuse_procfs(place: Fd, flags: u32, target: &CStr) -> Done<'_> {
     if flags & mount_flags::IN_PROC == 0 && sys::in_procfs(place)? {
         return Err(Failure::new(reason::IN_PROC, Errno::EPERM, target.to_bytes()));
     }

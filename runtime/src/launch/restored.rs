@@ -190,7 +190,7 @@ impl Restoring {
 
     fn until(&mut self, point: Option<&str>, console: &mut Option<OwnedFd>) -> Result<(), LaunchError> {
         while self.done.is_none() {
-            match self.session.next()? {
+            match self.session.wait()? {
                 Event::Done(response) => self.done = Some(response),
                 Event::Notify {
                     script,

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 use berth_spec::{LinuxNamespace, LinuxNamespaceType, Process, Spec};
 
-pub use checkpoint::{CgroupsMode, Checkpoint, External, ImageOptions, Restore, checkpoint, restore};
+pub use checkpoint::{CgroupsMode, External, ImageOptions, Restore, checkpoint, restore};
 pub use error::PlanError;
 pub use host::{Clone, HostStep, IdMapping, IdMaps, Join, JoinSource};
 
