@@ -169,7 +169,9 @@ fn scan_passwd(
 fn home_in(line: &[u8], uid: u32) -> Option<&[u8]> {
     let mut fields = line.split(|b| *b == b':');
     let id = fields.nth(2)?;
-    let id: u32 = core::str::from_utf8(id).ok()?.parse().ok()?;
+    // Digits only: a sign would be taken, too.
+    let digits = id.iter().all(u8::is_ascii_digit);
+    let id: u32 = core::str::from_utf8(id).ok().filter(|_| digits)?.parse().ok()?;
     let folder = fields.nth(2)?;
     (id == uid && !folder.is_empty() && !folder.contains(&0)).then_some(folder)
 }
