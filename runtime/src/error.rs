@@ -12,6 +12,7 @@ use crate::bundle::BundleError;
 use crate::commands::ps::PsError;
 use crate::commands::update::UpdateError;
 use crate::container::ContainerError;
+use crate::criu::CriuError;
 use crate::hooks::HookError;
 use crate::host::HostError;
 use crate::launch::LaunchError;
@@ -112,6 +113,12 @@ pub enum Error {
         /// The reason.
         source: Box<Error>,
     },
+    /// CRIU.
+    #[error(transparent)]
+    Criu(#[from] CriuError),
+    /// `checkpoint` or `restore`, beside CRIU.
+    #[error(transparent)]
+    Images(#[from] ImageError),
     /// `exec` could not start its process: exit code 255 tells that from the process's own codes.
     #[error("exec failed")]
     Exec {
@@ -198,9 +205,6 @@ pub enum ArgumentError {
         /// The word.
         value: String,
     },
-    /// checkpoint and restore are not there.
-    #[error("--criu: this version has no checkpoint and restore: leave the option out")]
-    Criu,
     /// The working directory is gone.
     #[error("getwd: change to an existing directory or pass absolute paths")]
     WorkingDirectory {
@@ -311,6 +315,70 @@ pub enum ArgumentError {
         /// The reason.
         #[source]
         source: io::Error,
+    },
+}
+
+/// What is wrong with the options of `checkpoint` and `restore`, or with the folders that they name.
+#[derive(Debug, Error)]
+pub enum ImageError {
+    /// `--manage-cgroups-mode`.
+    #[error("--manage-cgroups-mode: {word:?}: use soft, full, strict or ignore")]
+    CgroupsMode {
+        /// The word given.
+        word: String,
+    },
+    /// `--empty-ns`.
+    #[error("--empty-ns: namespace {kind:?} is not supported: use network")]
+    EmptyNamespace {
+        /// The word given.
+        kind: String,
+    },
+    /// `--parent-path` must be found wherever the images are moved to.
+    #[error("--parent-path must be relative")]
+    AbsoluteParent,
+    /// `--parent-path` is no folder.
+    #[error("invalid --parent-path: {}", path.display())]
+    Parent {
+        /// The path.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// `--page-server`.
+    #[error("Use --page-server ADDRESS:PORT to specify page server")]
+    PageServer,
+    /// `--status-fd`.
+    #[error("invalid --status-fd argument {fd}: not open for writing")]
+    StatusFd {
+        /// The number given.
+        fd: i32,
+    },
+    /// A folder of images or for CRIU's work.
+    #[error("{option}: {}", path.display())]
+    Folder {
+        /// The option.
+        option: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// A namespace that is to stay outside.
+    #[error("linux.namespaces: {}", path.display())]
+    Namespace {
+        /// Its path.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// A container that nothing runs in.
+    #[error("Container cannot be checkpointed in {status} state")]
+    NotRunning {
+        /// Its status.
+        status: crate::state::Status,
     },
 }
 

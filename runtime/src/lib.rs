@@ -7,6 +7,7 @@ pub mod annotations;
 pub mod bundle;
 pub mod commands;
 pub mod container;
+pub mod criu;
 pub mod error;
 pub mod hooks;
 pub mod host;
@@ -26,8 +27,11 @@ pub mod validate;
 pub mod wire;
 
 // The tiny init is a program of its own (build.rs); as modules of this crate its parts can be tested and linted.
-#[cfg(any(test, clippy))]
+#[cfg(any(test, clippy, feature = "fuzz"))]
 use berth_sys::raw as sys;
-#[cfg(any(test, clippy))]
+#[cfg(any(test, clippy, feature = "fuzz"))]
 #[allow(dead_code)]
 mod init;
+
+#[cfg(any(test, clippy, feature = "fuzz"))]
+pub mod fuzz;

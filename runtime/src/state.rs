@@ -161,6 +161,10 @@ pub struct Record {
     /// The resctrl group, for `linux.intelRdt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intel_rdt: Option<Group>,
+    /// What the standard streams of the init were when it was made, as /proc/PID/fd tells: a restored one gets pipes
+    /// of its restorer in the place of such pipes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub descriptors: Vec<String>,
     /// The hooks that later verbs run.
     #[serde(default)]
     pub hooks: LaterHooks,
@@ -502,6 +506,7 @@ mod tests {
             private_pid_namespace: true,
             mounted_before: None,
             intel_rdt: None,
+            descriptors: Vec::new(),
             hooks: LaterHooks::default(),
         }
     }

@@ -288,6 +288,8 @@ pub mod mount_flags {
     pub const TARGET_NOFOLLOW: u32 = 64;
     /// The new file system's root gets the permissions of the folder it covers.
     pub const INHERIT_MODE: u32 = 128;
+    /// The target may be a file of procfs: one of those that hide what is the host's.
+    pub const IN_PROC: u32 = 256;
 }
 
 /// Places where the init waits for its parent.
@@ -296,6 +298,8 @@ pub mod sync {
     pub const MOUNTED: u32 = 1;
     /// Everything is done but the start (gate of `run`).
     pub const READY: u32 = 2;
+    /// Of a container that is restored: its namespaces are there, no process runs in them.
+    pub const NAMESPACES: u32 = 3;
 }
 
 steps! {
@@ -494,6 +498,8 @@ steps! {
         /// Also at /dev/console.
         device: Flag
     }
+    /// Use the container's /dev/null where a standard stream is the host's.
+    ReopenNull = 48 {}
     /// Give standard input, output and error to the user.
     StdioOwner = 28 {
         /// The user.
@@ -761,6 +767,8 @@ pub mod reason {
     pub const PLAN: u32 = 11;
     /// The working directory is outside of the container's root.
     pub const OUTSIDE: u32 = 12;
+    /// The target of a mount is in procfs, whose files must be the kernel's.
+    pub const IN_PROC: u32 = 13;
 }
 
 impl<'a> Report<'a> {

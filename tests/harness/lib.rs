@@ -181,14 +181,14 @@ pub fn wait_for<T, E: Debug>(
 /// mount namespace, with `lo` up: what the test does to links, routes, rules or mounts reaches
 /// neither the host nor another test, and ends with it.
 pub fn isolate() {
-    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("unshare network and mounts");
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        None::<&str>,
-    )
-    .expect("make the mounts private");
+    isolate_mounts();
+    unshare(CloneFlags::CLONE_NEWNET).expect("unshare the network");
     run(Command::new("ip").args(["link", "set", "lo", "up"])).ok();
+}
+
+/// Moves the calling test thread (and what it starts from now on) into its own mount namespace.
+pub fn isolate_mounts() {
+    unshare(CloneFlags::CLONE_NEWNS).expect("unshare mounts");
+    let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).expect("make the mounts private");
 }

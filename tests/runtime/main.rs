@@ -4,6 +4,7 @@
 mod annotations;
 mod attributes;
 mod bad_input;
+mod checkpoint;
 mod containerd;
 mod differential;
 mod driver;
@@ -12,6 +13,7 @@ mod examples;
 mod exec;
 mod foreground;
 mod hooks;
+mod hostile;
 mod leftovers;
 mod limits;
 mod logging;

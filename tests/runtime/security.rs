@@ -183,17 +183,22 @@ fn exchanging_a_mount_target_never_leads_outside() {
     let source = TempDir::new().unwrap();
     fs::write(source.path().join("marker"), "").unwrap();
     let runtime = Runtime::berth();
-    let mut bundle = Bundle::new(&["true"]);
+    // Each of the mounts in one container is a try.
+    const EACH: usize = 100;
+    const TRIES: usize = 10_000;
+    let mut bundle = Bundle::new(&["grep", "-c", "made", "/proc/self/mountinfo"]);
     let work = bundle.rootfs().join("work");
     fs::create_dir(&work).unwrap();
     fs::create_dir(work.join("real")).unwrap();
     symlink(outside.path(), work.join("link")).unwrap();
     bundle.edit(|config| {
-        config["mounts"]
-            .as_array_mut()
-            .unwrap()
-            .push(json!({"destination": "/work/real/made/here",
-            "type": "bind", "source": source.path(), "options": ["bind"]}));
+        for number in 0..EACH {
+            config["mounts"]
+                .as_array_mut()
+                .unwrap()
+                .push(json!({"destination": format!("/work/real/made/{number}"),
+                "type": "bind", "source": source.path(), "options": ["bind"]}));
+        }
     });
     let stop = Arc::new(AtomicBool::new(false));
     let attacker = {
@@ -210,12 +215,16 @@ fn exchanging_a_mount_target_never_leads_outside() {
             tries
         })
     };
-    for _ in 0..60 {
+    let (mut mounted, mut runs) = (0, 0);
+    while mounted < TRIES && runs < 10 * TRIES / EACH {
         // It may fail: a name that is gone is an error. It must not do anything outside.
-        let _ = runtime.run_bundle(&mut bundle);
+        let outcome = runtime.run_bundle(&mut bundle);
+        mounted += outcome.stdout.trim().parse::<usize>().unwrap_or(0);
+        runs += 1;
     }
     stop.store(true, Ordering::Relaxed);
     let tries = attacker.join().unwrap();
+    assert!(mounted >= TRIES, "only {mounted} mounts in {runs} containers");
     assert!(tries > 10_000, "only {tries} exchanges");
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();

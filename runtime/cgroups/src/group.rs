@@ -202,20 +202,29 @@ impl Cgroup {
         Ok(ignored)
     }
 
-    /// The first half of [`Cgroup::apply`]: everything but the device filter.
+    /// The first half of [`Cgroup::apply`]: everything but the eBPF device filter. The list of a v1 devices
+    /// controller belongs to this half: it is made by several writes, between which a first process in the cgroup
+    /// would be refused the devices that it makes.
     ///
     /// # Errors
     /// As [`Cgroup::apply`].
     pub fn limit(&self, resources: &LinuxResources) -> Result<Vec<Ignored>, CgroupError> {
-        self.write_limits(resources)
+        let ignored = self.write_limits(resources)?;
+        if let Some(dir) = self.v1("devices") {
+            devices::v1::restrict(dir, resources.devices().as_deref().unwrap_or_default(), true)?;
+        }
+        Ok(ignored)
     }
 
-    /// The second half of [`Cgroup::apply`]: the device filter. It is the slow one, as the kernel verifies a
+    /// The second half of [`Cgroup::apply`]: the eBPF device filter. It is the slow one, as the kernel verifies a
     /// program, and only has to be there before the user's program runs.
     ///
     /// # Errors
     /// As [`Cgroup::apply`].
     pub fn filter_devices(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
+        if self.v1("devices").is_some() {
+            return Ok(());
+        }
         let rules: &[LinuxDeviceCgroup] = resources.devices().as_deref().unwrap_or_default();
         self.restrict(rules, true)
     }

@@ -341,6 +341,30 @@ fn cgroups_made_inside_go_with_it() {
     assert!(fixture.directories().iter().all(|path| !path.exists()));
 }
 
+/// A first process makes its devices while the parent does other things: the list must be whole by then.
+#[test]
+fn a_device_list_is_whole_before_anybody_is_inside() {
+    need_root!();
+    let layout = Layout::detect(Path::new("/")).unwrap();
+    let Some(devices) = layout
+        .legacy()
+        .iter()
+        .find(|found| found.mount.ends_with("devices"))
+    else {
+        skip!("no v1 devices hierarchy here");
+    };
+    let path = format!("/berth-test-{}-devices", std::process::id());
+    let group = Cgroup::create(&layout, &CgroupPath::parse(&path).unwrap()).unwrap();
+    group.limit(&LinuxResources::default()).unwrap();
+    let list = std::fs::read_to_string(devices.mount.join(&path[1..]).join("devices.list"));
+    group.delete().unwrap();
+    let list = list.unwrap();
+    assert!(
+        !list.contains("a *:*") && list.contains("c 1:3 rwm") && list.contains("c *:* m"),
+        "{list}"
+    );
+}
+
 /// A parent that somebody else made a moment ago, and did not fill yet, is no dead end.
 #[test]
 fn an_empty_cpuset_above_is_filled_first() {

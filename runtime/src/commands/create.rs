@@ -93,8 +93,8 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> Result<ExitCode, Erro
 
 /// A bundle that can be had on this host, with the command line checked against it. Nothing was made yet.
 pub(super) struct Prepared {
-    bundle: Bundle,
-    host: HostFacts,
+    pub(super) bundle: Bundle,
+    pub(super) host: HostFacts,
     listen_fds: u32,
 }
 
@@ -324,7 +324,7 @@ struct Limited<'a> {
 }
 
 /// Kills and removes what a failed start may have left.
-fn remove_cgroup(cgroup: &Cgroup) {
+pub(super) fn remove_cgroup(cgroup: &Cgroup) {
     for result in [cgroup.kill(), cgroup.delete()] {
         if let Err(error) = result {
             log::warn(&crate::error::chain(&error));
@@ -333,7 +333,7 @@ fn remove_cgroup(cgroup: &Cgroup) {
 }
 
 /// A failure of what was done beside the launch is no failure of the launch.
-fn unwrap_own(error: LaunchError) -> Error {
+pub(super) fn unwrap_own(error: LaunchError) -> Error {
     match error {
         LaunchError::Beside(own) => match own.downcast::<Error>() {
             Ok(own) => *own,
@@ -343,14 +343,14 @@ fn unwrap_own(error: LaunchError) -> Error {
     }
 }
 
-fn all_annotations(bundle: &Bundle) -> BTreeMap<String, String> {
+pub(super) fn all_annotations(bundle: &Bundle) -> BTreeMap<String, String> {
     let annotations = bundle.spec.annotations().iter().flatten();
     annotations
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect()
 }
 
-fn record(
+pub(super) fn record(
     id: &ContainerId,
     bundle: &Bundle,
     annotations: BTreeMap<String, String>,
@@ -388,11 +388,19 @@ fn record(
         private_pid_namespace,
         mounted_before: mounted_before.map(<[PathBuf]>::to_vec),
         intel_rdt: intel_rdt.cloned(),
+        descriptors: descriptors(pid),
         hooks: LaterHooks {
             poststart: list(hooks.map(berth_spec::Hooks::poststart)),
             poststop: list(hooks.map(berth_spec::Hooks::poststop)),
         },
     }
+}
+
+/// What a process's standard streams are; nothing where they cannot be seen (a process of another user namespace).
+fn descriptors(pid: i32) -> Vec<String> {
+    let link = |number| std::fs::read_link(format!("/proc/{pid}/fd/{number}"));
+    let links = (0..3).map_while(|number| link(number).ok());
+    links.map(|link| link.to_string_lossy().into_owned()).collect()
 }
 
 /// A container whose init waits.

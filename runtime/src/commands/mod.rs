@@ -1,5 +1,6 @@
 //! The command line: one file a verb, runc's names, flags, texts and exit codes.
 
+mod checkpoint;
 mod create;
 mod delete;
 mod duration;
@@ -12,6 +13,7 @@ mod pause;
 mod plan;
 pub(crate) mod ps;
 mod resume;
+mod restore;
 mod run;
 mod spec;
 mod start;
@@ -87,7 +89,7 @@ struct GlobalArgs {
     /// Expect linux.cgroupsPath to be of the form "slice:prefix:name" and let systemd make the cgroup
     #[arg(long)]
     systemd_cgroup: bool,
-    /// Path to the criu binary used for checkpoint and restore
+    /// Ignored: criu is taken from PATH
     #[arg(long, value_name = "PATH", hide = true)]
     criu: Option<PathBuf>,
     /// Ignore cgroup permission errors ('true', 'false', or 'auto')
@@ -100,6 +102,8 @@ struct GlobalArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Checkpoint(checkpoint::CheckpointArgs),
+    Restore(restore::RestoreArgs),
     Create(create::CreateArgs),
     Events(events::EventsArgs),
     Exec(exec::ExecArgs),
@@ -189,6 +193,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
     Log::open(global.log.as_deref(), &global.log_format, global.debug)?.install();
     let context = context(&global)?;
     match command {
+        Command::Checkpoint(args) => checkpoint::run(&context, &args),
+        Command::Restore(args) => restore::run(&context, &args),
         Command::Create(args) => create::run(&context, &args),
         Command::Events(args) => events::run(&context, &args),
         Command::Exec(args) => exec::run(&context, &args),
@@ -209,9 +215,6 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
 }
 
 fn context(global: &GlobalArgs) -> Result<Context, Error> {
-    if global.criu.is_some() {
-        return Err(ArgumentError::Criu.into());
-    }
     let root = state_root(global.root.as_deref())?;
     Ok(Context {
         root: StateRoot::new(root),

@@ -73,13 +73,44 @@ fn chown_terminal<'a>(slave: Fd, uid: u32) -> Done<'a> {
     Ok(sys::fchownat(slave, c"", uid, gid, AT_EMPTY_PATH)?)
 }
 
+/// Device number of /dev/null.
+const NULL: (u32, u32) = (1, 3);
+
+impl Init {
+    /// A standard stream that is the host's /dev/null leads into a file system that the container does not have: it
+    /// could be told from the container's own, and not be checkpointed. Without one of its own it stays.
+    pub(super) fn reopen_null<'a>(&mut self) -> Done<'a> {
+        let is_null = |fd| sys::fstat(fd).is_ok_and(|stat| stat.kind() == S_IFCHR && stat.rdev == NULL);
+        let mut own = None;
+        for number in (0..3).filter(|number| is_null(Fd(*number))) {
+            let null = match own {
+                Some(null) => null,
+                None => match path::open(self.root, c"/dev/null", O_RDWR) {
+                    Ok(null) if is_null(null) => null,
+                    Ok(other) => {
+                        sys::close(other);
+                        return Ok(());
+                    }
+                    Err(_) => return Ok(()),
+                },
+            };
+            own = Some(null);
+            sys::dup3(null, Fd(number), 0)?;
+        }
+        if let Some(null) = own {
+            sys::close(null);
+        }
+        Ok(())
+    }
+}
+
 /// A user must be able to open /dev/stdout and its kin again. /dev/null belongs to everybody and stays.
 pub(super) fn stdio_owner<'a>(uid: u32) -> Done<'a> {
     for number in 0..3 {
         let Ok(stat) = sys::fstat(Fd(number)) else {
             continue;
         };
-        let null = stat.kind() == S_IFCHR && stat.rdev == (1, 3);
+        let null = stat.kind() == S_IFCHR && stat.rdev == NULL;
         if null || stat.uid == uid {
             continue;
         }

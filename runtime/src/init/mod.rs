@@ -17,6 +17,9 @@ mod program;
 mod root;
 mod security;
 
+#[cfg(any(test, clippy, feature = "fuzz"))]
+pub use program::home_of;
+
 use super::sys::{self, Errno, Fd};
 use super::wire::{self, REPORT_LENGTH, Report, Step, reason};
 
@@ -189,6 +192,7 @@ impl Init {
             Step::Session {} => console::session(),
             Step::Keyring { name } => identity::keyring(name),
             Step::Unshare { kinds } => Ok(sys::unshare(kinds)?),
+            Step::ReopenNull {} => self.reopen_null(),
             Step::Loopback {} => Ok(sys::loopback_up()?),
             Step::Hostname { name } => Ok(sys::sethostname(name)?),
             Step::Domainname { name } => Ok(sys::setdomainname(name)?),

@@ -29,6 +29,8 @@ impl Init {
             return Err(Failure::new(reason::PLAN, Errno::EBADMSG, b""));
         };
         let nofollow = flags & mount_flags::TARGET_NOFOLLOW != 0;
+        // A folder that is only made now has no permissions of its own to keep.
+        let inherit = flags & mount_flags::INHERIT_MODE != 0 && exists(self.root, target);
         let place = path::ensure(self.root, target, Make::Folder(0o755), nofollow).map_err(|errno| {
             let why = match errno {
                 Errno::ELOOP | Errno::ENOTDIR if nofollow => reason::UNSAFE,
@@ -37,7 +39,7 @@ impl Init {
             Failure::new(why, errno, target.to_bytes())
         })?;
         let copy_up = flags & mount_flags::COPY_UP != 0;
-        let inherit = flags & mount_flags::INHERIT_MODE != 0;
+        refuse_procfs(place, flags, target)?;
         // What is still to be changed inside must be writable first.
         let first = if copy_up || inherit {
             attributes & !MOUNT_ATTR_RDONLY
@@ -140,7 +142,7 @@ impl Init {
         };
         let make = match sys::fstat(mount)?.kind() {
             S_IFDIR => Make::Folder(0o755),
-            _ => Make::File(0o755),
+            _ => Make::File(0o644),
         };
         if set | clear != 0 {
             set_bind_attributes(mount, set, clear, flags & mount_flags::CLEAR_STRICT != 0)?;
@@ -156,6 +158,11 @@ impl Init {
         let nofollow = flags & mount_flags::TARGET_NOFOLLOW != 0;
         let place = path::ensure(self.root, target, make, nofollow)
             .map_err(|errno| Failure::new(reason::TARGET, errno, target.to_bytes()))?;
+        // The host's procfs in place of one that is there already.
+        let whole = target == c"/proc" && sys::in_procfs(mount)?;
+        if !whole {
+            refuse_procfs(place, flags, target)?;
+        }
         sys::move_mount(mount, place)?;
         sys::close(place);
         set_propagation(mount, propagation, propagation_all)?;
@@ -211,6 +218,25 @@ impl Init {
             Err(errno) => Err(errno.into()),
         }
     }
+}
+
+fn exists(root: Fd, path: &CStr) -> bool {
+    match path::open(root, path, O_PATH) {
+        Ok(place) => {
+            sys::close(place);
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// Whatever path led there, link or not: a file of procfs with something over it would take the runtime's writes, or
+/// hide from the container what holds for it (CVE-2019-16884).
+fn refuse_procfs(place: Fd, flags: u32, target: &CStr) -> Done<'_> {
+    if flags & mount_flags::IN_PROC == 0 && sys::in_procfs(place)? {
+        return Err(Failure::new(reason::IN_PROC, Errno::EPERM, target.to_bytes()));
+    }
+    Ok(())
 }
 
 fn configure<'a>(fs: Fd, source: &'a CStr, options: impl Iterator<Item = &'a CStr>) -> Done<'a> {

@@ -109,6 +109,22 @@ fn may_run(path: &CStr) -> Result<(), (u32, Errno)> {
     sys::executable(path).map_err(|errno| (reason::CALL, errno))
 }
 
+/// The home folder of `uid` in the text of a passwd file.
+#[cfg(any(test, clippy, feature = "fuzz"))]
+pub fn home_of(text: &[u8], uid: u32) -> Vec<u8> {
+    let mut rest = text;
+    let mut home = Buffer::new();
+    let read = |buffer: &mut [u8]| {
+        let length = rest.len().min(buffer.len()).min(1000);
+        let (now, later) = rest.split_at(length);
+        buffer[..length].copy_from_slice(now);
+        rest = later;
+        Ok(length)
+    };
+    let _ = scan_passwd(read, uid, &mut home);
+    home.bytes().to_vec()
+}
+
 /// Appends the home folder of `uid` to `home`. Lines without the fields are passed over, and so are lines longer
 /// than the buffer.
 fn scan_passwd(
@@ -153,7 +169,9 @@ fn scan_passwd(
 fn home_in(line: &[u8], uid: u32) -> Option<&[u8]> {
     let mut fields = line.split(|b| *b == b':');
     let id = fields.nth(2)?;
-    let id: u32 = core::str::from_utf8(id).ok()?.parse().ok()?;
+    // Digits only: a sign would be taken, too.
+    let digits = id.iter().all(u8::is_ascii_digit);
+    let id: u32 = core::str::from_utf8(id).ok().filter(|_| digits)?.parse().ok()?;
     let folder = fields.nth(2)?;
     (id == uid && !folder.is_empty() && !folder.contains(&0)).then_some(folder)
 }

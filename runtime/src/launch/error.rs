@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use berth_cgroups::CgroupError;
 use thiserror::Error;
 
+use crate::criu::CriuError;
 use crate::wire::{InitStep, Report, reason};
 
 /// Why a container could not be launched.
@@ -34,6 +35,12 @@ pub enum LaunchError {
     /// What the caller did beside the first process failed.
     #[error(transparent)]
     Beside(Box<dyn Error + Send + Sync>),
+    /// CRIU did not restore the container.
+    #[error(transparent)]
+    Criu(#[from] CriuError),
+    /// The restored process has a terminal, and nobody takes its other end.
+    #[error("the container was checkpointed with a terminal: pass --console-socket, or do not detach")]
+    NoConsole,
     /// A namespace could not be joined.
     #[error("linux.namespaces: cannot join {what}")]
     Join {
@@ -279,6 +286,9 @@ impl<'a> Failed<'a> {
 
     fn describe(&self, step: &InitStep, errno: &str) -> String {
         let detail = self.detail();
+        let in_proc = |target: &str| {
+            format!("{target:?} cannot be mounted because it is inside /proc: mount it elsewhere")
+        };
         let unsafe_place =
             || format!("{detail}: is not what it should be: the image has put something else there");
         match step {
@@ -296,6 +306,7 @@ impl<'a> Failed<'a> {
                         format!("filesystem {fstype:?} must be mounted on ordinary directory: {target}: {errno}")
                     }
                     reason::TARGET => format!("create mountpoint {target}: {errno}"),
+                    reason::IN_PROC => in_proc(&target),
                     reason::OPTION => format!("mount {fstype}:{target}: {detail}: {errno}"),
                     _ if detail.is_empty() => format!("mount {fstype}:{target}: {errno}"),
                     _ => format!("mount {fstype}:{target}, data: {detail}: {errno}"),
@@ -312,6 +323,7 @@ impl<'a> Failed<'a> {
                 let why = match self.reason {
                     reason::SOURCE => format!("stat {source}: {errno}"),
                     reason::TARGET => format!("create mountpoint {target}: {errno}"),
+                    reason::IN_PROC => in_proc(&target),
                     _ => errno.to_owned(),
                 };
                 format!("mounts[{number}]: error mounting {source:?} to rootfs at {target:?}: {why}")

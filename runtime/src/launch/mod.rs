@@ -9,6 +9,7 @@ mod mounts;
 mod namespaces;
 mod net_devices;
 mod program;
+mod restored;
 mod run;
 
 use std::error::Error;
@@ -23,6 +24,7 @@ use berth_sys::socket;
 
 pub use error::LaunchError;
 pub use gate::{is_parked, start};
+pub use restored::resolve;
 
 use crate::plan::Plan;
 use crate::wire::InitStep;

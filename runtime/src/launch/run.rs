@@ -10,6 +10,7 @@ use nix::sched::CpuSet;
 
 use super::affinity;
 use super::error::Failed;
+use super::restored::{Restoring, mount_point};
 use super::{
     Context, HookPoint, LaunchError, Launched, gate, listener, mounts, namespaces, net_devices, program,
     start_time,
@@ -48,6 +49,8 @@ enum Child {
     Young(Spawned),
     /// It runs the init program.
     Running(i32, OwnedFd),
+    /// CRIU is about to restore it.
+    Restoring(Box<Restoring>),
 }
 
 /// A launch in progress. Dropping it before it is complete kills the process and removes the gate.
@@ -72,6 +75,8 @@ impl Drop for Launch<'_> {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.child, Child::None) {
             Child::None => return,
+            // CRIU undoes what it did when its socket closes.
+            Child::Restoring(restoring) => return drop(restoring),
             Child::Young(spawned) => spawned.abort(),
             Child::Running(pid, pidfd) => {
                 let _ = berth_sys::pidfd::send_signal(pidfd.as_fd(), libc::SIGKILL);
@@ -132,7 +137,8 @@ impl<'a> Launch<'a> {
         };
         let start_time = self.start_time.unwrap_or_default();
         let parked = plan.init.iter().any(|step| matches!(step, InitStep::Park { .. }));
-        let waits = !parked && plan.host.contains(&HostStep::AwaitReady);
+        let restored = plan.host.iter().any(|step| matches!(step, HostStep::Restore(_)));
+        let waits = !parked && !restored && plan.host.contains(&HostStep::AwaitReady);
         let waiting = if waits {
             Some((
                 self.sync.try_clone().map_err(system("keep a socket"))?,
@@ -163,6 +169,16 @@ impl<'a> Launch<'a> {
             }
             HostStep::Affinity { mask } => self.own_processors = Some(affinity::narrow(mask)?),
             HostStep::Clone(clone) => self.clone(clone)?,
+            HostStep::MountPoint { base, path, like } => mount_point(base, path, like.as_deref())?,
+            HostStep::Restore(restore) => {
+                let folder = self.context.state_dir.ok_or(LaunchError::Protocol)?;
+                let restoring = Restoring::start(restore, folder, self.context.cgroup)?;
+                self.child = Child::Restoring(Box::new(restoring));
+            }
+            HostStep::Loopback => match &self.child {
+                Child::Restoring(restoring) => restoring.loopback()?,
+                _ => return Err(LaunchError::Protocol),
+            },
             HostStep::IdMaps { uids, gids } => {
                 if !self.helper_user() {
                     namespaces::write_maps(self.pid()?, uids, gids)?;
@@ -181,6 +197,9 @@ impl<'a> Launch<'a> {
                 })?;
             }
             HostStep::Release | HostStep::Resume => {
+                if let Child::Restoring(restoring) = &mut self.child {
+                    return restoring.go_on();
+                }
                 socket::send(self.sync.as_fd(), &[0]).map_err(LaunchError::Ended)?;
             }
             HostStep::Await { point } => self.await_point(*point)?,
@@ -201,7 +220,8 @@ impl<'a> Launch<'a> {
 
     /// Uses the time that the first process needs for itself.
     fn beside(&mut self) -> Result<(), LaunchError> {
-        if self.start_time.is_none() {
+        // What CRIU restores is told of when it is there.
+        if self.start_time.is_none() && !matches!(self.child, Child::Restoring(_)) {
             let pid = self.pid()?;
             // Nobody waited for the process: its id is still its own, even if it has failed.
             let start_time = start_time(pid).unwrap_or_default();
@@ -219,7 +239,19 @@ impl<'a> Launch<'a> {
             Child::None => Err(LaunchError::Protocol),
             Child::Young(spawned) => Ok(spawned.pid()),
             Child::Running(pid, _) => Ok(*pid),
+            Child::Restoring(restoring) => Ok(restoring.pid),
         }
+    }
+
+    /// Waits for the restored process.
+    fn await_restored(&mut self) -> Result<(), LaunchError> {
+        let Child::Restoring(restoring) = std::mem::replace(&mut self.child, Child::None) else {
+            return Err(LaunchError::Protocol);
+        };
+        let pid = restoring.finish(&mut self.context.console_socket)?;
+        let pidfd = berth_sys::pidfd::open(pid).map_err(system("open the restored process"))?;
+        self.child = Child::Running(pid, pidfd);
+        self.beside()
     }
 
     fn helper_user(&self) -> bool {
@@ -436,6 +468,9 @@ impl<'a> Launch<'a> {
     }
 
     fn await_point(&mut self, point: u32) -> Result<(), LaunchError> {
+        if let Child::Restoring(restoring) = &mut self.child {
+            return restoring.await_namespaces(&mut self.context.console_socket);
+        }
         let mut buffer = [0u8; REPORT_LENGTH];
         let length = self.receive(&mut buffer)?;
         match Report::decode(&buffer[..length]) {
@@ -446,6 +481,9 @@ impl<'a> Launch<'a> {
     }
 
     fn await_ready(&mut self) -> Result<(), LaunchError> {
+        if matches!(self.child, Child::Restoring(_)) {
+            return self.await_restored();
+        }
         let mut buffer = [0u8; REPORT_LENGTH];
         let length = self.receive(&mut buffer)?;
         match Report::decode(&buffer[..length]) {

@@ -109,7 +109,8 @@ fn legacy_tree(
                 fstype: text("mounts.type", "cgroup")?,
                 source: text("mounts.source", source)?,
                 options: data(&words)?,
-                attributes: options.set,
+                // As runc, whatever the options say: these hold no programs and no devices.
+                attributes: options.set | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC,
                 target: path_text("mounts.destination", &target)?,
                 propagation: 0,
                 fallback: path_text("mounts.source", own)?,

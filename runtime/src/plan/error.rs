@@ -49,6 +49,14 @@ pub enum PlanError {
     /// A terminal, but nobody to take its other end.
     #[error("process.terminal: is true, but there is no socket for the terminal: pass --console-socket")]
     NoConsole,
+    /// A namespace by path that CRIU cannot restore a container into.
+    #[error("linux.namespaces: a {kind} namespace by path ({}) cannot be restored into: leave its path out", path.display())]
+    Unrestorable {
+        /// Its kind.
+        kind: &'static str,
+        /// Its path.
+        path: PathBuf,
+    },
     /// No process, or no arguments.
     #[error("process.args: must name a program")]
     NoProgram,

@@ -85,6 +85,19 @@ pub enum HostStep {
         /// One bit a processor.
         mask: Vec<u8>,
     },
+    /// Make a place for a mount that CRIU will restore.
+    MountPoint {
+        /// The root file system, or the source of the bind mount that it is in.
+        base: PathBuf,
+        /// Place below it.
+        path: PathBuf,
+        /// A file or folder as this one is; a folder without one.
+        like: Option<PathBuf>,
+    },
+    /// Let CRIU make the first process and all others.
+    Restore(Box<super::Restore>),
+    /// Bring the loopback device of the restored network namespace up.
+    Loopback,
     /// Make the first process.
     Clone(Clone),
     /// Write the id maps of its new user namespace.
@@ -227,6 +240,20 @@ impl fmt::Display for HostStep {
                 Ok(())
             }
             Self::Affinity { mask } => write!(f, "Affinity mask={mask:x?}"),
+            Self::MountPoint { base, path, like } => {
+                write!(f, "MountPoint base={} path={}", base.display(), path.display())?;
+                match like {
+                    Some(source) => write!(f, " like={}", source.display()),
+                    None => Ok(()),
+                }
+            }
+            Self::Restore(restore) => write!(
+                f,
+                "Restore images={} rootfs={}",
+                restore.images.images.display(),
+                restore.rootfs.display()
+            ),
+            Self::Loopback => f.write_str("Loopback"),
             Self::Clone(clone) => clone.fmt(f),
             Self::IdMaps { uids, gids } => {
                 f.write_str("IdMaps uids=")?;
@@ -249,6 +276,7 @@ impl fmt::Display for HostStep {
             Self::Release => f.write_str("Release"),
             Self::Await { point } => match *point {
                 sync::MOUNTED => f.write_str("Await mounted"),
+                sync::NAMESPACES => f.write_str("Await namespaces"),
                 _ => f.write_str("Await ready"),
             },
             Self::RuntimeHooks => f.write_str("RuntimeHooks"),

@@ -4,6 +4,7 @@
 //! A field of config.json is handled in the file of its subject, which has the same name as in `init/`.
 
 mod cgroup;
+mod checkpoint;
 mod devices;
 mod error;
 mod host;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use berth_spec::{LinuxNamespace, LinuxNamespaceType, Process, Spec};
 
+pub use checkpoint::{CgroupsMode, External, ImageOptions, Restore, checkpoint, restore};
 pub use error::PlanError;
 pub use host::{Clone, HostStep, IdMapping, IdMaps, Join, JoinSource};
 
@@ -66,7 +68,7 @@ pub enum Gate {
 }
 
 /// Options of `create` and `run` that reach the container.
-#[derive(Debug)]
+#[derive(Debug, std::clone::Clone, Copy)]
 pub struct CreateOptions<'a> {
     /// The container's id.
     pub id: &'a str,

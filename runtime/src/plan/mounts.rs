@@ -22,6 +22,20 @@ const REPLACED: u64 = MOUNT_ATTR_RDONLY
     | MOUNT_ATTR_NODIRATIME
     | MOUNT_ATTR_NOSYMFOLLOW;
 
+/// Files of procfs that may be covered, as with runc: by what tells the container's limits in place of the host's.
+const COVERED_IN_PROC: &[&str] = &[
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+];
+
 /// File systems that a security label cannot be given to when they are mounted.
 const UNLABELLED: &[&str] = &["proc", "sysfs", "mqueue", "cgroup", "cgroup2"];
 
@@ -82,6 +96,11 @@ pub(super) fn clean(path: &Path) -> PathBuf {
     clean
 }
 
+fn may_cover_proc(destination: &Path) -> bool {
+    let place = clean(destination);
+    COVERED_IN_PROC.iter().any(|path| Path::new(path) == place)
+}
+
 fn bind(
     context: &Context<'_>,
     mount: &Mount,
@@ -114,6 +133,7 @@ fn bind(
         (options.cleared_by_name != 0, mount_flags::CLEAR_STRICT),
         (options.source_nofollow, mount_flags::SOURCE_NOFOLLOW),
         (options.target_nofollow, mount_flags::TARGET_NOFOLLOW),
+        (may_cover_proc(mount.destination()), mount_flags::IN_PROC),
     ] {
         if on {
             flags |= flag;
@@ -210,7 +230,9 @@ fn filesystem(
         flags |= mount_flags::TARGET_NOFOLLOW;
     }
     if kind == "proc" && place == Path::new("/proc") {
-        flags |= mount_flags::KEEP_PROC;
+        flags |= mount_flags::KEEP_PROC | mount_flags::IN_PROC;
+    } else if may_cover_proc(&place) {
+        flags |= mount_flags::IN_PROC;
     }
     let fallback = if kind == "sysfs" { "/sys" } else { "" };
     let source = mount.source().as_deref().unwrap_or(Path::new(kind));

@@ -69,7 +69,8 @@ const ACCESS_TIMES: &[(&str, u64)] = &[
     ("noatime", MOUNT_ATTR_NOATIME),
     ("atime", 0),
     ("relatime", 0),
-    ("norelatime", MOUNT_ATTR_STRICTATIME),
+    // As with mount(2), whose default is relatime: `strictatime` is the word for the other.
+    ("norelatime", 0),
     ("strictatime", MOUNT_ATTR_STRICTATIME),
     ("nostrictatime", 0),
 ];

@@ -221,6 +221,7 @@ fn program_of(
             .is_some_and(|value| !value.is_empty());
         environment.push(text("process.env", variable)?);
     }
+    keep_last(&mut environment);
     if !home {
         environment.retain(|variable| variable.as_bytes() != b"HOME=");
         init.push(InitStep::Home {
@@ -236,6 +237,23 @@ fn program_of(
         search: search.unwrap_or_default(),
     });
     Ok((arguments, environment))
+}
+
+/// Of variables given twice the last counts, as with runc and crun: which one a program takes would be its own choice.
+fn keep_last(environment: &mut Vec<CString>) {
+    let name = |variable: &CString| {
+        let bytes = variable.as_bytes();
+        let end = bytes.iter().position(|byte| *byte == b'=').unwrap_or(bytes.len());
+        bytes[..end].to_vec()
+    };
+    let mut seen = std::collections::HashSet::with_capacity(environment.len());
+    let mut kept: Vec<CString> = environment
+        .drain(..)
+        .rev()
+        .filter(|variable| seen.insert(name(variable)))
+        .collect();
+    kept.reverse();
+    *environment = kept;
 }
 
 /// (RLIMIT_* number, soft, hard) of `process.rlimits`.

@@ -66,6 +66,9 @@ pub(super) fn enter(
         true => InitStep::MoveRoot { cover: Vec::new() },
     });
     process::terminal(context, create.console, mounted, init)?;
+    if mounted {
+        init.push(InitStep::ReopenNull {});
+    }
     init.extend(late);
     if private {
         finish(context, propagation, init)?;

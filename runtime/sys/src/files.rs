@@ -130,3 +130,18 @@ pub fn device_of(file: BorrowedFd<'_>) -> io::Result<(u32, u32, bool)> {
     let stat = raw::fstat(Fd(file.as_raw_fd())).map_err(error)?;
     Ok((stat.rdev.0, stat.rdev.1, stat.kind() == raw::S_IFCHR))
 }
+
+/// Makes an empty file in a folder; something that is there already, also a link, is an error.
+pub fn make_file(dir: BorrowedFd<'_>, name: &std::ffi::OsStr, mode: u32) -> io::Result<()> {
+    let name = c_path(Path::new(name))?;
+    let flags = raw::O_WRONLY | raw::O_CREAT | raw::O_EXCL | raw::O_NOFOLLOW;
+    let fd = raw::openat(Fd(dir.as_raw_fd()), &name, flags, mode).map_err(error)?;
+    drop(owned(fd));
+    Ok(())
+}
+
+/// Makes a folder in a folder.
+pub fn make_folder(dir: BorrowedFd<'_>, name: &std::ffi::OsStr, mode: u32) -> io::Result<()> {
+    let name = c_path(Path::new(name))?;
+    raw::mkdirat(Fd(dir.as_raw_fd()), &name, mode).map_err(error)
+}

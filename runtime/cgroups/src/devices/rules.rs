@@ -46,8 +46,9 @@ impl Rule {
 }
 
 /// What every container may do: make any device node (using it is another matter), and use the devices of
-/// runtime-spec, config-linux.md, "Default Devices": null, zero, full, random, urandom, tty, pts/* and ptmx.
-const DEFAULTS: [(Class, Option<u32>, Option<u32>, u8); 10] = [
+/// runtime-spec, config-linux.md, "Default Devices": null, zero, full, random, urandom, tty, pts/* and ptmx. And, as
+/// with runc and crun, /dev/net/tun, which VPN programs make for themselves.
+const DEFAULTS: [(Class, Option<u32>, Option<u32>, u8); 11] = [
     (Class::Char, None, None, MKNOD),
     (Class::Block, None, None, MKNOD),
     (Class::Char, Some(1), Some(3), ALL),
@@ -58,6 +59,7 @@ const DEFAULTS: [(Class, Option<u32>, Option<u32>, u8); 10] = [
     (Class::Char, Some(5), Some(0), ALL),
     (Class::Char, Some(5), Some(2), ALL),
     (Class::Char, Some(136), None, ALL),
+    (Class::Char, Some(10), Some(200), ALL),
 ];
 
 /// The rules that matter, in order: what follows the last rule that decides about everything, and the
@@ -166,12 +168,12 @@ pub(crate) mod tests {
     #[test]
     fn what_a_total_rule_follows_does_not_matter() {
         let rules = effective(&[
-            rule("allow c 10:200 rwm"),
+            rule("allow c 10:201 rwm"),
             rule("deny a *:* rwm"),
             rule("allow c 10:229 rw"),
         ])
         .unwrap();
-        assert_eq!(rules.len(), 12);
+        assert_eq!(rules.len(), 13);
         assert!(rules[0].is_total() && !rules[0].allow);
         assert_eq!(
             (rules[1].major, rules[1].minor, rules[1].access),
@@ -183,7 +185,7 @@ pub(crate) mod tests {
                 .len(),
             1
         );
-        assert_eq!(effective(&[]).unwrap().len(), 11);
+        assert_eq!(effective(&[]).unwrap().len(), 12);
     }
 
     #[test]

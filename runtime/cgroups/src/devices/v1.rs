@@ -205,7 +205,7 @@ mod tests {
     fn a_new_cgroup_is_closed_and_then_opened() {
         let lines = changes(None, &of(&["allow c 10:229 rw"]).unwrap());
         assert_eq!(lines[0], (false, "a".to_owned()));
-        assert_eq!(lines.len(), 12);
+        assert_eq!(lines.len(), 13);
         assert!(lines[1..].iter().all(|(allow, _)| *allow));
         assert!(lines.contains(&(true, "c 10:229 rw".to_owned())));
         assert!(lines.contains(&(true, "c *:* m".to_owned())));

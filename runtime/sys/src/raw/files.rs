@@ -288,6 +288,21 @@ pub fn fstat(fd: Fd) -> Res<Stat> {
     stat(fd, c"", AT_EMPTY_PATH)
 }
 
+/// Whether the file is in a procfs (statfs(2), PROC_SUPER_MAGIC).
+pub fn in_procfs(fd: Fd) -> Res<bool> {
+    const MAGIC: u64 = 0x9fa0;
+    // `struct statfs` begins with its type in a long; all of it is 120 bytes on 64-bit machines.
+    let mut found = [0u64; 16];
+    // SAFETY: the buffer is larger than what the kernel writes.
+    check_unit(unsafe {
+        syscall(
+            nr::FSTATFS,
+            [fd.arg(), core::ptr::from_mut(&mut found) as usize, 0, 0, 0, 0],
+        )
+    })?;
+    Ok(found[0] == MAGIC)
+}
+
 /// mkdirat(2).
 pub fn mkdirat(dir: Fd, name: &CStr, mode: u32) -> Res<()> {
     // SAFETY: the name is only read.

@@ -1,5 +1,13 @@
 //! The same bundle under berth and runc: the same output, exit code, state and view from inside.
 
+mod family;
+mod files;
+mod generate;
+mod linux;
+mod look;
+mod process;
+mod table;
+
 use std::collections::BTreeMap;
 
 use harness::{Bundle, Outcome, need_root};
