@@ -30,7 +30,7 @@ fn host() -> HostFacts {
         },
         apparmor: true,
         selinux: true,
-        resctrl: true,
+        resctrl: None,
         cgroups,
         joined: Vec::new(),
     }

@@ -499,7 +499,7 @@ steps! {
         device: Flag
     }
     /// Use the container's /dev/null where a standard stream is the host's.
-    ReopenNull = 48 {}
+    ReopenNull = 49 {}
     /// Give standard input, output and error to the user.
     StdioOwner = 28 {
         /// The user.

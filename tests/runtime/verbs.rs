@@ -354,8 +354,8 @@ fn global_options_that_make_no_sense_are_refused_not_ignored() {
     // This one is there; verbs that make no cgroup ask nobody.
     let error = berth.call(&["--systemd-cgroup", "state", "nosuch"]).err();
     assert!(error.contains("container does not exist"), "{error}");
-    let error = berth.call(&["--criu", "/usr/sbin/criu", "list"]).err();
-    assert!(error.contains("--criu"), "{error}");
+    // As with runc, criu is taken from PATH whatever this says.
+    berth.call(&["--criu", "/no/such/criu", "list"]).ok();
     assert!(
         berth
             .call(&["--rootless", "maybe", "list"])

@@ -269,9 +269,9 @@ struct Parent<'a> {
 
 impl launch::Host for Parent<'_> {
     fn beside(&mut self, pid: i32, start_time: u64) -> Result<(), Box<dyn StdError + Send + Sync>> {
-        let annotations = create::annotations(self.bundle);
+        let annotations = create::all_annotations(self.bundle);
         let place = (pid, start_time);
-        let record = create::record(self.id, self.bundle, annotations, place, self.cgroup);
+        let record = create::record(self.id, self.bundle, annotations, place, self.cgroup, None, None);
         let prepared = self.lock.prepare_record(&record).map_err(Error::from);
         self.record = Some(record);
         prepared.map_err(|error| -> Box<dyn StdError + Send + Sync> { Box::new(error) })
@@ -285,7 +285,7 @@ impl launch::Host for Parent<'_> {
             HookPoint::Prestart => ("prestart", all.prestart()),
             HookPoint::CreateRuntime => ("createRuntime", all.create_runtime()),
         };
-        let annotations = create::annotations(self.bundle);
+        let annotations = create::all_annotations(self.bundle);
         let state = HookState {
             oci_version: OCI_VERSION,
             id: self.id.as_str(),
