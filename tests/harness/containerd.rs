@@ -1,7 +1,8 @@
 //! A containerd of a lab's own, and its client `ctr`.
 
-use crate::{Lab, Outcome, repository_root};
+use crate::{Lab, Outcome, repository_root, wait_for};
 use std::process::Child;
+use std::time::Duration;
 
 /// A lab with a running containerd (Debian's), without CRI unless a configuration for it is given.
 pub struct Containerd {
@@ -62,28 +63,40 @@ impl Containerd {
         self.sh("wait_until quietly ctr version").ok();
     }
 
-    /// Asserts that no task, shim, container process, mount, cgroup, FIFO, socket or bundle is left.
+    /// Asserts that no task, shim, container process, mount, cgroup, FIFO, socket or bundle is left, as soon as containerd
+    /// has cleaned up, which it does in the background.
     #[track_caller]
     pub fn assert_nothing_left(&self) {
-        self.sh("wait_until eval '! pgrep -f [s]him-berth-v2 >/dev/null'")
-            .ok();
-        let left = self.lab.processes();
-        let left: Vec<&String> = left
-            .iter()
+        wait_for("everything to be gone", Duration::from_secs(30), || {
+            let left = self.left();
+            if left.is_empty() { Ok(()) } else { Err(left) }
+        });
+    }
+
+    fn left(&self) -> Vec<String> {
+        let processes = self.lab.processes().into_iter();
+        let mut left: Vec<String> = processes
             .filter(|line| !line.contains("containerd --config"))
+            .map(|line| format!("process {line}"))
             .collect();
-        assert!(left.is_empty(), "processes are left: {left:#?}");
-        let mounts = self.lab.mounts();
-        assert!(mounts.is_empty(), "mounts are left: {mounts:#?}");
-        let containers: Vec<_> = self
+        left.extend(
+            self.lab
+                .mounts()
+                .into_iter()
+                .map(|point| format!("mount {point}")),
+        );
+        let cgroups = self.lab.cgroups().into_iter();
+        left.extend(
+            cgroups
+                .filter(|dir| !dir.ends_with(self.lab.name()))
+                .map(|dir| format!("cgroup {}", dir.display())),
+        );
+        let files = self
             .lab
-            .cgroups()
-            .into_iter()
-            .filter(|dir| !dir.ends_with(self.lab.name()))
-            .collect();
-        assert!(containers.is_empty(), "cgroups are left: {containers:#?}");
-        let files = self.lab.sh("find /run/containerd/fifo /run/containerd/s state/*/$LAB_NAME runtime*/*/ tmp -mindepth 1 2>/dev/null; true").ok();
-        assert_eq!(files, "", "files are left");
+            .sh("find /run/containerd/fifo /run/containerd/s state/*/$LAB_NAME runtime*/*/ tmp -mindepth 1 2>/dev/null; true")
+            .ok();
+        left.extend(files.lines().map(|file| format!("file {file}")));
+        left
     }
 }
 

@@ -15,7 +15,7 @@ one() {
     [ $? = $code ] && [ "$out" = $1 ] && echo good || echo "container $1: $out"
 }
 export -f one
-seq 500 | xargs -P 20 -I N bash -c 'one N "'"$shim"'"' | sort | uniq -c
+seq 500 | xargs -P 20 -I @number@ bash -c 'one @number@ "'"$shim"'"' | sort | uniq -c
 "#)
         .ok();
     assert_eq!(text.trim(), "500 good");

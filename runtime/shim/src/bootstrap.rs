@@ -66,7 +66,7 @@ impl Bootstrap {
         }
         match BootstrapParams::parse_from_bytes(input) {
             Ok(given) if given.instance_id == args.id && given.namespace == args.namespace => {
-                found.take(given)
+                found.take(given);
             }
             _ => found.options = Some(Any::parse_from_bytes(input).map_err(BootstrapError)?),
         }
@@ -102,8 +102,8 @@ impl Bootstrap {
         }
         let mut result = BootstrapResult::new();
         result.version = TASK_API_VERSION;
-        result.address = address.to_owned();
-        result.protocol = "ttrpc".to_owned();
+        address.clone_into(&mut result.address);
+        "ttrpc".clone_into(&mut result.protocol);
         result.write_to_bytes()
     }
 }

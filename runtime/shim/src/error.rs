@@ -98,7 +98,7 @@ pub enum TaskError {
         id: String,
         /// What failed.
         #[source]
-        source: berth_cgroups::CgroupError,
+        source: Box<berth_cgroups::CgroupError>,
     },
     /// An answer that cannot be encoded.
     #[error("encode the answer")]

@@ -22,7 +22,7 @@ pub fn now() -> Timestamp {
 /// [`protobuf::Error`] if it cannot be encoded.
 pub fn any(name: &'static str, message: &impl protobuf::Message) -> Result<Any, protobuf::Error> {
     let mut any = Any::new();
-    any.type_url = name.to_owned();
+    name.clone_into(&mut any.type_url);
     any.value = message.write_to_bytes()?;
     Ok(any)
 }
@@ -40,8 +40,8 @@ impl Event {
     pub fn envelope(self, namespace: &str) -> Envelope {
         let mut envelope = Envelope::new();
         envelope.set_timestamp(now());
-        envelope.namespace = namespace.to_owned();
-        envelope.topic = self.topic.to_owned();
+        namespace.clone_into(&mut envelope.namespace);
+        self.topic.clone_into(&mut envelope.topic);
         envelope.event = MessageField::some(self.message);
         envelope
     }

@@ -42,9 +42,9 @@ pub fn run(args: &Args) -> Result<(), InfoError> {
     let any = Any::parse_from_bytes(&input).map_err(|e| InfoError::Message("decode the options", e))?;
     let options = Options::from_any(Some(&any))?;
     let mut info = RuntimeInfo::new();
-    info.name = NAME.to_owned();
+    NAME.clone_into(&mut info.name);
     let mut version = RuntimeVersion::new();
-    version.version = env!("CARGO_PKG_VERSION").to_owned();
+    env!("CARGO_PKG_VERSION").clone_into(&mut version.version);
     info.version = MessageField::some(version);
     if !any.type_url.is_empty() {
         info.options = MessageField::some(any);
@@ -55,7 +55,7 @@ pub fn run(args: &Args) -> Result<(), InfoError> {
     match runtime.features() {
         Ok(features) => {
             let mut any = Any::new();
-            any.type_url = FEATURES.to_owned();
+            FEATURES.clone_into(&mut any.type_url);
             any.value = features.to_string().into_bytes();
             info.features = MessageField::some(any);
         }

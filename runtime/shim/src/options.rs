@@ -117,11 +117,11 @@ impl Options {
     }
 
     fn from_runc(bytes: &[u8]) -> Result<Options, OptionsError> {
+        // Reserved since containerd 2.0, sent by older ones.
+        const CRIU_PATH: u32 = 8;
         let what = "containerd.runc.v1.Options";
         let given =
             oci::Options::parse_from_bytes(bytes).map_err(|source| OptionsError::Decode { what, source })?;
-        // Reserved since containerd 2.0, sent by older ones.
-        const CRIU_PATH: u32 = 8;
         Ok(Options {
             criu_path: bytes_of(&given.special_fields, CRIU_PATH).map_or_else(PathBuf::new, path_of),
             binary_name: given.binary_name.into(),
@@ -144,24 +144,21 @@ impl Options {
         const CONFIG_BODY: u32 = 3;
         let what = "runtimeoptions.v1.Options";
         let given = Empty::parse_from_bytes(bytes).map_err(|source| OptionsError::Decode { what, source })?;
-        let (place, text) = match bytes_of(&given.special_fields, CONFIG_PATH).filter(|path| !path.is_empty())
-        {
-            Some(path) => {
-                let path = path_of(path);
-                let text = std::fs::read_to_string(&path).map_err(|source| OptionsError::File {
-                    what: "read the options in",
-                    path: path.clone(),
-                    source,
-                })?;
-                (path.display().to_string(), text)
-            }
-            None => {
-                let body = bytes_of(&given.special_fields, CONFIG_BODY).unwrap_or_default();
-                (
-                    "ConfigBody".to_owned(),
-                    String::from_utf8_lossy(body).into_owned(),
-                )
-            }
+        let path = bytes_of(&given.special_fields, CONFIG_PATH).filter(|path| !path.is_empty());
+        let (place, text) = if let Some(path) = path {
+            let path = path_of(path);
+            let text = std::fs::read_to_string(&path).map_err(|source| OptionsError::File {
+                what: "read the options in",
+                path: path.clone(),
+                source,
+            })?;
+            (path.display().to_string(), text)
+        } else {
+            let body = bytes_of(&given.special_fields, CONFIG_BODY).unwrap_or_default();
+            (
+                "ConfigBody".to_owned(),
+                String::from_utf8_lossy(body).into_owned(),
+            )
         };
         toml::options(&text).map_err(|source| OptionsError::Toml { place, source })
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use containerd_shim_protos::api::Status;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 
-use crate::stdio::{Ends, Io, Names};
+use crate::stdio::{Inner, Io, Names};
 use crate::task::Asker;
 
 /// Where the runtime writes the first process' id, in the bundle.
@@ -98,7 +98,7 @@ pub struct Process {
     /// The OCI process object of an exec.
     pub spec: Option<PathBuf>,
     /// The container's ends of the streams (none with a terminal) while the logging program gets ready.
-    pub ends: Option<Option<Ends>>,
+    pub ends: Option<Inner>,
 }
 
 impl Process {

@@ -54,6 +54,13 @@ enum Way {
     },
 }
 
+/// What containerd answered to the call under way.
+enum Said {
+    Nothing,
+    Taken,
+    Refused(String),
+}
+
 /// A connection with at most one call under way.
 #[derive(Debug)]
 struct Link {
@@ -133,15 +140,14 @@ impl Publisher {
         };
         let Some(link) = slot else { return };
         match link.exchange(buffer) {
-            Ok(None) => {}
-            Ok(Some(refusal)) => {
-                if let Some(message) = &refusal {
-                    self.refused += 1;
-                    if self.refused < MAX_REFUSED {
-                        return self.fail();
-                    }
-                    warning!("an event is dropped: containerd refuses it: {message}");
+            Ok(Said::Nothing) => {}
+            Ok(Said::Taken) => self.taken(),
+            Ok(Said::Refused(message)) => {
+                self.refused += 1;
+                if self.refused < MAX_REFUSED {
+                    return self.fail();
                 }
+                warning!("an event is dropped: containerd refuses it: {message}");
                 self.taken();
             }
             Err(_) => {
@@ -256,12 +262,12 @@ fn request(envelope: &Envelope, namespace: &str) -> Result<Request, protobuf::Er
     let mut forward = ForwardRequest::new();
     forward.envelope = MessageField::some(envelope.clone());
     let mut request = Request::new();
-    request.service = "containerd.services.events.ttrpc.v1.Events".to_owned();
-    request.method = "Forward".to_owned();
+    "containerd.services.events.ttrpc.v1.Events".clone_into(&mut request.service);
+    "Forward".clone_into(&mut request.method);
     request.payload = forward.write_to_bytes()?;
     let mut pair = KeyValue::new();
-    pair.key = "containerd-namespace-ttrpc".to_owned();
-    pair.value = namespace.to_owned();
+    "containerd-namespace-ttrpc".clone_into(&mut pair.key);
+    namespace.clone_into(&mut pair.value);
     request.metadata.push(pair);
     Ok(request)
 }
@@ -282,8 +288,7 @@ fn publish(path: &std::path::Path, address: &str, envelope: &Envelope) -> std::i
 }
 
 impl Link {
-    /// `Some` when the call is answered: with the message if it was refused.
-    fn exchange(&mut self, buffer: &mut [u8]) -> std::io::Result<Option<Option<String>>> {
+    fn exchange(&mut self, buffer: &mut [u8]) -> std::io::Result<Said> {
         self.flush()?;
         match self.stream.read(buffer) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
@@ -293,14 +298,16 @@ impl Link {
         }
         let answer = self.input.next_response().map_err(std::io::Error::other)?;
         let Some((stream, response)) = answer else {
-            return Ok(None);
+            return Ok(Said::Nothing);
         };
         if self.asked != Some(stream) {
-            return Ok(None);
+            return Ok(Said::Nothing);
         }
         self.asked = None;
-        let refused = response.status.code.enum_value_or(Code::UNKNOWN) != Code::OK;
-        Ok(Some(refused.then(|| response.status.message.clone())))
+        Ok(match response.status.code.enum_value_or(Code::UNKNOWN) {
+            Code::OK => Said::Taken,
+            _ => Said::Refused(response.status.message.clone()),
+        })
     }
 
     fn flush(&mut self) -> std::io::Result<()> {

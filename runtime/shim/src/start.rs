@@ -86,12 +86,12 @@ pub fn run(args: &Args) -> Result<(), StartError> {
         .unwrap_or(&args.id);
     let path = socket_path(&given, &args.namespace, group);
     let address = format!("unix://{}", path.display());
-    if let Some(listener) = bind(&path)? {
-        if let Err(error) = serve(args, &given, listener, &path) {
-            // Best effort: the error that led here is the one to tell.
-            let _ = std::fs::remove_file(&path);
-            return Err(error);
-        }
+    if let Some(listener) = bind(&path)?
+        && let Err(error) = serve(args, &given, listener, &path)
+    {
+        // Best effort: the error that led here is the one to tell.
+        let _ = std::fs::remove_file(&path);
+        return Err(error);
     }
     // containerd 1.x finds the shim by this file after its own restart.
     write_atomically(Path::new("address"), address.as_bytes())?;

@@ -123,23 +123,21 @@ impl Value {
 
 /// A value and nothing behind it but a comment.
 fn value(text: &str) -> Option<Value> {
-    let (value, rest) = match text.chars().next()? {
-        quote @ ('"' | '\'') => {
-            let (string, rest) = quoted(&text[1..], quote)?;
-            (Value::String(string), rest)
-        }
-        _ => {
-            let end = text
-                .find(|c: char| c.is_whitespace() || c == '#')
-                .unwrap_or(text.len());
-            let (word, rest) = text.split_at(end);
-            let value = match word {
-                "true" => Value::Boolean(true),
-                "false" => Value::Boolean(false),
-                _ => Value::Number(word.replace('_', "").parse().ok()?),
-            };
-            (value, rest)
-        }
+    let first = text.chars().next()?;
+    let (value, rest) = if matches!(first, '"' | '\'') {
+        let (string, rest) = quoted(&text[1..], first)?;
+        (Value::String(string), rest)
+    } else {
+        let end = text
+            .find(|c: char| c.is_whitespace() || c == '#')
+            .unwrap_or(text.len());
+        let (word, rest) = text.split_at(end);
+        let value = match word {
+            "true" => Value::Boolean(true),
+            "false" => Value::Boolean(false),
+            _ => Value::Number(word.replace('_', "").parse().ok()?),
+        };
+        (value, rest)
     };
     let rest = rest.trim_start();
     (rest.is_empty() || rest.starts_with('#')).then_some(value)

@@ -116,6 +116,15 @@ struct Waiting {
 /// The container's ends: standard input, output and error for the runtime.
 pub type Ends = [Stdio; 3];
 
+/// What the runtime gets for a process.
+#[derive(Debug)]
+pub enum Inner {
+    /// Pipes or /dev/null.
+    Pipes(Ends),
+    /// A socket for a terminal.
+    Terminal,
+}
+
 impl Io {
     /// Opens the streams of a process without a terminal. `id` and `namespace` are for a logging program.
     ///
@@ -279,6 +288,7 @@ impl Io {
     }
 }
 
+#[derive(Clone, Copy)]
 enum Side {
     Reader,
     Writer,

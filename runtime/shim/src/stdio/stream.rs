@@ -119,14 +119,14 @@ impl Stream {
             };
             let moved = match &mut self.sink {
                 Sink::Waiting(_) => return Progress::Blocked,
-                Sink::Fifo { writer, .. } => move_on(source, writer),
-                Sink::Descriptor(sink) => move_on(source, sink),
+                Sink::Fifo { writer: sink, .. } | Sink::Descriptor(sink) => move_on(source, sink),
                 Sink::File { file, failing } => read(source, buffer).inspect(|length| {
                     append(self.name, file, failing, &buffer[..*length]);
                 }),
             };
             match moved {
-                Ok(0) => return self.end(),
+                // EIO: the last process has closed the terminal. EPIPE: the container reads no more.
+                Ok(0) | Err(Errno::EIO | Errno::EPIPE) => return self.end(),
                 Ok(_) => self.blocked = false,
                 Err(Errno::EINTR) => {}
                 // Nothing to read, or no room: poll has told that the source has something only if this is the first turn.
@@ -138,8 +138,6 @@ impl Stream {
                         Progress::Idle
                     };
                 }
-                // EIO: the last process has closed the terminal. EPIPE: the container reads no more.
-                Err(Errno::EIO | Errno::EPIPE) => return self.end(),
                 Err(errno) => {
                     warning!("{}: {errno}", self.name);
                     return self.end();

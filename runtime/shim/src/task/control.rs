@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use std::os::fd::AsFd;
 
 use super::jobs::{Job, Verb};
-use super::{Asker, Outcome, Shim, empty};
+use super::{Asker, NOTHING, Outcome, Shim};
 use crate::error::TaskError;
 use crate::process::Phase;
 
@@ -31,7 +31,7 @@ impl Shim {
         if process.exec.is_some() {
             // Our unreaped child: the pid cannot have been reused.
             return match send(pid, request.signal as i32) {
-                Ok(()) => empty(),
+                Ok(()) => NOTHING,
                 Err(Errno::ESRCH) => Err(TaskError::Finished),
                 Err(errno) => Err(TaskError::File {
                     what: "send a signal to",
@@ -62,13 +62,13 @@ impl Shim {
         if request.stdin {
             process.io.close_stdin();
         }
-        empty()
+        NOTHING
     }
 
     pub(super) fn resize_pty(&mut self, request: &ResizePtyRequest) -> Outcome {
         let process = self.process(&request.id, &request.exec_id)?;
         let Some(console) = process.io.console() else {
-            return empty();
+            return NOTHING;
         };
         let size = WindowSize {
             rows: request.height.min(u16::MAX.into()) as u16,
@@ -76,7 +76,7 @@ impl Shim {
         };
         berth_sys::terminal::set_size(console.as_fd(), size)
             .map_err(TaskError::file("resize the terminal of", &request.id))?;
-        empty()
+        NOTHING
     }
 }
 

@@ -173,7 +173,7 @@ impl Shim {
                 at: events::now(),
             }
         });
-        self.tell_end(id, None, exit);
+        self.tell_end(id, None, &exit);
     }
 
     /// Answers everybody who still asks for a process that is gone, and lets go of its streams.

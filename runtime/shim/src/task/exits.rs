@@ -122,7 +122,7 @@ impl Shim {
         });
         let Some((id, exec)) = found else { return false };
         if exec.is_some() {
-            self.tell_end(&id, exec.as_deref(), one.exit());
+            self.tell_end(&id, exec.as_deref(), &one.exit());
         } else if let Ok(container) = self.container(&id) {
             container.init.held = Some(one.exit());
             if container.kill_others {
@@ -159,12 +159,12 @@ impl Shim {
             .iter()
             .any(|job| job.container == id && job.verb == Verb::KillOthers);
         let Ok(container) = self.container(id) else { return };
-        let others = container.execs.iter().any(|p| p.is_alive());
+        let others = container.execs.iter().any(Process::is_alive);
         if killing || others || container.init.phase == Phase::Starting {
             return;
         }
         if let Some(exit) = container.init.held.take() {
-            self.tell_end(id, None, exit);
+            self.tell_end(id, None, &exit);
         }
     }
 }

@@ -153,19 +153,16 @@ impl Shim {
         if exec.is_none() {
             self.watch(id);
         }
-        let answer = match verb {
-            Verb::Create => {
-                self.tell_created(id);
-                let mut response = CreateTaskResponse::new();
-                response.pid = pid as u32;
-                encode(&response)
-            }
-            _ => {
-                self.tell_started(id, exec, pid);
-                let mut response = StartResponse::new();
-                response.pid = pid as u32;
-                encode(&response)
-            }
+        let answer = if *verb == Verb::Create {
+            self.tell_created(id);
+            let mut response = CreateTaskResponse::new();
+            response.pid = pid as u32;
+            encode(&response)
+        } else {
+            self.tell_started(id, exec, pid);
+            let mut response = StartResponse::new();
+            response.pid = pid as u32;
+            encode(&response)
         };
         self.answer(asker, answer);
         if *verb == Verb::Restore {

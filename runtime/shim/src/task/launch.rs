@@ -6,7 +6,7 @@ use berth_client::{CreateOptions, ExecOptions, RestoreOptions};
 use containerd_shim_protos::api::{CreateTaskRequest, CreateTaskResponse, ExecProcessRequest};
 
 use super::jobs::{Job, Verb};
-use super::{Asker, Outcome, Shim, empty, encode};
+use super::{Asker, NOTHING, Outcome, Shim, encode};
 use crate::config;
 use crate::container::{Container, Images};
 use crate::error::TaskError;
@@ -14,7 +14,7 @@ use crate::log::warning;
 use crate::options::Options;
 use crate::process::{Phase, Process, pid_file};
 use crate::rootfs;
-use crate::stdio::{ConsoleSocket, Ends, Io, Names, StdioError};
+use crate::stdio::{ConsoleSocket, Inner, Io, Logger, Names, StdioError};
 
 impl Shim {
     pub(super) fn create(&mut self, asker: Asker, request: CreateTaskRequest) -> Outcome {
@@ -129,7 +129,7 @@ impl Shim {
         process.spec = Some(path);
         container.execs.push(process);
         self.tell_exec_added(&request.id, &exec);
-        empty()
+        NOTHING
     }
 
     /// Opens the streams of a process and starts the runtime, at once or as soon as its logging program is ready.
@@ -139,12 +139,12 @@ impl Shim {
         let options = container.options.clone();
         let process = process(container, exec)?;
         let name = exec.unwrap_or(id);
-        let mut ends = None;
+        let mut ends = Inner::Terminal;
         process.io = if process.names.terminal {
             Io::open_terminal(&process.names, name, &namespace)?
         } else {
             let (io, inner) = Io::open(&process.names, &options, name, &namespace)?;
-            ends = Some(inner);
+            ends = Inner::Pipes(inner);
             io
         };
         process.phase = Phase::Launching;
@@ -162,18 +162,17 @@ impl Shim {
         for container in &mut self.containers {
             let id = container.id.clone();
             for process in container.processes_mut().filter(|p| p.ends.is_some()) {
-                let state = process
-                    .io
-                    .logger()
-                    .map_or(Ok(true), |logger| logger.check_ready());
-                if !matches!(state, Ok(false)) {
-                    ready.push((id.clone(), process.exec.clone(), process.ends.take(), state));
+                let state = process.io.logger().map_or(Ok(true), Logger::check_ready);
+                if !matches!(state, Ok(false))
+                    && let Some(ends) = process.ends.take()
+                {
+                    ready.push((id.clone(), process.exec.clone(), ends, state));
                 }
             }
         }
         for (id, exec, ends, state) in ready {
             let launched = match state {
-                Ok(_) => self.run_launch(&id, exec.as_deref(), ends.flatten()),
+                Ok(_) => self.run_launch(&id, exec.as_deref(), ends),
                 Err(error) => Err(StdioError::from(error).into()),
             };
             if let Err(error) = launched {
@@ -183,62 +182,52 @@ impl Shim {
     }
 
     /// Starts the runtime for a process whose streams are open.
-    fn run_launch(&mut self, id: &str, exec: Option<&str>, ends: Option<Ends>) -> Result<(), TaskError> {
+    fn run_launch(&mut self, id: &str, exec: Option<&str>, ends: Inner) -> Result<(), TaskError> {
         let number = self.number();
         let container = self.container(id)?;
         let console = match ends {
-            Some(_) => None,
-            None => Some(ConsoleSocket::new(number).map_err(StdioError::Console)?),
+            Inner::Pipes(_) => None,
+            Inner::Terminal => Some(ConsoleSocket::new(number).map_err(StdioError::Console)?),
         };
         let socket = console.as_ref().map(ConsoleSocket::path);
         let spec = process(container, exec)?.spec.clone().unwrap_or_default();
         let pid_file = pid_file(&container.bundle, exec);
         // A pid of an earlier run must not be taken for the new one.
         let _ = std::fs::remove_file(&pid_file);
-        let (verb, call) = match exec {
-            Some(_) => {
-                let options = ExecOptions {
-                    pid_file: Some(&pid_file),
-                    console_socket: socket,
-                    detach: true,
-                };
-                (Verb::Exec, container.runtime.exec(id, &spec, &options))
-            }
-            None => match &container.images {
-                Some(images) => {
-                    let work = criu_work(container);
-                    let options = RestoreOptions {
-                        image_path: Some(&images.path),
-                        work_path: Some(&work),
-                        pid_file: Some(&pid_file),
-                        console_socket: socket,
-                        no_pivot: container.options.no_pivot_root,
-                        ..RestoreOptions::default()
-                    };
-                    let _ = std::fs::create_dir_all(&work);
-                    (
-                        Verb::Restore,
-                        container.runtime.restore(id, &container.bundle, &options),
-                    )
-                }
-                None => {
-                    let options = CreateOptions {
-                        pid_file: Some(&pid_file),
-                        console_socket: socket,
-                        detach: false,
-                        no_pivot: container.options.no_pivot_root,
-                        no_new_keyring: container.options.no_new_keyring,
-                    };
-                    (
-                        Verb::Create,
-                        container.runtime.create(id, &container.bundle, &options),
-                    )
-                }
-            },
+        let (verb, call) = if exec.is_some() {
+            let options = ExecOptions {
+                pid_file: Some(&pid_file),
+                console_socket: socket,
+                detach: true,
+            };
+            (Verb::Exec, container.runtime.exec(id, &spec, &options))
+        } else if let Some(images) = &container.images {
+            let work = criu_work(container);
+            let options = RestoreOptions {
+                image_path: Some(&images.path),
+                work_path: Some(&work),
+                pid_file: Some(&pid_file),
+                console_socket: socket,
+                no_pivot: container.options.no_pivot_root,
+                ..RestoreOptions::default()
+            };
+            let _ = std::fs::create_dir_all(&work);
+            let call = container.runtime.restore(id, &container.bundle, &options);
+            (Verb::Restore, call)
+        } else {
+            let options = CreateOptions {
+                pid_file: Some(&pid_file),
+                console_socket: socket,
+                detach: false,
+                no_pivot: container.options.no_pivot_root,
+                no_new_keyring: container.options.no_new_keyring,
+            };
+            let call = container.runtime.create(id, &container.bundle, &options);
+            (Verb::Create, call)
         };
         let call = match ends {
-            Some([stdin, stdout, stderr]) => call.stdio(stdin, stdout, stderr),
-            None => call,
+            Inner::Pipes([stdin, stdout, stderr]) => call.stdio(stdin, stdout, stderr),
+            Inner::Terminal => call,
         };
         let pending = call.spawn().map_err(|source| TaskError::Runtime {
             verb: verb.name(),

@@ -56,6 +56,9 @@ pub struct Asker {
     pub stream: u32,
 }
 
+/// The answer of methods that have nothing to say.
+const NOTHING: Outcome = Ok(Some(Vec::new()));
+
 /// What a method leaves: an answer, or nothing as it comes later.
 type Outcome = Result<Option<Vec<u8>>, TaskError>;
 
@@ -135,7 +138,10 @@ impl Shim {
             "Stats" => self.stats(&decode(request)?),
             "Wait" => self.wait(asker, &decode(request)?),
             "Connect" => self.connect(&decode(request)?),
-            "Shutdown" => self.shutdown(),
+            "Shutdown" => {
+                self.asked_to_end();
+                NOTHING
+            }
             _ => Err(unknown()),
         }
     }
@@ -155,7 +161,7 @@ impl Shim {
         self.jobs.is_empty() && self.publisher.is_empty()
     }
 
-    /// A polite signal: the shim goes if it holds nothing.
+    /// Shutdown, or a polite signal: the shim goes if it holds nothing.
     pub fn asked_to_end(&mut self) {
         if self.containers.is_empty() {
             self.finishing = Some(Instant::now() + LAST_EVENTS);
@@ -257,9 +263,4 @@ fn decode<M: Message>(request: &Request) -> Result<M, TaskError> {
 
 fn encode(message: &impl Message) -> Result<Vec<u8>, TaskError> {
     message.write_to_bytes().map_err(TaskError::Encode)
-}
-
-/// The answer of methods that have nothing to say.
-fn empty() -> Outcome {
-    Ok(Some(Vec::new()))
 }

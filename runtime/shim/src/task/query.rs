@@ -1,4 +1,4 @@
-//! Questions: State, Pids, Stats, Wait, Connect, and the end of the shim.
+//! Questions: State, Pids, Stats, Wait, Connect.
 
 use berth_cgroups::Kind;
 use containerd_shim_protos::api::{
@@ -9,7 +9,7 @@ use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::shim::oci::ProcessDetails;
 
 use super::tell::wait_response;
-use super::{Asker, Outcome, Shim, empty, encode};
+use super::{Asker, Outcome, Shim, encode};
 use crate::error::TaskError;
 use crate::metrics::{self, MetricsError};
 use crate::{events, process};
@@ -25,7 +25,7 @@ impl Shim {
             });
         };
         let mut response = StateResponse::new();
-        response.id = exec.unwrap_or(&request.id).to_owned();
+        exec.unwrap_or(&request.id).clone_into(&mut response.id);
         response.bundle = container.bundle.display().to_string();
         response.pid = process.pid as u32;
         response.status = container.status(process).into();
@@ -45,7 +45,7 @@ impl Shim {
         let container = self.container(&request.id)?;
         let failed = |source| TaskError::Cgroup {
             id: request.id.clone(),
-            source,
+            source: Box::new(source),
         };
         let pids = match &container.cgroup {
             Some(cgroup) => cgroup.pids().map_err(failed)?,
@@ -80,7 +80,7 @@ impl Shim {
         let stats = metrics::read(cgroup, kind).map_err(|error| match error {
             MetricsError::Cgroup(source) => TaskError::Cgroup {
                 id: request.id.clone(),
-                source,
+                source: Box::new(source),
             },
             MetricsError::Encode(source) => TaskError::Encode(source),
         })?;
@@ -109,10 +109,5 @@ impl Shim {
             response.task_pid = container.init.pid as u32;
         }
         encode(&response).map(Some)
-    }
-
-    pub(super) fn shutdown(&mut self) -> Outcome {
-        self.asked_to_end();
-        empty()
     }
 }

@@ -35,7 +35,7 @@ impl Shim {
     pub(super) fn tell_created(&mut self, id: &str) {
         let Ok(container) = self.container(id) else { return };
         let mut event = TaskCreate::new();
-        event.container_id = id.to_owned();
+        id.clone_into(&mut event.container_id);
         event.bundle = container.bundle.display().to_string();
         event.pid = container.init.pid as u32;
         let names = &container.init.names;
@@ -65,8 +65,8 @@ impl Shim {
 
     pub(super) fn tell_exec_added(&mut self, id: &str, exec: &str) {
         let mut event = TaskExecAdded::new();
-        event.container_id = id.to_owned();
-        event.exec_id = exec.to_owned();
+        id.clone_into(&mut event.container_id);
+        exec.clone_into(&mut event.exec_id);
         self.publish(
             topics::TASK_EXEC_ADDED_EVENT_TOPIC,
             "containerd.events.TaskExecAdded",
@@ -77,14 +77,14 @@ impl Shim {
     pub(super) fn tell_started(&mut self, id: &str, exec: Option<&str>, pid: i32) {
         if let Some(exec) = exec {
             let mut event = TaskExecStarted::new();
-            event.container_id = id.to_owned();
-            event.exec_id = exec.to_owned();
+            id.clone_into(&mut event.container_id);
+            exec.clone_into(&mut event.exec_id);
             event.pid = pid as u32;
             let topic = topics::TASK_EXEC_STARTED_EVENT_TOPIC;
             return self.publish(topic, "containerd.events.TaskExecStarted", &event);
         }
         let mut event = TaskStart::new();
-        event.container_id = id.to_owned();
+        id.clone_into(&mut event.container_id);
         event.pid = pid as u32;
         self.publish(
             topics::TASK_START_EVENT_TOPIC,
@@ -94,7 +94,7 @@ impl Shim {
     }
 
     /// Records an end, tells it, and answers everybody who waits for it.
-    pub(super) fn tell_end(&mut self, id: &str, exec: Option<&str>, exit: Exit) {
+    pub(super) fn tell_end(&mut self, id: &str, exec: Option<&str>, exit: &Exit) {
         if exec.is_none() {
             // Before the end: a killed container's notice may not have been read yet.
             self.check_oom(id);
@@ -112,8 +112,8 @@ impl Shim {
         let pid = process.pid;
         let waiters = std::mem::take(&mut process.waiters);
         let mut event = TaskExit::new();
-        event.container_id = id.to_owned();
-        event.id = exec.unwrap_or(id).to_owned();
+        id.clone_into(&mut event.container_id);
+        exec.unwrap_or(id).clone_into(&mut event.id);
         event.pid = pid as u32;
         event.exit_status = exit.status;
         event.exited_at = MessageField::some(exit.at.clone());
@@ -123,14 +123,14 @@ impl Shim {
             &event,
         );
         for waiter in waiters {
-            let answer = wait_response(&exit);
+            let answer = wait_response(exit);
             self.answer(Some(waiter), answer);
         }
     }
 
     pub(super) fn tell_deleted(&mut self, id: &str, pid: i32, exit: Option<&Exit>) {
         let mut event = TaskDelete::new();
-        event.container_id = id.to_owned();
+        id.clone_into(&mut event.container_id);
         event.pid = pid as u32;
         if let Some(exit) = exit {
             event.exit_status = exit.status;
@@ -145,7 +145,7 @@ impl Shim {
 
     pub(super) fn tell_paused(&mut self, id: &str) {
         let mut event = TaskPaused::new();
-        event.container_id = id.to_owned();
+        id.clone_into(&mut event.container_id);
         self.publish(
             topics::TASK_PAUSED_EVENT_TOPIC,
             "containerd.events.TaskPaused",
@@ -155,7 +155,7 @@ impl Shim {
 
     pub(super) fn tell_resumed(&mut self, id: &str) {
         let mut event = TaskResumed::new();
-        event.container_id = id.to_owned();
+        id.clone_into(&mut event.container_id);
         self.publish(
             topics::TASK_RESUMED_EVENT_TOPIC,
             "containerd.events.TaskResumed",
@@ -165,8 +165,8 @@ impl Shim {
 
     pub(super) fn tell_checkpointed(&mut self, id: &str, path: &str) {
         let mut event = TaskCheckpointed::new();
-        event.container_id = id.to_owned();
-        event.checkpoint = path.to_owned();
+        id.clone_into(&mut event.container_id);
+        path.clone_into(&mut event.checkpoint);
         self.publish(
             topics::TASK_CHECKPOINTED_EVENT_TOPIC,
             "containerd.events.TaskCheckpointed",
@@ -182,7 +182,7 @@ impl Shim {
         };
         if watch.check(cgroup) {
             let mut event = TaskOOM::new();
-            event.container_id = id.to_owned();
+            id.clone_into(&mut event.container_id);
             self.publish(topics::TASK_OOM_EVENT_TOPIC, "containerd.events.TaskOOM", &event);
         }
     }
