@@ -153,6 +153,7 @@ const ROWS: &[Row] = &[
     ),
 ];
 
+/// `.State.OOMKilled` is not compared: containerd's notice of it races with the end of the container, with either runtime.
 #[test]
 fn docker_shows_the_same_with_both_runtimes() {
     need_root!();
@@ -163,7 +164,7 @@ fn docker_shows_the_same_with_both_runtimes() {
         format!(
             "export DOCKER_HOST=unix://$LAB/d.sock; docker run --name {runtime}{number} --runtime {runtime} {options} busybox \
              {command} 2>&1; echo \"code $?\"; docker inspect -f '{{{{.State.Status}}}} {{{{.State.ExitCode}}}} \
-             {{{{.State.OOMKilled}}}} {{{{.State.Error}}}}' {runtime}{number}; docker rm -v {runtime}{number} >/dev/null"
+             {{{{.State.Error}}}}' {runtime}{number}; docker rm -v {runtime}{number} >/dev/null"
         )
     });
     assert_eq!(text, "", "runc and berth differ:\n{text}");
