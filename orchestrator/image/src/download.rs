@@ -101,6 +101,13 @@ impl Downloads {
         }))
     }
 
+    /// Takes over a file of the store as a download that can be gone on with; its content is hashed
+    /// when it is.
+    pub(crate) fn adopt(&self, digest: &Digest, file: &Path) -> Result<(), StoreError> {
+        let place = self.folder.join(digest.hex());
+        fs::rename(file, &place).map_err(failed("keep as a partial download", file))
+    }
+
     /// The download of a blob that is under way.
     pub(crate) fn find(&self, digest: &Digest) -> Option<Arc<Download>> {
         self.active().get(digest).map(Arc::clone)

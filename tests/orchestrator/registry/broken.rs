@@ -5,6 +5,7 @@ use super::image::{Image, Packing, files, noise};
 use super::server::{Auth, Fault, Proxy, Registry};
 use harness::{bin, need_program, need_root, wait_for};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -282,7 +283,7 @@ fn killed_at_any_point_the_store_is_clean_and_goes_on() {
             *seen.lock().expect("no panic") += 1;
         }
         if asked.is_blob() {
-            Fault::Slow(3)
+            Fault::Slow(10)
         } else {
             Fault::None
         }
@@ -291,6 +292,12 @@ fn killed_at_any_point_the_store_is_clean_and_goes_on() {
     let mut state = 0x1234_5678_u64;
     let mut whole = 0;
     for round in 0..KILLS {
+        let held = || -> Vec<(PathBuf, u64)> {
+            let files = [lab.files("partial"), lab.files("blobs/sha256")].concat();
+            let size = |file: &PathBuf| file.metadata().map_or(0, |metadata| metadata.len());
+            files.iter().map(|file| (file.clone(), size(file))).collect()
+        };
+        let before = held();
         let mut child = Command::new(bin("berthctl"))
             .env("KUBECONFIG", lab.node.kubeconfig())
             .args(["image", "pull", "--quiet", &name])
@@ -301,19 +308,19 @@ fn killed_at_any_point_the_store_is_clean_and_goes_on() {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        // Most of the time from when the layers are asked for, else from the very beginning.
-        if state % 4 > 0 {
-            let before = proxy.blobs().len();
-            let end = Instant::now() + Duration::from_secs(20);
-            while proxy.blobs().len() == before
-                && Instant::now() < end
-                && matches!(child.try_wait(), Ok(None))
-            {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+        // Now and then at the very beginning, or after the end; else from the first byte that comes.
+        let end = Instant::now() + Duration::from_secs(30);
+        let ended = |child: &mut std::process::Child| !matches!(child.try_wait(), Ok(None));
+        let come = |round: u32, child: &mut std::process::Child| match round % 8 {
+            0 => true,
+            1 => ended(child),
+            _ => ended(child) || held() != before,
+        };
+        while !come(round, &mut child) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
         }
-        // A point in time, anywhere from the first byte to after the last: nothing is waited for.
-        std::thread::sleep(Duration::from_millis(state / 7 % 300));
+        // A point in time: nothing is waited for.
+        std::thread::sleep(Duration::from_millis(state / 7 % 250));
         lab.node.kill_daemon();
         child.wait().expect("reap berthctl");
         lab.node.spawn();

@@ -113,6 +113,27 @@ impl ImageStore {
         Ok(collected)
     }
 
+    /// Blobs that no image needs when the store is opened are mostly those of a pull that was killed:
+    /// they become partial downloads, so that the next pull need not transfer them again.
+    pub(super) fn keep_unfinished(&self) -> Result<(), StoreError> {
+        let images = self.images();
+        if !images.damaged.is_empty() {
+            return Ok(());
+        }
+        let mut needed = BTreeSet::new();
+        for (manifest, parsed) in &images.known {
+            needed.extend([*manifest, parsed.id]);
+            needed.extend(parsed.layers.iter().map(|layer| layer.blob));
+        }
+        drop(images);
+        for blob in self.0.blobs.list()? {
+            if !needed.contains(&blob) {
+                self.0.downloads.adopt(&blob, &self.0.blobs.path(&blob))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Deletes blobs and layers that no image of the index needs. The gate is held alone.
     pub(super) fn sweep(&self) -> Result<Collected, StoreError> {
         let images = self.images();

@@ -181,6 +181,7 @@ impl ImageStore {
         }));
         // Nobody else has the store yet, so the gate need not be held.
         store.recheck()?;
+        store.keep_unfinished()?;
         store.sweep()?;
         store.0.downloads.sweep(|_, age| age > PARTIAL_AGE)?;
         Ok(store)
