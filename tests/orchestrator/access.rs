@@ -59,6 +59,8 @@ impl<'a> Person<'a> {
         let mut curl = Command::new("curl");
         curl.args([
             "-s",
+            // An answer that comes before the body was read ends a stream of HTTP/2, which curl calls an error.
+            "--http1.1",
             "--max-time",
             "20",
             "-X",

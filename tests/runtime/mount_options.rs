@@ -47,7 +47,7 @@ const ATTRIBUTES: &[(&str, &str, &str)] = &[
     ("noatime", "", "noatime"),
     ("atime", "noatime", "!noatime"),
     ("relatime", "strictatime", "relatime"),
-    ("norelatime", "", "!relatime"),
+    ("norelatime", "", "relatime"),
     ("strictatime", "", "!relatime"),
     ("nostrictatime", "strictatime", "relatime"),
     ("nosymfollow", "", "nosymfollow"),

@@ -198,25 +198,33 @@ impl Cgroup {
     /// [`CgroupError`] naming the field, if a limit cannot be enforced.
     pub fn apply(&self, resources: &LinuxResources) -> Result<Vec<Ignored>, CgroupError> {
         let ignored = self.limit(resources)?;
+        self.list_devices(resources)?;
         self.filter_devices(resources)?;
         Ok(ignored)
     }
 
-    /// The first half of [`Cgroup::apply`]: everything but the eBPF device filter. The list of a v1 devices
-    /// controller belongs to this half: it is made by several writes, between which a first process in the cgroup
-    /// would be refused the devices that it makes.
+    /// The first part of [`Cgroup::apply`]: everything but devices.
     ///
     /// # Errors
     /// As [`Cgroup::apply`].
     pub fn limit(&self, resources: &LinuxResources) -> Result<Vec<Ignored>, CgroupError> {
-        let ignored = self.write_limits(resources)?;
-        if let Some(dir) = self.v1("devices") {
-            devices::v1::restrict(dir, resources.devices().as_deref().unwrap_or_default(), true)?;
-        }
-        Ok(ignored)
+        self.write_limits(resources)
     }
 
-    /// The second half of [`Cgroup::apply`]: the eBPF device filter. It is the slow one, as the kernel verifies a
+    /// The second part of [`Cgroup::apply`]: the list of a v1 devices controller; nothing on v2. It is made by several
+    /// writes, between which a first process in the cgroup would be refused the devices that it makes: so it comes
+    /// before that process.
+    ///
+    /// # Errors
+    /// As [`Cgroup::apply`].
+    pub fn list_devices(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
+        match self.v1("devices") {
+            Some(dir) => devices::v1::restrict(dir, resources.devices().as_deref().unwrap_or_default(), true),
+            None => Ok(()),
+        }
+    }
+
+    /// The third part of [`Cgroup::apply`]: the eBPF device filter. It is the slow one, as the kernel verifies a
     /// program, and only has to be there before the user's program runs.
     ///
     /// # Errors

@@ -356,6 +356,7 @@ fn a_device_list_is_whole_before_anybody_is_inside() {
     let path = format!("/berth-test-{}-devices", std::process::id());
     let group = Cgroup::create(&layout, &CgroupPath::parse(&path).unwrap()).unwrap();
     group.limit(&LinuxResources::default()).unwrap();
+    group.list_devices(&LinuxResources::default()).unwrap();
     let list = std::fs::read_to_string(devices.mount.join(&path[1..]).join("devices.list"));
     group.delete().unwrap();
     let list = list.unwrap();

@@ -11,8 +11,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use berth_cgroups::Cgroup;
 use berth_cgroups::systemd::Placeholder;
+use berth_cgroups::{Cgroup, CgroupError};
 use berth_spec::{Hook, LinuxNamespaceType, LinuxResources};
 use clap::Args;
 
@@ -207,6 +207,7 @@ impl Prepared {
         for ignored in cgroup.limit(resources)? {
             log::warn(&format!("{}: ignored: {}", ignored.field, ignored.reason));
         }
+        allowed(cgroup.list_devices(resources), request.rootless)?;
         let group = self.resctrl_group(request.id)?;
         let mounted_before = self.mounted_before()?;
         let parent = Parent {
@@ -321,6 +322,17 @@ struct Limited<'a> {
     cgroup: &'a Cgroup,
     resources: &'a LinuxResources,
     placeholder: Option<Placeholder>,
+}
+
+/// As with runc: a user who may set up no device filter has no right to devices that are not open to all, either.
+fn allowed(done: Result<(), CgroupError>, rootless: bool) -> Result<(), CgroupError> {
+    match done {
+        Err(error) if rootless && error.is_permission() => {
+            log::debug(&format!("no device filter: {}", crate::error::chain(&error)));
+            Ok(())
+        }
+        done => done,
+    }
 }
 
 /// Kills and removes what a failed start may have left.
@@ -510,13 +522,8 @@ impl launch::Host for Parent<'_> {
         let own = |error: Error| -> Box<dyn StdError + Send + Sync> { Box::new(error) };
         // The container's process keeps the cgroup alive now.
         drop(self.placeholder.take());
-        match self.cgroup.filter_devices(self.resources) {
-            // As with runc: a user who may load no filter has no right to devices that are not open to all, either.
-            Err(error) if self.rootless && error.is_permission() => {
-                log::debug(&format!("no device filter: {}", crate::error::chain(&error)));
-            }
-            done => done.map_err(|error| own(error.into()))?,
-        }
+        let filtered = self.cgroup.filter_devices(self.resources);
+        allowed(filtered, self.rootless).map_err(|error| own(error.into()))?;
         if let Some(group) = self.group {
             group.add(pid).map_err(|error| own(error.into()))?;
         }

@@ -422,6 +422,8 @@ pub fn key_and_certificate(dir: &Path, name: &str) -> (std::path::PathBuf, std::
                 &format!("/CN={name}"),
                 "-addext",
                 "subjectAltName=IP:127.0.0.1",
+                "-addext",
+                "basicConstraints=critical,CA:FALSE",
                 "-keyout",
             ])
             .arg(&key)
