@@ -284,7 +284,6 @@ fn certificates_are_verified_unless_the_configuration_says_otherwise() {
     std::fs::create_dir_all(&folder).expect("make the folder");
     std::fs::copy(&certificate, folder.join("ca.crt")).expect("copy");
     lab.node.ctl(&["image", "push", &source, &name]).ok();
-    lab.node.ctl(&["image", "rm", &name]).ok();
     std::fs::remove_dir_all(&folder).expect("remove");
 
     assert!(lab.refused(&name).contains("cannot agree on TLS"));
