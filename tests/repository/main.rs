@@ -5,3 +5,4 @@ mod bench;
 mod documents;
 mod edges;
 mod install;
+mod readme;
