@@ -124,8 +124,8 @@ fn the_runtimes_memory_is_out_of_reach_of_a_joined_user_namespace() {
     let init = container.pid();
     let child = wait_for("the joining process", PATIENCE, || {
         let members = fs::read_to_string(group.join("cgroup.procs")).unwrap();
-        let others = members.lines().filter_map(|line| line.parse::<i32>().ok());
-        others.filter(|pid| *pid != init).next_back().ok_or(members)
+        let mut others = members.lines().filter_map(|line| line.parse::<i32>().ok());
+        others.rfind(|pid| *pid != init).ok_or(members)
     });
     let look = |pid: i32| {
         let user = format!("--user=/proc/{init}/ns/user");
@@ -255,6 +255,7 @@ fn working_directories_through_proc_stay_inside() {
 fn odd_user_files_are_harmless() {
     need_root!();
     let runtime = Runtime::berth();
+    #[allow(clippy::type_complexity)] // a table
     let make: [(&str, fn(&Path), &str); 8] = [
         ("a device", |path| device(path, 5), "/"),
         (

@@ -13,7 +13,7 @@ use nix::sys::statvfs::statvfs;
 use super::Images;
 
 /// How often the room is looked at; also after each pull. Looking writes nothing.
-const PERIOD: Duration = Duration::from_secs(300);
+const PERIOD: Duration = Duration::from_mins(5);
 
 /// When images were last seen in use, since this berthd started.
 #[derive(Debug, Default)]

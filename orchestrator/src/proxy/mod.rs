@@ -160,7 +160,7 @@ async fn verify(balancer: &Arc<Mutex<Option<Balancer>>>) {
     };
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(false)) => {
-            tracing::warn!("somebody else has changed the rules of services: they are written anew")
+            tracing::warn!("somebody else has changed the rules of services: they are written anew");
         }
         Ok(Err(error)) => tracing::warn!(%error, "the rules of services cannot be read"),
         Ok(Ok(true)) | Err(_) => {}

@@ -152,10 +152,12 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    #[allow(clippy::needless_pass_by_value)] // json!() where it is called
     fn service(spec: Value) -> Value {
         json!({"metadata": {"namespace": "default", "name": "web"}, "spec": spec})
     }
 
+    #[allow(clippy::needless_pass_by_value)] // json!() where it is called
     fn slice(endpoints: Value) -> Value {
         json!({
             "metadata": {"namespace": "default", "name": "web-x", "labels": {SERVICE_NAME: "web"}},

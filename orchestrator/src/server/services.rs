@@ -334,6 +334,7 @@ mod tests {
         (dir, store)
     }
 
+    #[allow(clippy::needless_pass_by_value)] // json!() where it is called
     fn service(name: &str, spec: Value) -> Value {
         let mut value = json!({
             "apiVersion": "v1", "kind": "Service",

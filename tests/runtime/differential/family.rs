@@ -469,7 +469,7 @@ fn compare(other: &Runtime, table: &Table) {
                 "cgroup-path",
                 "annotations",
             ];
-            let by_verbs = number % 3 == 0 || member.drawn.iter().any(|name| verbs.contains(name));
+            let by_verbs = number.is_multiple_of(3) || member.drawn.iter().any(|name| verbs.contains(name));
             let theirs = try_one(other, &family, &member, by_verbs);
             let ours = try_one(&berth, &family, &member, by_verbs);
             if only.is_some() {

@@ -6,6 +6,7 @@
 //! what one of the two programs has attached, the other can detach.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -154,7 +155,11 @@ impl Attach {
 /// cnitool's container ID of a namespace.
 fn container_id(netns: &Path) -> String {
     let digest = Sha512::digest(netns.as_os_str().as_encoded_bytes());
-    let digits: String = digest.iter().take(10).map(|byte| format!("{byte:02x}")).collect();
+    let digits: String = digest.iter().take(10).fold(String::new(), |mut digits, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    });
     format!("cnitool-{digits}")
 }
 

@@ -135,22 +135,22 @@ pub(super) fn slices(service: &Value, groups: &Groups) -> Vec<Value> {
     let mut slices = Vec::new();
     for (ports, endpoints) in groups {
         for (number, chunk) in endpoints.chunks(SLICE_SIZE).enumerate() {
-            let ports = ports.iter().map(slice_port).collect();
-            let endpoints = chunk.iter().map(slice_endpoint).collect();
-            slices.push(slice(service, CONTROLLER, number, ports, endpoints));
+            let ports: Vec<Value> = ports.iter().map(slice_port).collect();
+            let endpoints: Vec<Value> = chunk.iter().map(slice_endpoint).collect();
+            slices.push(slice(service, CONTROLLER, number, &ports, &endpoints));
         }
     }
     slices
 }
 
-fn slice(service: &Value, keeper: &str, number: usize, ports: Vec<Value>, endpoints: Vec<Value>) -> Value {
+fn slice(service: &Value, keeper: &str, number: usize, ports: &[Value], endpoints: &[Value]) -> Value {
     let mut labels: Map<String, Value> = Map::new();
     labels.insert(SERVICE_NAME.to_owned(), json!(name(service)));
     labels.insert(MANAGED_BY.to_owned(), json!(keeper));
     if text(service, "/spec/clusterIP") == "None" {
         labels.insert(HEADLESS.to_owned(), json!(""));
     }
-    let ports = Value::Array(ports);
+    let ports = json!(ports);
     json!({
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
@@ -305,13 +305,7 @@ pub(super) fn mirrored(service: &Value, endpoints: &Value) -> Vec<Value> {
             .map(|address| one(&address, false));
         let all: Vec<Value> = ready.chain(waiting).collect();
         for chunk in all.chunks(SLICE_SIZE) {
-            slices.push(slice(
-                service,
-                MIRRORING,
-                slices.len(),
-                ports.clone(),
-                chunk.to_vec(),
-            ));
+            slices.push(slice(service, MIRRORING, slices.len(), &ports, chunk));
         }
     }
     slices
@@ -331,7 +325,7 @@ pub(super) fn is_own_endpoints(endpoints: &Value) -> bool {
 mod tests {
     use super::*;
 
-    fn service(spec: Value) -> Value {
+    fn service(spec: &Value) -> Value {
         json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"namespace": "default", "name": "web", "uid": "s1"}, "spec": spec,
@@ -348,7 +342,7 @@ mod tests {
     }
 
     fn web() -> Value {
-        service(json!({"selector": {"app": "web"}, "clusterIP": "10.96.0.40",
+        service(&json!({"selector": {"app": "web"}, "clusterIP": "10.96.0.40",
             "ports": [{"port": 80, "protocol": "TCP", "targetPort": "http"}]}))
     }
 
@@ -434,7 +428,7 @@ mod tests {
 
     #[test]
     fn a_users_endpoints_are_mirrored_and_ours_are_not() {
-        let service = service(json!({"ports": [{"port": 80}]}));
+        let service = service(&json!({"ports": [{"port": 80}]}));
         let theirs = json!({"metadata": {"name": "web"}, "subsets": [{
             "addresses": [{"ip": "192.0.2.9"}], "notReadyAddresses": [{"ip": "192.0.2.10"}],
             "ports": [{"port": 5432, "protocol": "TCP"}],

@@ -135,7 +135,10 @@ fn members(received: Received, folder: &Path) -> io::Result<()> {
         let mut entry = entry?;
         let path: PathBuf = entry.path()?.into_owned();
         if !path.components().all(|part| matches!(part, Component::Normal(_))) {
-            return Err(io::Error::other(format!("the node sent a file {path:?}")));
+            return Err(io::Error::other(format!(
+                "the node sent a file {}",
+                path.display()
+            )));
         }
         let target = folder.join(path);
         if let Some(parent) = target.parent() {
