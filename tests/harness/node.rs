@@ -112,6 +112,7 @@ impl Node {
             .arg("--cni-conf-dir")
             .arg(self.cni_conf_dir())
             .args(self.cgroup_parent())
+            .args(self.without_image_collection())
             .args(&self.options.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("clone the log"))
@@ -134,6 +135,16 @@ impl Node {
                 Err(seen.stderr)
             }
         });
+    }
+
+    /// A full disk of the machine must not take a test's images away, unless the test is about that.
+    fn without_image_collection(&self) -> &'static [&'static str] {
+        let flag = "--image-gc-high-threshold";
+        if self.options.arguments.iter().any(|argument| argument == flag) {
+            &[]
+        } else {
+            &["--image-gc-high-threshold", "100"]
+        }
     }
 
     /// A directory with one link a plugin, as `make install` lays them out.

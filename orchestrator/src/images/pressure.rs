@@ -83,7 +83,10 @@ impl Images {
         }
         let wanted = (capacity / 100 * u64::from(100 - config.gc_low)).saturating_sub(available);
         let freed = || room(folder).map_or(0, |(_, now)| now.saturating_sub(available));
-        self.0.store.drop_partial()?;
+        // What was cut off a moment ago is about to be gone on with.
+        self.0
+            .store
+            .drop_partial(Duration::from_secs(config.gc_minimum_age))?;
         for manifest in candidates {
             if freed() >= wanted {
                 break;
@@ -124,11 +127,13 @@ impl Images {
     }
 }
 
-/// Bytes of a file system, and those that are free for us.
+/// Bytes of a file system that we could have at most, and those that are free for us, as df(1) counts:
+/// what is reserved for others is in neither.
 fn room(folder: &Path) -> Option<(u64, u64)> {
     let state = statvfs(folder).ok()?;
     let bytes = |blocks: u64| blocks.saturating_mul(state.fragment_size());
-    Some((bytes(state.blocks()), bytes(state.blocks_available())))
+    let (free, available) = (bytes(state.blocks_free()), bytes(state.blocks_available()));
+    Some((bytes(state.blocks()).saturating_sub(free) + available, available))
 }
 
 fn percent_used(capacity: u64, available: u64) -> u8 {

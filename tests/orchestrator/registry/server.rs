@@ -292,9 +292,8 @@ impl Fake {
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let port = listener.local_addr().expect("address").port();
-        #[allow(clippy::type_complexity)]
-        let (answers, asked): (Arc<Mutex<BTreeMap<String, Answer>>>, Arc<Mutex<Vec<Asked>>>) =
-            Default::default();
+        let answers: Arc<Mutex<BTreeMap<String, Answer>>> = Arc::default();
+        let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
         let (known, seen) = (Arc::clone(&answers), Arc::clone(&asked));
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {

@@ -1,6 +1,7 @@
 //! Removing images, and everything that no image needs.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::{Collected, ImageStore, Removed, find};
 use crate::digest::Digest;
@@ -82,9 +83,9 @@ impl ImageStore {
         self.collect(in_use, |manifest, _| manifests.contains(manifest))
     }
 
-    /// Deletes downloads that nobody goes on with.
-    pub fn drop_partial(&self) -> Result<u64, StoreError> {
-        self.0.downloads.sweep(|_, _| true)
+    /// Deletes downloads that nobody has gone on with for longer than `age`.
+    pub fn drop_partial(&self, age: Duration) -> Result<u64, StoreError> {
+        self.0.downloads.sweep(|_, idle| idle > age)
     }
 
     fn collect(
