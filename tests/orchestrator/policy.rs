@@ -118,9 +118,14 @@ fn evictions_keep_to_budgets() {
         skip!("needs a kubectl")
     };
     let world = World::new();
-    world.apply(&json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+    // Long enough in coming back that a second request finds it away.
+    let mut container = script(WAIT);
+    container["readinessProbe"] = json!({"exec": {"command": ["true"]}, "initialDelaySeconds": 10});
+    world.apply(
+        &json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
         "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}},
-                 "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [script(WAIT)]}}}}));
+                 "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [container]}}}}),
+    );
     kube(
         &world,
         &kubectl,
