@@ -97,8 +97,8 @@ object! {
     /// A limit of processes.
     #[derive(Copy)]
     pub struct LinuxPids {
-        /// How many; -1 is unlimited.
-        limit: copy i64 = "limit",
+        /// How many; -1 is unlimited. Without it no limit is asked for.
+        limit: copy Option<i64> = "limit",
     }
 }
 

@@ -35,7 +35,23 @@ fn theirs(text: &str) -> Result<String, serde_json::Error> {
     let text = text
         .replace("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN")
         .replace("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK");
-    serde_json::from_str::<oci_spec::runtime::Spec>(&text).map(|spec| normal(&format!("{spec:?}")))
+    serde_json::from_str::<oci_spec::runtime::Spec>(&text)
+        .map(|spec| normal(&with_optional_limit(&format!("{spec:?}"), &text)))
+}
+
+/// A missing limit of processes is 0 for `oci-spec`, as it was before version 1.3 of the specification.
+fn with_optional_limit(debug: &str, document: &str) -> String {
+    const LIMIT: &str = "LinuxPids { limit: ";
+    let Some((before, rest)) = debug.split_once(LIMIT) else {
+        return debug.to_owned();
+    };
+    let (limit, after) = rest.split_once(' ').unwrap();
+    let document: Value = serde_json::from_str(document).unwrap();
+    let limit = match document.pointer("/linux/resources/pids/limit") {
+        None | Some(Value::Null) => "None".to_owned(),
+        Some(_) => format!("Some({limit})"),
+    };
+    format!("{before}{LIMIT}{limit} {after}")
 }
 
 /// Debug output without the order of sets and maps, without the names of structures, and without foreign fields.

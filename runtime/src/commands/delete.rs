@@ -18,7 +18,7 @@ use crate::state::{CONFIG_FILE, ContainerId, LockedDir, StateError, Status};
 pub(super) struct DeleteArgs {
     /// Forcibly deletes the container if it is still running (uses SIGKILL)
     #[arg(short, long)]
-    force: bool,
+    pub(super) force: bool,
     /// The container's id
     #[arg(value_name = "CONTAINER-ID")]
     ids: Vec<String>,

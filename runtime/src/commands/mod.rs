@@ -9,6 +9,7 @@ mod exec;
 mod features;
 mod kill;
 mod list;
+mod parse;
 mod pause;
 mod plan;
 pub(crate) mod ps;
@@ -30,7 +31,7 @@ use std::path::{Path, PathBuf};
 
 use berth_cgroups::CgroupError;
 use berth_spec::Spec;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use nix::errno::Errno;
 use nix::unistd::geteuid;
 
@@ -140,7 +141,7 @@ pub fn definition() -> clap::Command {
 /// Runs the command line. What it returns is the process's exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let cli = match parse_one(&arguments).map_or_else(|| Cli::try_parse_from(&arguments), Ok) {
+    let cli = match parse::command_line(&arguments) {
         Ok(cli) => cli,
         // Help is not an error; a usage error is 1 as with runc, not clap's 2.
         Err(error) => {
@@ -155,31 +156,6 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             error.exit_code()
         }
     }
-}
-
-/// Parses the command line with the one verb that is named in it, for those that engines call all the time: to set up
-/// the definitions of all the others takes longer than the parsing. Whatever does not fit is the whole parser's matter,
-/// which tells what is wrong.
-fn parse_one(arguments: &[OsString]) -> Option<Cli> {
-    let (name, define): (_, fn(clap::Command) -> clap::Command) =
-        arguments.iter().skip(1).find_map(|argument| {
-            Some(match argument.to_str()? {
-                "create" => ("create", create::CreateArgs::augment_args as _),
-                "delete" => ("delete", delete::DeleteArgs::augment_args as _),
-                "exec" => ("exec", exec::ExecArgs::augment_args as _),
-                "kill" => ("kill", kill::KillArgs::augment_args as _),
-                "run" => ("run", run::RunArgs::augment_args as _),
-                "start" => ("start", start::StartArgs::augment_args as _),
-                "state" => ("state", state::StateArgs::augment_args as _),
-                _ => return None,
-            })
-        })?;
-    let mut command = GlobalArgs::augment_args(clap::Command::new("berth").disable_version_flag(true))
-        .subcommand(define(clap::Command::new(name)));
-    let matches = command.try_get_matches_from_mut(arguments).ok()?;
-    // Taking the definitions apart again would cost more than they did.
-    std::mem::forget(command);
-    Cli::from_arg_matches(&matches).ok()
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
@@ -439,43 +415,6 @@ mod tests {
         };
         assert!(kill.all);
         assert_eq!(kill.arguments, ["c1", "9"]);
-    }
-
-    #[test]
-    fn one_verb_is_parsed_as_all_are() {
-        let lines = [
-            "create c1 --bundle /b --pid-file /p",
-            "--root /r --log l --log-format json --debug create c1",
-            "exec -e A=1 --user 1:2 -t -d c1 ls -e --user",
-            "--root start exec c1 run",
-            "run --keep c1",
-            "start c1",
-            "state c1 c2",
-            "kill --all c1 9",
-            "delete -f c1",
-            "--systemd-cgroup --rootless true delete c1",
-        ];
-        for line in lines {
-            let arguments: Vec<OsString> = format!("berth {line}").split(' ').map(Into::into).collect();
-            let whole = Cli::try_parse_from(&arguments).unwrap();
-            let one = parse_one(&arguments);
-            // The value of an option may look like a verb; then all of them are tried.
-            assert_eq!(one.is_none(), line.contains("--root start"), "{line}");
-            if let Some(one) = one {
-                assert_eq!(format!("{one:?}"), format!("{whole:?}"));
-            }
-        }
-        for line in [
-            "run --help",
-            "run --nosuch",
-            "list",
-            "--version",
-            "help run",
-            "--bad run",
-        ] {
-            let arguments: Vec<OsString> = format!("berth {line}").split(' ').map(Into::into).collect();
-            assert!(parse_one(&arguments).is_none(), "{line}");
-        }
     }
 
     #[test]
