@@ -13,7 +13,7 @@ const PLAN_ADDRESS: u64 = 0x2000_0000;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    for path in ["build.rs", "sys/src/raw", "sys/start", "src/init", "src/wire.rs"] {
+    for path in ["build.rs", "sys/src/raw", "sys/start", "src/init", "src/wire"] {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rustc-check-cfg=cfg(berth_init)");

@@ -6,7 +6,7 @@ extern crate berth_sys_raw as sys;
 
 #[path = "mod.rs"]
 mod init;
-#[path = "../wire.rs"]
+#[path = "../wire/mod.rs"]
 mod wire;
 
 pub use init::{Start, run};
