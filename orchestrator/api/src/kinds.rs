@@ -5,9 +5,11 @@
 //! and `table/`.
 
 mod access;
+mod batch;
 mod policy;
 
 pub use access::{CLUSTER_ROLE, CLUSTER_ROLE_BINDING, REVIEWS, ROLE, ROLE_BINDING};
+pub use batch::{CRON_JOB, JOB};
 pub use policy::{
     LEASE, LIMIT_RANGE, MEASURED, NODE_METRICS, POD_DISRUPTION_BUDGET, POD_METRICS, RESOURCE_QUOTA,
 };
@@ -411,6 +413,8 @@ pub static ALL: &[&Kind] = &[
     SERVICE,
     DEPLOYMENT,
     REPLICA_SET,
+    CRON_JOB,
+    JOB,
     LEASE,
     ENDPOINT_SLICE,
     POD_DISRUPTION_BUDGET,

@@ -13,11 +13,13 @@
 //! kube-controller-manager needs expectations for, and why there are none here.
 
 mod accounts;
+pub mod cronjob;
 pub mod deployment;
 pub(crate) mod disruption;
 pub mod endpoints;
 mod fields;
 pub mod gc;
+pub mod job;
 pub mod namespace;
 mod ownership;
 pub mod pod_gc;
@@ -76,6 +78,8 @@ pub async fn run(store: Store, authority: String, shutdown: watch::Receiver<bool
             store.clone(),
             shutdown.clone()
         ),
+        drive(job::JobController, store.clone(), shutdown.clone()),
+        drive(cronjob::CronJobController, store.clone(), shutdown.clone()),
         drive(gc::GarbageCollector::default(), store.clone(), shutdown.clone()),
         drive(namespace::NamespaceController, store.clone(), shutdown.clone()),
         drive(endpoints::EndpointsController, store.clone(), shutdown.clone()),

@@ -16,8 +16,12 @@ pub fn rfc3339(now: Timestamp) -> String {
 
 /// A new object: identity, age and generation set.
 pub fn created(mut value: Value, kind: &Kind, now: Timestamp) -> Result<Value, StoreError> {
+    let uid = uuid::Uuid::new_v4().to_string();
+    if kind == kinds::JOB {
+        berth_api::defaults::job_identity(&mut value, &uid);
+    }
     let meta = metadata(&mut value)?;
-    meta.insert("uid".into(), json!(uuid::Uuid::new_v4().to_string()));
+    meta.insert("uid".into(), json!(uid));
     meta.insert("creationTimestamp".into(), json!(rfc3339(now)));
     meta.remove("deletionTimestamp");
     meta.remove("deletionGracePeriodSeconds");

@@ -4,6 +4,7 @@
 //! on one node.
 
 mod access;
+mod batch;
 mod namespace;
 mod pod;
 mod secret;
@@ -20,6 +21,8 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         "Pod" => pod::pod(object),
         "Deployment" => workload::deployment(object),
         "ReplicaSet" => workload::replica_set(object),
+        "Job" => batch::job(object),
+        "CronJob" => batch::cron_job(object),
         "Namespace" => namespace::namespace(object),
         "Secret" => secret::secret(object),
         "Service" => service::service(object),
@@ -36,6 +39,8 @@ pub fn pod(object: &mut Value, node_name: &str) {
     pod::pod(object);
     pod::admit(object, node_name);
 }
+
+pub use batch::identify as job_identity;
 
 /// Sets a member that is absent or null.
 fn default(object: &mut Value, name: &str, value: impl Into<Value>) {

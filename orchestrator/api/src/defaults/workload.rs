@@ -29,7 +29,7 @@ pub(super) fn replica_set(object: &mut Value) {
     template(spec);
 }
 
-fn template(spec: &mut Value) {
+pub(super) fn template(spec: &mut Value) {
     if let Some(template) = spec.get_mut("template") {
         default(template, "metadata", json!({}));
         if let Some(pod_spec) = template.get_mut("spec") {

@@ -5,6 +5,7 @@
 
 mod access;
 mod age;
+mod batch;
 mod core;
 mod pod;
 mod service;
@@ -65,6 +66,8 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         "Pod" => pod::COLUMNS,
         "Deployment" => workload::DEPLOYMENT,
         "ReplicaSet" => workload::REPLICA_SET,
+        "Job" => batch::JOB,
+        "CronJob" => batch::CRON_JOB,
         "Namespace" => core::NAMESPACE,
         "Node" => core::NODE,
         "ConfigMap" => core::CONFIG_MAP,
@@ -90,6 +93,8 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
         "Pod" => pod::cells(object, now),
         "Deployment" => workload::deployment(object, now),
         "ReplicaSet" => workload::replica_set(object, now),
+        "Job" => batch::job(object, now),
+        "CronJob" => batch::cron_job(object, now),
         "Namespace" => core::namespace(object, now),
         "Node" => core::node(object, now),
         "ConfigMap" => core::config_map(object, now),

@@ -76,7 +76,7 @@ fn template(object: &Value) -> [Value; 3] {
 }
 
 /// A selector in its query form.
-fn selector(selector: Option<&Value>) -> String {
+pub(super) fn selector(selector: Option<&Value>) -> String {
     let member = |name: &str| selector.and_then(|s| s.get(name));
     let mut terms: Vec<String> = member("matchLabels")
         .and_then(Value::as_object)

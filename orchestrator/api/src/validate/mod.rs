@@ -6,7 +6,10 @@
 mod access;
 mod config;
 mod container;
+mod cron_job;
 pub mod field;
+mod job;
+mod job_policy;
 pub mod metadata;
 pub mod names;
 mod namespace;
@@ -48,6 +51,9 @@ pub fn create(kind: &Kind, object: &Value, node: &Node) -> Vec<Cause> {
         template,
         &mut errors,
     );
+    if kind.kind == "Job" {
+        job::created(object, &mut errors);
+    }
     support::check(kind, object, &mut errors);
     errors.into_causes()
 }
@@ -89,6 +95,8 @@ fn content(kind: &Kind, object: &Value, node: &Node, errors: &mut Errors) {
         "Pod" => pod::validate(&spec, object.get("spec").unwrap_or(&Value::Null), node, errors),
         "Deployment" => workload::deployment(object, node, errors),
         "ReplicaSet" => workload::replica_set(object, node, errors),
+        "Job" => job::job(object, node, errors),
+        "CronJob" => cron_job::cron_job(object, node, errors),
         "ConfigMap" => config::config_map(object, errors),
         "Secret" => config::secret(object, errors),
         "Namespace" => namespace::validate(object, errors),

@@ -22,6 +22,10 @@ pub(super) fn immutable(kind: &Kind, object: &Value, old: &Value, errors: &mut E
             }
             true
         }
+        "Job" => {
+            super::job::changed(object, old, errors);
+            true
+        }
         "Service" => {
             service(object, old, errors);
             true

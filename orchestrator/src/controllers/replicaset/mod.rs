@@ -17,6 +17,7 @@ use crate::events::{self, ObjectRef, Severity};
 use crate::store::{Deletion, Event, Key, Object, Preconditions, Store, StoreError};
 
 pub use plan::{Plan, plan, pod_from_template};
+pub(super) use rank::compare;
 pub use status::{Failure, status};
 
 /// Names are made of these, as upstream: no vowels and nothing that looks like another.

@@ -14,7 +14,7 @@ const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 /// `Less` means `a` is deleted before `b`: the one without a node, the one that has come less
 /// far, the one that is not ready, the cheaper one, the one ready for a shorter time, the one with
 /// more restarts, the younger one.
-pub(super) fn compare(a: &Value, b: &Value, now: Timestamp) -> Ordering {
+pub(in crate::controllers) fn compare(a: &Value, b: &Value, now: Timestamp) -> Ordering {
     let assigned = |pod| !text(pod, "/spec/nodeName").is_empty();
     assigned(a)
         .cmp(&assigned(b))
