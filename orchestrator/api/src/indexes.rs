@@ -17,7 +17,9 @@ pub enum IndexesError {
     #[error("cannot convert string to integer for index: {0:?}")]
     Number(String),
     /// A part is no interval.
-    #[error("the fragment {0:?} violates the requirement that an index interval can have at most two parts separated by '-'")]
+    #[error(
+        "the fragment {0:?} violates the requirement that an index interval can have at most two parts separated by '-'"
+    )]
     Interval(String),
     /// Numbers do not grow.
     #[error("non-increasing order, previous: {previous}, current: {current}")]
@@ -50,9 +52,7 @@ impl Indexes {
             }
             let mut ends = [0; 2];
             for (end, part) in ends.iter_mut().zip([parts[0], parts[parts.len() - 1]]) {
-                *end = part
-                    .parse()
-                    .map_err(|_| IndexesError::Number(part.to_owned()))?;
+                *end = part.parse().map_err(|_| IndexesError::Number(part.to_owned()))?;
                 if *end >= completions {
                     return Err(IndexesError::TooLarge(part.to_owned()));
                 }
@@ -156,7 +156,9 @@ mod tests {
         assert_eq!((set.len(), set.is_empty()), (7, false));
         assert_eq!(Indexes::parse(&set.to_string(), 11), Ok(set.clone()));
         assert_eq!(set.iter().collect::<Vec<_>>(), [1, 3, 4, 5, 7, 9, 10]);
-        assert!(set.contains(4) && set.contains(10) && !set.contains(0) && !set.contains(6) && !set.contains(11));
+        assert!(
+            set.contains(4) && set.contains(10) && !set.contains(0) && !set.contains(6) && !set.contains(11)
+        );
         assert_eq!(Indexes::kept("1,3-5,7", 5).to_string(), "1,3,4");
     }
 

@@ -148,9 +148,10 @@ impl Schedule {
                 .ok()?
                 .checked_add(SignedDuration::try_from(*pause).ok()?)
                 .ok(),
-            Self::Fields(fields) => {
-                fields.next(Timestamp::from_second(second - second.rem_euclid(60) + 60).ok()?, zone)
-            }
+            Self::Fields(fields) => fields.next(
+                Timestamp::from_second(second - second.rem_euclid(60) + 60).ok()?,
+                zone,
+            ),
         }
     }
 }

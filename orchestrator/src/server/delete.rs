@@ -1,6 +1,7 @@
 //! DELETE of an object or of a collection, and eviction.
 
 use axum::response::Response;
+use berth_api::kinds::Kind;
 use berth_api::status::{self, ApiError, Cause};
 use berth_api::{disruption, kinds};
 use http::{HeaderMap, StatusCode};
@@ -18,17 +19,25 @@ use crate::store::{Deleted, Deletion, Preconditions, Propagation};
 /// Namespaces that berthd needs.
 const KEPT: [&str; 2] = ["default", "kube-system"];
 
+/// Told with a Job's deletion that keeps its pods.
+const PRESERVED: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
+
 /// Reads `DeleteOptions` from the body and the query; the query comes first.
-fn options(query: &Query, headers: &HeaderMap, bytes: &[u8]) -> Result<(Deletion, bool), ApiError> {
+fn options(
+    kind: &Kind,
+    query: &Query,
+    headers: &HeaderMap,
+    bytes: &[u8],
+) -> Result<(Deletion, bool), ApiError> {
     let mut value = json!({});
     if !bytes.is_empty() {
         let sent = body::parse(&body::media_type(headers), bytes)?;
         (value, _) = body::conform_to("DeleteOptions", "v1", sent, FieldValidation::Ignore)?;
     }
-    options_of(query, &value)
+    options_of(kind, query, &value)
 }
 
-fn options_of(query: &Query, value: &Value) -> Result<(Deletion, bool), ApiError> {
+fn options_of(kind: &Kind, query: &Query, value: &Value) -> Result<(Deletion, bool), ApiError> {
     let grace = query
         .number("gracePeriodSeconds")?
         .or(value["gracePeriodSeconds"].as_i64());
@@ -38,6 +47,7 @@ fn options_of(query: &Query, value: &Value) -> Result<(Deletion, bool), ApiError
         .or(value["propagationPolicy"].as_str());
     let propagation = match policy {
         None if orphan => Propagation::Orphan,
+        None if is_orphaning(kind, query, value) => Propagation::Orphan,
         None | Some("Background") => Propagation::Background,
         Some("Foreground") => Propagation::Foreground,
         Some("Orphan") => Propagation::Orphan,
@@ -75,6 +85,16 @@ fn options_of(query: &Query, value: &Value) -> Result<(Deletion, bool), ApiError
     ))
 }
 
+/// Whether the pods of a Job that is deleted without a word about them stay: so it has been since
+/// batch/v1 was new, and upstream keeps to it.
+fn is_orphaning(kind: &Kind, query: &Query, value: &Value) -> bool {
+    let said = query.text("propagationPolicy").is_some()
+        || query.text("orphanDependents").is_some()
+        || !value["propagationPolicy"].is_null()
+        || !value["orphanDependents"].is_null();
+    kind == kinds::JOB && !said
+}
+
 impl Api {
     /// DELETE of an object.
     pub(super) async fn delete(
@@ -84,13 +104,21 @@ impl Api {
         headers: &HeaderMap,
         bytes: &[u8],
     ) -> Result<Response, ApiError> {
-        let (deletion, dry_run) = options(query, headers, bytes)?;
+        let (deletion, dry_run) = options(target.kind, query, headers, bytes)?;
         let form = respond::form(headers, query)?;
+        let sent = if bytes.is_empty() {
+            json!({})
+        } else {
+            body::parse(&body::media_type(headers), bytes)?
+        };
+        let orphaned = is_orphaning(target.kind, query, &sent);
         let answer = self.delete_one(target, deletion, dry_run).await?;
-        Ok(respond::json(
+        let answer = respond::json(
             StatusCode::OK,
             &respond::object(target.kind, answer, form, Timestamp::now()),
-        ))
+        );
+        let warnings = orphaned.then(|| PRESERVED.to_owned());
+        Ok(respond::warn(answer, warnings.as_slice()))
     }
 
     async fn delete_one(
@@ -138,7 +166,7 @@ impl Api {
         headers: &HeaderMap,
         bytes: &[u8],
     ) -> Result<Response, ApiError> {
-        let (deletion, dry_run) = options(query, headers, bytes)?;
+        let (deletion, dry_run) = options(target.kind, query, headers, bytes)?;
         let filter = Filter::of(target.kind, query)?;
         let list = self.store.list(target.kind, target.namespace.as_deref());
         let mut items = Vec::new();
@@ -228,7 +256,11 @@ impl Api {
     ) -> Result<Response, ApiError> {
         let sent = body::parse(&body::media_type(headers), bytes)?;
         let (value, _) = body::conform_to("Eviction", "v1", sent, FieldValidation::Ignore)?;
-        let (deletion, dry_run) = options_of(query, value.get("deleteOptions").unwrap_or(&json!({})))?;
+        let (deletion, dry_run) = options_of(
+            target.kind,
+            query,
+            value.get("deleteOptions").unwrap_or(&json!({})),
+        )?;
         // One at a time, so that each sees what the one before has taken away.
         let turn = self.evictions.lock().await;
         self.check_budgets(target)?;

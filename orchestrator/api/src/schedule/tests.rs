@@ -33,7 +33,11 @@ fn the_next_time_is_the_first_that_matches() {
         ("@hourly", "2026-03-04T11:00:00"),
         ("@every 1h30m", "2026-03-04T11:47:30"),
     ] {
-        assert_eq!(next(schedule, after, "UTC"), format!("{expected}+00:00[UTC]"), "{schedule}");
+        assert_eq!(
+            next(schedule, after, "UTC"),
+            format!("{expected}+00:00[UTC]"),
+            "{schedule}"
+        );
     }
     assert_eq!(next("59 23 31 2 *", after, "UTC"), "never");
     // A time that matches is not its own next.
@@ -74,7 +78,12 @@ fn clocks_that_change_skip_and_repeat() {
 #[test]
 fn every_answer_matches_and_none_before_it_does() {
     let zone = zone("UTC").unwrap();
-    for text in ["*/7 3,5 * * *", "0 0 1-7 * mon", "13 4 */3 jan-jun sun,wed", "1 1 31 * *"] {
+    for text in [
+        "*/7 3,5 * * *",
+        "0 0 1-7 * mon",
+        "13 4 */3 jan-jun sun,wed",
+        "1 1 31 * *",
+    ] {
         let schedule = Schedule::parse(text).unwrap();
         let Schedule::Fields(fields) = &schedule else {
             unreachable!("fields")

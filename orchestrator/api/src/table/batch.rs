@@ -99,7 +99,9 @@ pub(super) fn cron_job(object: &Value, now: Timestamp) -> Vec<Value> {
     cells.extend(containers(
         object.pointer(&format!("{template}/template/spec/containers")),
     ));
-    cells.push(or_none(&selector(object.pointer(&format!("{template}/selector")))));
+    cells.push(or_none(&selector(
+        object.pointer(&format!("{template}/selector")),
+    )));
     cells
 }
 

@@ -26,7 +26,10 @@ pub(super) fn created(object: &Value, errors: &mut Errors) {
             let at = Path::root("spec").child("selector");
             errors.invalid(&at, given, "`selector` not auto-generated");
         }
-        let at = Path::root("spec").child("template").child("metadata").child("labels");
+        let at = Path::root("spec")
+            .child("template")
+            .child("metadata")
+            .child("labels");
         let labels = spec.pointer("/template/metadata/labels");
         for label in ["batch.kubernetes.io/controller-uid", "controller-uid"] {
             if let Some(value) = labels.and_then(|l| l.get(label)) {
@@ -100,7 +103,11 @@ pub(super) fn spec(at: &Path, spec: &Value, node: &Node, errors: &mut Errors) {
 fn managed_by(at: &Path, manager: &str, errors: &mut Errors) {
     let (domain, path) = manager.split_once('/').unwrap_or(("", manager));
     if domain.is_empty() || path.is_empty() {
-        errors.invalid_text(at, manager, "must be a domain-prefixed path (such as \"acme.io/foo\")");
+        errors.invalid_text(
+            at,
+            manager,
+            "must be a domain-prefixed path (such as \"acme.io/foo\")",
+        );
     } else {
         for wrong in names::dns_subdomain(domain) {
             errors.invalid_text(at, domain, &wrong);
@@ -122,10 +129,7 @@ fn indexed(at: &Path, spec: &Value, errors: &mut Errors) {
         }
     } else {
         if completions.is_none() {
-            errors.required(
-                &at.child("completions"),
-                "when completion mode is Indexed",
-            );
+            errors.required(&at.child("completions"), "when completion mode is Indexed");
         }
         if let Some(parallelism) = number(spec, "parallelism").filter(|p| *p > MOST_INDEXES) {
             let told = "must be less than or equal to 100000 when completion mode is Indexed";
@@ -228,14 +232,22 @@ pub(super) fn changed(object: &Value, old: &Value, errors: &mut Errors) {
         if !is_indexed(new) {
             errors.invalid(&place, &shown, IMMUTABLE);
         } else if completions(new).is_some() && completions(new) != number(new, "parallelism") {
-            errors.invalid(&place, &shown, "can only be modified in tandem with spec.parallelism");
+            errors.invalid(
+                &place,
+                &shown,
+                "can only be modified in tandem with spec.parallelism",
+            );
         }
     }
     // A Job that has not begun may still be placed differently.
     let open = was.get("suspend") == Some(&json!(true)) && old.pointer("/status/startTime").is_none();
     let fixed = |spec: &Value| {
         let template = spec.get("template").cloned().unwrap_or_default();
-        if open { without_placement(template) } else { template }
+        if open {
+            without_placement(template)
+        } else {
+            template
+        }
     };
     if fixed(new) != fixed(was) {
         errors.invalid(
@@ -256,6 +268,9 @@ fn without_placement(mut template: Value) -> Value {
         }
     };
     strip("/metadata", &["labels", "annotations"]);
-    strip("/spec", &["nodeSelector", "affinity", "tolerations", "schedulingGates"]);
+    strip(
+        "/spec",
+        &["nodeSelector", "affinity", "tolerations", "schedulingGates"],
+    );
     template
 }

@@ -83,8 +83,7 @@ async fn carry_out(
                 take_in(&mut plan, &made);
                 if fresh {
                     let message = format!("Created job {}", made.name());
-                    plan.events
-                        .push((Severity::Normal, "SuccessfulCreate", message));
+                    plan.events.push((Severity::Normal, "SuccessfulCreate", message));
                 }
             }
             Err(StoreError::Closed) => return Err(StoreError::Closed),

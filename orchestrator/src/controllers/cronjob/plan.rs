@@ -171,10 +171,14 @@ fn start(cron: &Value, jobs: &[Value], local: &TimeZone, now: Timestamp, plan: &
     if let Some(next) = schedule.next(now, &zone) {
         plan.again = Some(Duration::try_from(next.duration_since(now)).unwrap_or_default() + LATE);
     }
-    let limit = cron.pointer("/spec/startingDeadlineSeconds").and_then(Value::as_i64);
+    let limit = cron
+        .pointer("/spec/startingDeadlineSeconds")
+        .and_then(Value::as_i64);
     let limit = limit.and_then(|seconds| now.checked_sub(SignedDuration::from_secs(seconds)).ok());
     let last = time(&plan.status, "/lastScheduleTime");
-    let since = last.or_else(|| time(cron, "/metadata/creationTimestamp")).unwrap_or(now);
+    let since = last
+        .or_else(|| time(cron, "/metadata/creationTimestamp"))
+        .unwrap_or(now);
     let since = limit.map_or(since, |limit| since.max(limit));
     let found = match due(&schedule, &zone, since, now) {
         Ok(found) => found,
@@ -185,7 +189,8 @@ fn start(cron: &Value, jobs: &[Value], local: &TimeZone, now: Timestamp, plan: &
     };
     let Some(found) = found else { return };
     if found.too_many {
-        let message = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
+        let message =
+            "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
         plan.tell(Severity::Warning, "TooManyMissedTimes", message.to_owned());
     }
     if limit.is_some_and(|limit| found.at < limit) {
@@ -200,12 +205,15 @@ fn start(cron: &Value, jobs: &[Value], local: &TimeZone, now: Timestamp, plan: &
     }
     match text(cron, "/spec/concurrencyPolicy") {
         "Forbid" if !plan.active().is_empty() => {
-            let message = "Not starting job because prior execution is running and concurrency policy is Forbid";
+            let message =
+                "Not starting job because prior execution is running and concurrency policy is Forbid";
             return plan.tell(Severity::Normal, "JobAlreadyActive", message.to_owned());
         }
         "Replace" => {
             let active: Vec<Value> = plan.active().to_vec();
-            let running = jobs.iter().filter(|job| active.iter().any(|a| a["uid"] == uid(job)));
+            let running = jobs
+                .iter()
+                .filter(|job| active.iter().any(|a| a["uid"] == uid(job)));
             plan.delete.extend(running.cloned());
             plan.keep_active(|_| false);
         }

@@ -55,7 +55,9 @@ impl<'a> Desired<'a> {
 
     /// Pods of the status that are counted for good.
     pub(super) fn counted(&self, field: &str) -> u64 {
-        number(self.job, &format!("/status/{field}")).try_into().unwrap_or(0)
+        number(self.job, &format!("/status/{field}"))
+            .try_into()
+            .unwrap_or(0)
     }
 
     pub(super) fn started(&self) -> Option<Timestamp> {

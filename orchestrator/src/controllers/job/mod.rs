@@ -164,12 +164,7 @@ async fn release(store: &Store, mut pod: Value) -> Result<(), StoreError> {
 }
 
 /// Does what the plan says, in its order.
-async fn carry_out(
-    store: &Store,
-    object: &Object,
-    job: &Value,
-    mut plan: Plan,
-) -> Result<Again, StoreError> {
+async fn carry_out(store: &Store, object: &Object, job: &Value, mut plan: Plan) -> Result<Again, StoreError> {
     let key = object.key();
     let about = ObjectRef::to(object);
     if plan.expired {
@@ -200,7 +195,10 @@ async fn carry_out(
     }
     for pod in plan.release {
         // The list is older than the deletions above.
-        if let Some(fresh) = store.get(&Key::of(&pod)?)?.filter(|fresh| fresh.uid() == uid(&pod)) {
+        if let Some(fresh) = store
+            .get(&Key::of(&pod)?)?
+            .filter(|fresh| fresh.uid() == uid(&pod))
+        {
             release(store, fresh.value()).await?;
         }
     }

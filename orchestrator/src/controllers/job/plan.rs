@@ -102,7 +102,7 @@ pub fn plan(job: &Value, pods: &[Value], now: Timestamp) -> Plan {
 }
 
 /// What is left of activeDeadlineSeconds.
-fn deadline_in(desired: &Desired, now: Timestamp) -> Option<Duration> {
+fn deadline_in(desired: &Desired<'_>, now: Timestamp) -> Option<Duration> {
     let seconds = desired.deadline.filter(|_| !desired.suspended)?;
     let start = desired.started().unwrap_or(now);
     let end = start.checked_add(SignedDuration::from_secs(seconds)).ok()?;
@@ -175,7 +175,7 @@ fn look<'a>(desired: &'a Desired<'a>, pods: &'a [Value]) -> Seen<'a> {
 }
 
 /// Whether a failed pod is the last its index gets.
-fn gives_up(desired: &Desired, pod: &Value) -> bool {
+fn gives_up(desired: &Desired<'_>, pod: &Value) -> bool {
     let limit = desired.per_index.unwrap_or(u64::MAX);
     match answer(desired.failure_policy, pod) {
         Answer::FailIndex => true,
@@ -212,21 +212,27 @@ fn last_failures<'a>(seen: &Seen<'a>, failures: &[&'a Value]) -> BTreeMap<u32, &
 }
 
 /// Pods to make and to take away while the Job goes on.
-fn manage(seen: &Seen, now: Timestamp, plan: &mut Plan) {
+fn manage(seen: &Seen<'_>, now: Timestamp, plan: &mut Plan) {
     let desired = seen.desired;
     if desired.suspended {
         plan.drop = surplus(seen, seen.active.len(), now);
         return;
     }
     let active = seen.active.len();
-    let leaving = if desired.replaces_ended { seen.terminating } else { 0 };
+    let leaving = if desired.replaces_ended {
+        seen.terminating
+    } else {
+        0
+    };
     let wanted = match desired.completions {
         // Once one has succeeded, the others run to their end, and no more are made.
         None if seen.succeeded > 0 => active,
         None => desired.parallelism,
         Some(completions) => {
             let left = u64::from(completions).saturating_sub(seen.succeeded);
-            desired.parallelism.min(usize::try_from(left).unwrap_or(usize::MAX))
+            desired
+                .parallelism
+                .min(usize::try_from(left).unwrap_or(usize::MAX))
         }
     };
     plan.drop = surplus(seen, active.saturating_sub(wanted), now);
@@ -272,7 +278,7 @@ fn pending<'a>(seen: &'a Seen<'a>) -> impl Iterator<Item = u32> + 'a {
 }
 
 /// Each index waits for its own failures only.
-fn create_independently(seen: &Seen, room: usize, now: Timestamp, plan: &mut Plan) {
+fn create_independently(seen: &Seen<'_>, room: usize, now: Timestamp, plan: &mut Plan) {
     let mut soonest: Option<Duration> = None;
     let mut slots = Vec::new();
     for index in pending(seen) {
@@ -306,7 +312,7 @@ fn create_independently(seen: &Seen, room: usize, now: Timestamp, plan: &mut Pla
 
 /// At least `count` active pods that go: those without an index of their own first, then those
 /// that have come least far.
-fn surplus(seen: &Seen, count: usize, now: Timestamp) -> Vec<Value> {
+fn surplus(seen: &Seen<'_>, count: usize, now: Timestamp) -> Vec<Value> {
     let mut left: Vec<&Value> = seen.active.clone();
     left.sort_by(|a, b| crate::controllers::replicaset::compare(a, b, now));
     let mut gone = Vec::new();
@@ -331,7 +337,7 @@ fn surplus(seen: &Seen, count: usize, now: Timestamp) -> Vec<Value> {
 }
 
 /// Whether the pod's end is to be noted, or there is nothing to note about it.
-pub(super) fn may_go(seen: &Seen, over: bool, pod: &Value) -> bool {
+pub(super) fn may_go(seen: &Seen<'_>, over: bool, pod: &Value) -> bool {
     let ended = has_ended(pod) || failed(pod, seen.desired);
     if !(is_deleting(seen.desired.job) || over || ended) {
         return false;

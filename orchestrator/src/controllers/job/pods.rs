@@ -50,7 +50,7 @@ pub(super) fn is_terminating(pod: &Value) -> bool {
 }
 
 /// Whether a pod counts as failed. A deleted one does at once, unless its end is waited for.
-pub(super) fn failed(pod: &Value, desired: &Desired) -> bool {
+pub(super) fn failed(pod: &Value, desired: &Desired<'_>) -> bool {
     if text(pod, "/status/phase") == "Failed" {
         return true;
     }
@@ -69,7 +69,7 @@ pub(super) fn is_ready(pod: &Value) -> bool {
 }
 
 /// The pod's completion index, if it is one the Job has.
-pub(super) fn index(pod: &Value, desired: &Desired) -> Option<u32> {
+pub(super) fn index(pod: &Value, desired: &Desired<'_>) -> Option<u32> {
     let index = annotation(pod, INDEX)?.parse().ok()?;
     (index < desired.completions?).then_some(index)
 }
@@ -89,16 +89,17 @@ pub(super) fn ended_at(pod: &Value) -> Option<Timestamp> {
         .flatten()
         .filter_map(|status| time(status, "/state/terminated/finishedAt"))
         .max();
-    ended.or_else(|| {
-        let grace = pod
-            .pointer("/metadata/deletionGracePeriodSeconds")
-            .and_then(Value::as_i64);
-        let deleted = time(pod, "/metadata/deletionTimestamp")?;
-        deleted
-            .checked_sub(SignedDuration::from_secs(grace.unwrap_or(0)))
-            .ok()
-    })
-    .or_else(|| time(pod, "/metadata/creationTimestamp"))
+    ended
+        .or_else(|| {
+            let grace = pod
+                .pointer("/metadata/deletionGracePeriodSeconds")
+                .and_then(Value::as_i64);
+            let deleted = time(pod, "/metadata/deletionTimestamp")?;
+            deleted
+                .checked_sub(SignedDuration::from_secs(grace.unwrap_or(0)))
+                .ok()
+        })
+        .or_else(|| time(pod, "/metadata/creationTimestamp"))
 }
 
 /// What is left of the pause after so many failures, the last of them at `last`.
@@ -115,7 +116,7 @@ pub(super) fn pause(failures: u64, last: Option<Timestamp>, now: Timestamp) -> D
 
 /// What is left of the pause after the failures since the last success. Pods that the controller
 /// itself took away do not count.
-pub(super) fn pause_of_all(pods: &[Value], desired: &Desired, now: Timestamp) -> Duration {
+pub(super) fn pause_of_all(pods: &[Value], desired: &Desired<'_>, now: Timestamp) -> Duration {
     let mut ends: Vec<(Option<Timestamp>, bool)> = pods
         .iter()
         .filter(|pod| is_tracked(pod) || !is_deleting(pod))
@@ -145,7 +146,9 @@ pub fn pod_from_template(job: &Value, slot: &Slot, suffix: &str) -> Value {
             metadata.insert(field.to_owned(), value.clone());
         }
     }
-    let middle = slot.index.map_or_else(|| "-".to_owned(), |index| format!("-{index}-"));
+    let middle = slot
+        .index
+        .map_or_else(|| "-".to_owned(), |index| format!("-{index}-"));
     let kept: String = name(job).chars().take(NAME_BASE - middle.len()).collect();
     metadata.insert("name".to_owned(), json!(format!("{kept}{middle}{suffix}")));
     metadata.insert("generateName".to_owned(), json!(format!("{kept}{middle}")));

@@ -21,7 +21,7 @@ use crate::store::prepare::rfc3339;
 /// Completes a plan with the status and the pods that it lets go. `active` is the number of pods
 /// after the plan.
 pub(super) fn write(
-    seen: &Seen,
+    seen: &Seen<'_>,
     verdict: Option<&Verdict>,
     managed: bool,
     active: usize,
@@ -45,7 +45,14 @@ pub(super) fn write(
     status["terminating"] = json!(seen.terminating + plan.drop.len() + plan.delete.len());
     if let Some(verdict) = verdict {
         let (interim, _) = verdict.conditions();
-        put(&mut status, interim, "True", &verdict.reason, &verdict.message, now);
+        put(
+            &mut status,
+            interim,
+            "True",
+            &verdict.reason,
+            &verdict.message,
+            now,
+        );
         let settled = notes == 0 && active == 0 && status["terminating"] == 0 && plan.release.is_empty();
         if settled {
             finish(seen, verdict, now, &mut status, plan);
@@ -56,7 +63,7 @@ pub(super) fn write(
 
 /// Moves what has no finalizer any more from the notes to the counters, and notes what has ended.
 /// Returns how many notes there are.
-fn count(seen: &Seen, over: bool, status: &mut Value, plan: &mut Plan) -> usize {
+fn count(seen: &Seen<'_>, over: bool, status: &mut Value, plan: &mut Plan) -> usize {
     let held: BTreeSet<&str> = seen.pods.iter().filter(|pod| is_tracked(pod)).map(uid).collect();
     let settle = |notes: &BTreeSet<String>| -> (BTreeSet<String>, usize) {
         let (kept, done): (BTreeSet<_>, BTreeSet<_>) =
@@ -127,7 +134,7 @@ fn suspension(suspended: bool, now: Timestamp, status: &mut Value, plan: &mut Pl
     }
 }
 
-fn finish(seen: &Seen, verdict: &Verdict, now: Timestamp, status: &mut Value, plan: &mut Plan) {
+fn finish(seen: &Seen<'_>, verdict: &Verdict, now: Timestamp, status: &mut Value, plan: &mut Plan) {
     let (_, last) = verdict.conditions();
     put(status, last, "True", &verdict.reason, &verdict.message, now);
     if verdict.success {
@@ -147,8 +154,12 @@ fn finish(seen: &Seen, verdict: &Verdict, now: Timestamp, status: &mut Value, pl
     }
     let wanted = seen.desired.completions.map(u64::from);
     if verdict.success && !seen.desired.indexed && wanted.is_some_and(|n| seen.succeeded > n) {
-        let message = format!("Too many succeeded pods running after completion count reached: {}", seen.succeeded);
-        plan.events.push((Severity::Warning, "TooManySucceededPods", message));
+        let message = format!(
+            "Too many succeeded pods running after completion count reached: {}",
+            seen.succeeded
+        );
+        plan.events
+            .push((Severity::Warning, "TooManySucceededPods", message));
     }
     // What a client reads of a Job that has ended.
     put_count(status, "active", 0);

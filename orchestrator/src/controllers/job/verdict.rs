@@ -51,7 +51,7 @@ fn known(job: &Value) -> Option<Verdict> {
 }
 
 /// What ends a Job before all its pods have succeeded.
-pub(super) fn verdict(seen: &Seen, now: Timestamp) -> Option<Verdict> {
+pub(super) fn verdict(seen: &Seen<'_>, now: Timestamp) -> Option<Verdict> {
     let desired = seen.desired;
     if let Some(known) = known(desired.job) {
         return Some(known);
@@ -80,7 +80,7 @@ pub(super) fn verdict(seen: &Seen, now: Timestamp) -> Option<Verdict> {
     by_success_policy(desired, &seen.done)
 }
 
-fn by_success_policy(desired: &Desired, done: &Indexes) -> Option<Verdict> {
+fn by_success_policy(desired: &Desired<'_>, done: &Indexes) -> Option<Verdict> {
     let message = policy::success(desired.success_policy, desired.completions?, done)?;
     Some(Verdict {
         success: true,
@@ -89,7 +89,7 @@ fn by_success_policy(desired: &Desired, done: &Indexes) -> Option<Verdict> {
     })
 }
 
-fn given_up_by_policy(seen: &Seen) -> Option<String> {
+fn given_up_by_policy(seen: &Seen<'_>) -> Option<String> {
     seen.desired.failure_policy?;
     let mut failures = seen.pods.iter().filter(|pod| failed(pod, seen.desired));
     failures.find_map(|pod| match answer(seen.desired.failure_policy, pod) {
@@ -99,7 +99,7 @@ fn given_up_by_policy(seen: &Seen) -> Option<String> {
 }
 
 /// Containers that restart in place count by their restarts.
-fn restarted_too_often(desired: &Desired, pods: &[Value]) -> bool {
+fn restarted_too_often(desired: &Desired<'_>, pods: &[Value]) -> bool {
     if text(desired.job, "/spec/template/spec/restartPolicy") != "OnFailure" {
         return false;
     }
@@ -118,7 +118,7 @@ fn restarted_too_often(desired: &Desired, pods: &[Value]) -> bool {
     }
 }
 
-fn is_late(desired: &Desired, now: Timestamp) -> bool {
+fn is_late(desired: &Desired<'_>, now: Timestamp) -> bool {
     let Some(seconds) = desired.deadline.filter(|_| !desired.suspended) else {
         return false;
     };
@@ -129,7 +129,7 @@ fn is_late(desired: &Desired, now: Timestamp) -> bool {
 }
 
 /// Whether enough pods have succeeded; asked when none runs any more.
-pub(super) fn complete(seen: &Seen) -> Option<Verdict> {
+pub(super) fn complete(seen: &Seen<'_>) -> Option<Verdict> {
     let enough = match seen.desired.completions {
         None => seen.succeeded > 0,
         Some(wanted) => seen.succeeded >= u64::from(wanted),
