@@ -7,6 +7,7 @@ mod ctl;
 mod demo;
 mod deployments;
 mod images;
+mod jobs;
 mod monitor;
 mod network;
 mod pods;

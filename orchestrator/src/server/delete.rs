@@ -22,21 +22,16 @@ const KEPT: [&str; 2] = ["default", "kube-system"];
 /// Told with a Job's deletion that keeps its pods.
 const PRESERVED: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
 
-/// Reads `DeleteOptions` from the body and the query; the query comes first.
-fn options(
-    kind: &Kind,
-    query: &Query,
-    headers: &HeaderMap,
-    bytes: &[u8],
-) -> Result<(Deletion, bool), ApiError> {
-    let mut value = json!({});
-    if !bytes.is_empty() {
-        let sent = body::parse(&body::media_type(headers), bytes)?;
-        (value, _) = body::conform_to("DeleteOptions", "v1", sent, FieldValidation::Ignore)?;
+/// `DeleteOptions` of a body; empty if there is none.
+fn sent(headers: &HeaderMap, bytes: &[u8]) -> Result<Value, ApiError> {
+    if bytes.is_empty() {
+        return Ok(json!({}));
     }
-    options_of(kind, query, &value)
+    let sent = body::parse(&body::media_type(headers), bytes)?;
+    Ok(body::conform_to("DeleteOptions", "v1", sent, FieldValidation::Ignore)?.0)
 }
 
+/// Reads `DeleteOptions` and the query; the query comes first.
 fn options_of(kind: &Kind, query: &Query, value: &Value) -> Result<(Deletion, bool), ApiError> {
     let grace = query
         .number("gracePeriodSeconds")?
@@ -104,13 +99,9 @@ impl Api {
         headers: &HeaderMap,
         bytes: &[u8],
     ) -> Result<Response, ApiError> {
-        let (deletion, dry_run) = options(target.kind, query, headers, bytes)?;
+        let sent = sent(headers, bytes)?;
+        let (deletion, dry_run) = options_of(target.kind, query, &sent)?;
         let form = respond::form(headers, query)?;
-        let sent = if bytes.is_empty() {
-            json!({})
-        } else {
-            body::parse(&body::media_type(headers), bytes)?
-        };
         let orphaned = is_orphaning(target.kind, query, &sent);
         let answer = self.delete_one(target, deletion, dry_run).await?;
         let answer = respond::json(
@@ -166,7 +157,7 @@ impl Api {
         headers: &HeaderMap,
         bytes: &[u8],
     ) -> Result<Response, ApiError> {
-        let (deletion, dry_run) = options(target.kind, query, headers, bytes)?;
+        let (deletion, dry_run) = options_of(target.kind, query, &sent(headers, bytes)?)?;
         let filter = Filter::of(target.kind, query)?;
         let list = self.store.list(target.kind, target.namespace.as_deref());
         let mut items = Vec::new();
