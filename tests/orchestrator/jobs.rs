@@ -576,7 +576,7 @@ fn quotas_roles_and_bad_jobs() {
         &file,
         json!({
             "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "bad"},
-            "spec": {"completionMode": "Indexed", "maxFailedIndexes": 1,
+            "spec": {"completionMode": "Indexed", "parallelism": 1,
                      "template": {"spec": {"containers": [script("true")]}}},
         })
         .to_string(),

@@ -51,6 +51,11 @@ pub(super) fn remove_finalizer(object: &mut Value, name: &str) {
         .and_then(Value::as_array_mut)
     {
         finalizers.retain(|finalizer| finalizer != name);
+        if finalizers.is_empty()
+            && let Some(metadata) = object["metadata"].as_object_mut()
+        {
+            metadata.remove("finalizers");
+        }
     }
 }
 
