@@ -115,3 +115,56 @@ fn other_kinds() {
         shown(kind, json!({}));
     }
 }
+
+#[test]
+fn jobs() {
+    let job = |status: Value, spec: Value| {
+        shown(
+            kinds::JOB,
+            json!({
+                "metadata": {"name": "j", "creationTimestamp": "2026-01-01T00:30:00Z"},
+                "spec": spec, "status": status,
+            }),
+        )[..5]
+            .join(" ")
+    };
+    let running = json!({"startTime": "2026-01-01T00:59:00Z", "succeeded": 1});
+    assert_eq!(
+        job(running.clone(), json!({"completions": 3})),
+        "j Running 1/3 60s 30m"
+    );
+    assert_eq!(
+        job(running, json!({"parallelism": 2})),
+        "j Running 1/1 of 2 60s 30m"
+    );
+    assert_eq!(job(json!({}), json!({"parallelism": 1})), "j Running 0/1  30m");
+    let over = |kind: &str| {
+        json!({
+            "startTime": "2026-01-01T00:30:00Z", "completionTime": "2026-01-01T00:30:05Z",
+            "conditions": [{"type": "SuccessCriteriaMet", "status": "True"}, {"type": kind, "status": "True"}],
+        })
+    };
+    assert_eq!(
+        job(over("Complete"), json!({"completions": 0})),
+        "j Complete 0/0 5s 30m"
+    );
+    assert_eq!(
+        job(over("Failed"), json!({"completions": 1})),
+        "j Failed 0/1 5s 30m"
+    );
+    let cron = shown(
+        kinds::CRON_JOB,
+        json!({
+            "metadata": {"name": "c", "creationTimestamp": "2026-01-01T00:30:00Z"},
+            "spec": {"schedule": "@hourly", "suspend": true, "jobTemplate": {"spec": {"template": {"spec": {
+                "containers": [{"name": "a", "image": "x"}]}}}}},
+            "status": {"lastScheduleTime": "2026-01-01T00:59:00Z", "active": [{}]},
+        }),
+    );
+    assert_eq!(
+        cron,
+        [
+            "c", "@hourly", "<none>", "True", "1", "60s", "30m", "a", "x", "<none>"
+        ]
+    );
+}

@@ -72,10 +72,9 @@ fn timing(at: &Path, spec: &Value, errors: &mut Errors) {
             zone,
             "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
         ),
-        Some(zone) => {
-            if schedule::zone(zone).is_none() {
-                errors.invalid_text(&place, zone, &format!("unknown time zone {zone}"));
-            }
+        Some(zone) if schedule::zone(zone).is_none() => {
+            errors.invalid_text(&place, zone, &format!("unknown time zone {zone}"));
         }
+        Some(_) => {}
     }
 }

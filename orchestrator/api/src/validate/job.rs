@@ -122,12 +122,7 @@ fn indexed(at: &Path, spec: &Value, errors: &mut Errors) {
     let completions = number(spec, "completions");
     let most = number(spec, "maxFailedIndexes");
     let each = number(spec, "backoffLimitPerIndex");
-    if !is_indexed(spec) {
-        if let Some(limit) = each {
-            let place = at.child("backoffLimitPerIndex");
-            errors.invalid(&place, &json!(limit), "requires indexed completion mode");
-        }
-    } else {
+    if is_indexed(spec) {
         if completions.is_none() {
             errors.required(&at.child("completions"), "when completion mode is Indexed");
         }
@@ -135,6 +130,9 @@ fn indexed(at: &Path, spec: &Value, errors: &mut Errors) {
             let told = "must be less than or equal to 100000 when completion mode is Indexed";
             errors.invalid(&at.child("parallelism"), &json!(parallelism), told);
         }
+    } else if let Some(limit) = each {
+        let place = at.child("backoffLimitPerIndex");
+        errors.invalid(&place, &json!(limit), "requires indexed completion mode");
     }
     let Some(completions) = completions else { return };
     if let Some(most) = most {
@@ -274,3 +272,6 @@ fn without_placement(mut template: Value) -> Value {
     );
     template
 }
+
+#[cfg(test)]
+mod tests;
