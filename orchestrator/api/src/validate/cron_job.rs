@@ -65,7 +65,6 @@ fn timing(at: &Path, spec: &Value, errors: &mut Errors) {
     }
     let place = at.child("timeZone");
     match spec.get("timeZone").and_then(Value::as_str) {
-        None => {}
         Some("") => errors.invalid_text(&place, "", "timeZone must be nil or non-empty string"),
         Some(zone) if zone.eq_ignore_ascii_case("local") => errors.invalid_text(
             &place,
@@ -75,6 +74,6 @@ fn timing(at: &Path, spec: &Value, errors: &mut Errors) {
         Some(zone) if schedule::zone(zone).is_none() => {
             errors.invalid_text(&place, zone, &format!("unknown time zone {zone}"));
         }
-        Some(_) => {}
+        _ => {}
     }
 }

@@ -147,15 +147,11 @@ fn clean_up(cron: &Value, jobs: &[Value], plan: &mut Plan) {
 
 /// Starts the run that is due.
 fn start(cron: &Value, jobs: &[Value], local: &TimeZone, now: Timestamp, plan: &mut Plan) {
-    let zone = match cron.pointer("/spec/timeZone").and_then(Value::as_str) {
-        None => local.clone(),
-        Some(named) => match schedule::zone(named) {
-            Some(zone) => zone,
-            None => {
-                let message = format!("invalid timeZone: {named:?}: unknown time zone {named}");
-                return plan.tell(Severity::Warning, "UnknownTimeZone", message);
-            }
-        },
+    let named = cron.pointer("/spec/timeZone").and_then(Value::as_str);
+    let Some(zone) = named.map_or_else(|| Some(local.clone()), schedule::zone) else {
+        let named = named.unwrap_or_default();
+        let message = format!("invalid timeZone: {named:?}: unknown time zone {named}");
+        return plan.tell(Severity::Warning, "UnknownTimeZone", message);
     };
     if cron.pointer("/spec/suspend") == Some(&json!(true)) {
         return;

@@ -204,7 +204,7 @@ fn the_ways_a_job_ends() {
     }
     let mut late = job(&json!({ "activeDeadlineSeconds": 5 }));
     late["status"] = json!({ "startTime": at(0).to_string() });
-    let told = plan(&late, &[runs.clone()], at(4));
+    let told = plan(&late, std::slice::from_ref(&runs), at(4));
     assert_eq!(
         (reason(&told, "FailureTarget"), told.again),
         ("", Some(Duration::from_secs(1)))
