@@ -18,6 +18,7 @@ use super::pod::Pod;
 use super::teardown;
 use super::worker::{Worker, stopped};
 use super::{Node, blocking, monitor, sandbox};
+use crate::fault::point;
 
 /// How long to wait for a monitor that lives but does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,8 +31,12 @@ const CREATION: Duration = Duration::from_mins(2);
 /// The system's answer.
 pub(super) fn write_state(path: &Path, text: &str) -> std::io::Result<()> {
     let temporary = path.with_extension("json.new");
+    point("state file: before it is written");
     std::fs::write(&temporary, text)?;
-    std::fs::rename(&temporary, path)
+    point("state file: before it is renamed");
+    std::fs::rename(&temporary, path)?;
+    point("state file: after it is renamed");
+    Ok(())
 }
 
 /// A pull ends with the `berthd` that began it.
