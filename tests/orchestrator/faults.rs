@@ -59,7 +59,7 @@ const POINTS: [&str; 41] = [
 /// Kills unless `BERTH_FAULT_KILLS` says how many.
 const KILLS: usize = 300;
 /// A daemon that has not come to its point by then is killed where it is, which does not count.
-const IDLE: Duration = Duration::from_millis(1500);
+const IDLE: Duration = Duration::from_millis(700);
 /// How long a round may take, with all its kills.
 const ROUND: Duration = Duration::from_secs(240);
 
@@ -207,7 +207,7 @@ impl Storm {
                 POINTS[self.random.below(POINTS.len())],
                 1 + self.random.below(2)
             ),
-            _ => format!("*:{}", 1 + self.random.below(16)),
+            _ => format!("*:{}", 1 + self.random.below(8)),
         };
         let log = self.log.to_string_lossy().into_owned();
         self.stage
@@ -278,17 +278,28 @@ impl Storm {
             let endpoints = Self::list(stage, &["endpoints", "web"])?;
             outcome(stage, &pods, &web, &endpoints, replicas, &round)
         });
-        for name in ["ends", "again", "late"] {
-            self.until("the pod to be gone", |stage| {
-                let _ = Self::ctl(stage, &["delete", "pod", name, "--wait=false"]);
-                let pods = Self::list(stage, &["pods"])?;
-                let mut items = pods["items"].as_array().into_iter().flatten();
-                match items.find(|pod| pod["metadata"]["name"] == name) {
-                    Some(pod) => Err(pod.to_string()),
-                    None => Ok(()),
-                }
-            });
-        }
+        self.until("the pods that have ended to be gone", |stage| {
+            let pods = Self::list(stage, &["pods"])?;
+            let names: Vec<&str> = pods["items"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|pod| {
+                    ["ends", "again", "late"]
+                        .iter()
+                        .any(|n| pod["metadata"]["name"] == *n)
+                })
+                .filter_map(|pod| pod["metadata"]["name"].as_str())
+                .collect();
+            if names.is_empty() {
+                return Ok(());
+            }
+            let _ = Self::ctl(
+                stage,
+                &[&["delete", "pod", "--wait=false"], names.as_slice()].concat(),
+            );
+            Err(pods.to_string())
+        });
         outcome
     }
 
