@@ -4,6 +4,7 @@ pub mod admission;
 pub mod config;
 pub mod controllers;
 pub mod events;
+mod fault;
 pub mod images;
 pub mod node;
 pub mod pki;

@@ -88,8 +88,40 @@ impl Node {
         }
     }
 
+    /// Whether `berthd` has ended by itself; it is reaped then, and may be started again.
+    pub fn has_ended(&mut self) -> bool {
+        let ended = match self.daemon.as_mut() {
+            Some(daemon) => daemon.try_wait().expect("look at berthd").is_some(),
+            None => true,
+        };
+        if ended {
+            self.daemon = None;
+        }
+        ended
+    }
+
     /// Starts `berthd` on the same data and waits until it is ready.
     pub fn spawn(&mut self) {
+        self.launch(&[]);
+        wait_for("berthd to be ready", Duration::from_secs(60), || {
+            let daemon = self.daemon.as_mut().expect("just started");
+            if let Some(status) = daemon.try_wait().expect("look at berthd") {
+                panic!("berthd ended with {status}:\n{}", self.log());
+            }
+            if !self.kubeconfig().exists() {
+                return Err("no kubeconfig yet".to_owned());
+            }
+            let seen = self.ctl(&["get", "namespace", "default"]);
+            if seen.status.success() {
+                Ok(())
+            } else {
+                Err(seen.stderr)
+            }
+        });
+    }
+
+    /// Starts `berthd` on the same data, with more environment variables, and does not wait.
+    pub fn launch(&mut self, environment: &[(&str, &str)]) {
         assert!(self.daemon.is_none(), "berthd runs already");
         let log = std::fs::OpenOptions::new()
             .create(true)
@@ -114,27 +146,13 @@ impl Node {
             .args(self.cgroup_parent())
             .args(self.without_image_collection())
             .args(&self.options.arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("clone the log"))
             .stderr(log)
             .spawn()
             .expect("start berthd");
         self.daemon = Some(child);
-        wait_for("berthd to be ready", Duration::from_secs(60), || {
-            let daemon = self.daemon.as_mut().expect("just started");
-            if let Some(status) = daemon.try_wait().expect("look at berthd") {
-                panic!("berthd ended with {status}:\n{}", self.log());
-            }
-            if !self.kubeconfig().exists() {
-                return Err("no kubeconfig yet".to_owned());
-            }
-            let seen = self.ctl(&["get", "namespace", "default"]);
-            if seen.status.success() {
-                Ok(())
-            } else {
-                Err(seen.stderr)
-            }
-        });
     }
 
     /// A full disk of the machine must not take a test's images away, unless the test is about that.

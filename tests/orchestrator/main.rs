@@ -6,6 +6,7 @@ mod application;
 mod ctl;
 mod demo;
 mod deployments;
+mod faults;
 mod images;
 mod jobs;
 mod monitor;

@@ -16,7 +16,7 @@ pub(crate) const WAIT: &str = "trap 'exit 0' TERM; while :; do sleep 0.05; done"
 /// A node with an image `busybox:1`.
 pub(crate) struct World {
     pub(crate) node: Node,
-    cgroup: String,
+    pub(crate) cgroup: String,
 }
 
 impl World {

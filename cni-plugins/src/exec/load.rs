@@ -67,6 +67,21 @@ impl Network {
         }
     }
 
+    /// The first network of a directory, in lexical order of the files, that `usable` takes; `None` if it takes
+    /// none of them. A file that is wrong ends the search: what it was meant to say is not known.
+    pub fn load_usable(
+        dir: &Path,
+        mut usable: impl FnMut(&Path, &Self) -> bool,
+    ) -> Result<Option<Self>, ExecError> {
+        for file in files(dir)? {
+            let network = Self::from_file(&file)?;
+            if usable(&file, &network) {
+                return Ok(Some(network));
+            }
+        }
+        Ok(None)
+    }
+
     /// All networks of a directory; with the files that are wrong.
     pub fn load_all(dir: &Path) -> Result<(Vec<Self>, Vec<ExecError>), ExecError> {
         let (mut networks, mut errors) = (Vec::<Self>::new(), Vec::new());

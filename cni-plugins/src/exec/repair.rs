@@ -45,6 +45,7 @@ impl Runtime {
     /// CNI_ARGS if there is only one; the hardware address by the capability `mac`.
     pub fn reattach(&self, network: &Network, attachment: &Attachment) -> Result<Outcome, ExecError> {
         attachment.check()?;
+        self.all_there(network)?;
         let _lock = self.locks.container(&network.name, &attachment.container)?;
         let cached = self.remembered(network, attachment)?;
         let mut again = super::runtime::completed(attachment, &cached);

@@ -164,9 +164,10 @@ impl Runtime {
     /// Attaches a container to a network.
     ///
     /// When a plugin fails, those before it are not undone; the caller runs [`Runtime::del`], as the
-    /// specification has it.
+    /// specification has it. When a plugin of the list is not there, none is run, and nothing is left.
     pub fn add(&self, network: &Network, attachment: &Attachment) -> Result<Outcome, ExecError> {
         attachment.check()?;
+        self.all_there(network)?;
         self.cache.prepare()?;
         let _lock = self.locks.container(&network.name, &attachment.container)?;
         self.add_locked(network, attachment)
@@ -301,6 +302,30 @@ impl Runtime {
     pub fn cached(&self, network: &Network, attachment: &Attachment) -> Option<Cached> {
         self.cache
             .find(&network.name, &attachment.container, &attachment.ifname)
+    }
+
+    /// Types of the list's plugins, and of their IPAM plugins, that are in none of the plugin directories.
+    pub fn missing(&self, network: &Network) -> Vec<String> {
+        let mut kinds: Vec<String> = Vec::new();
+        for plugin in &network.plugins {
+            let ipam: Option<Value> = plugin.object.get("ipam");
+            let ipam = ipam.and_then(|i| Some(i.get("type")?.as_str()?.to_owned()));
+            for kind in std::iter::once(plugin.kind.clone()).chain(ipam.filter(|kind| !kind.is_empty())) {
+                if !kinds.contains(&kind) && find(&kind, &self.bin_dirs).is_none() {
+                    kinds.push(kind);
+                }
+            }
+        }
+        kinds
+    }
+
+    /// # Errors
+    /// [`ExecError::NotFound`] with the first plugin that is not there.
+    pub(super) fn all_there(&self, network: &Network) -> Result<(), ExecError> {
+        network
+            .plugins
+            .iter()
+            .try_for_each(|plugin| self.program(network, plugin).map(drop))
     }
 
     fn program(&self, network: &Network, plugin: &PluginConfig) -> Result<PathBuf, ExecError> {
@@ -465,5 +490,33 @@ mod tests {
             text,
             r#"{"type":"p","big":9007199254740993,"f":1.10,"cniVersion":"1.1.0","name":"n","runtimeConfig":{"mac":"0a:58:0a:00:00:01"},"prevResult":{"ips": []},"cni.dev/valid-attachments":[],"cni.dev/attachments":[]}"#
         );
+    }
+
+    #[test]
+    fn nothing_is_added_when_a_later_plugin_is_missing() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let first = dir.path().join("first");
+        let ran = dir.path().join("ran");
+        std::fs::write(
+            &first,
+            format!("#!/bin/sh\ntouch {}\necho '{{}}'\n", ran.display()),
+        )
+        .unwrap();
+        std::fs::set_permissions(&first, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let list = br#"{"cniVersion":"1.0.0","name":"n","plugins":[
+            {"type":"first","ipam":{"type":"lender"}},{"type":"second"}]}"#;
+        let network = Network::from_bytes(list).unwrap();
+        let runtime = Runtime::new([dir.path().to_owned()], dir.path().join("cache"));
+        assert_eq!(runtime.missing(&network), ["lender", "second"]);
+        let error = runtime
+            .add(&network, &Attachment::new("c", "/run/netns/c", "eth0"))
+            .unwrap_err();
+        assert!(
+            matches!(&error, ExecError::NotFound { plugin, .. } if plugin == "second"),
+            "{error}"
+        );
+        assert!(!ran.exists(), "the first plugin ran");
+        assert!(runtime.attachments().is_empty());
     }
 }

@@ -18,6 +18,7 @@ use super::prepare::{Preparation, Refusal};
 use super::sources::Stored;
 use super::worker::{Worker, stopped};
 use super::{Node, blocking, monitor, resources, sandbox, teardown, volumes};
+use crate::fault::point;
 use crate::store::{Preconditions, StoreError};
 
 /// How long connections that are in use may go on before a program is asked to end, within half its grace period.
@@ -38,10 +39,39 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Names of the points before and after an action.
+fn points(action: &Action) -> (&'static str, &'static str) {
+    match action {
+        Action::SetUp => ("set up: before", "set up: after"),
+        Action::StartMonitor => ("start monitor: before", "start monitor: after"),
+        Action::Create { .. } => ("create: before", "create: after"),
+        Action::Stop { .. } => ("stop: before", "stop: after"),
+        Action::Signal { .. } => ("signal: before", "signal: after"),
+        Action::Remove { .. } => ("remove: before", "remove: after"),
+        Action::Fail { .. } => ("fail: before", "fail: after"),
+        Action::TearDown(_) => ("tear down: before", "tear down: after"),
+        Action::Forget => ("forget: before", "forget: after"),
+    }
+}
+
+/// The same for a step of the teardown.
+fn step_points(step: Step) -> (&'static str, &'static str) {
+    match step {
+        Step::Containers => ("containers: before", "containers: after"),
+        Step::Monitor => ("monitor's end: before", "monitor's end: after"),
+        Step::Cgroups => ("cgroups: before", "cgroups: after"),
+        Step::Network => ("network: before", "network: after"),
+        Step::Mounts => ("mounts: before", "mounts: after"),
+        Step::Directories => ("directories: before", "directories: after"),
+    }
+}
+
 impl Worker {
     /// Executes one action.
     pub(super) async fn execute(&mut self, action: Action) {
         tracing::debug!(pod = self.seen.name, ?action, "execute");
+        let (before, after) = points(&action);
+        point(before);
         match action {
             Action::SetUp => self.set_up().await,
             Action::StartMonitor => self.start_monitor().await,
@@ -57,6 +87,7 @@ impl Worker {
             Action::TearDown(step) => self.tear_down(step).await,
             Action::Forget => self.forget().await,
         }
+        point(after);
     }
 
     /// What environment and volumes can say about node and pod.
@@ -134,7 +165,10 @@ impl Worker {
             let again = std::mem::replace(&mut self.seen.sandbox.attached, true);
             self.save().await;
             let (shared, member) = (std::sync::Arc::clone(&self.node), self.member());
-            match blocking(move || shared.network.attach(&member, again)).await {
+            point("set up: before the network is attached");
+            let attached = blocking(move || shared.network.attach(&member, again)).await;
+            point("set up: after the network is attached");
+            match attached {
                 Some(Ok(ips)) => self.seen.sandbox.ips = ips,
                 Some(Err(error)) => return self.fail("FailedCreatePodSandBox", chain(&error)),
                 None => return self.fail("FailedCreatePodSandBox", "the set-up was cut off".to_owned()),
@@ -220,6 +254,7 @@ impl Worker {
         }
         self.seen.seen_mut(name).state = State::Creating { id: id.clone() };
         self.save().await;
+        point("create: before the monitor is asked");
         let result = self.launch(name, attempt, &id).await;
         match result {
             Ok(since) => {
@@ -290,6 +325,7 @@ impl Worker {
             terminal: asks(|c| c.tty),
         };
         link.create(create).await?;
+        point("create: before the start");
         self.event(
             Some(name),
             false,
@@ -297,6 +333,7 @@ impl Worker {
             &format!("Created container: {name}"),
         );
         let record = link.start(id).await?;
+        point("create: after the start");
         let since = record.started_at.as_deref().and_then(|text| text.parse().ok());
         Ok(since.unwrap_or_else(Timestamp::now))
     }
@@ -434,6 +471,10 @@ impl Worker {
             return;
         };
         let Some(link) = self.link.clone() else { return };
+        // How it ended is on disk before the monitor forgets it: killed in between, the next `berthd` would take the
+        // run for one that has never been, and begin it again.
+        self.save().await;
+        point("remove: before the monitor forgets");
         let deleted = link.call(Call::Delete { container: id }).await;
         if let Err(error) = deleted {
             return self.fail(
@@ -470,7 +511,11 @@ impl Worker {
         }
         self.seen.teardown = Some(step);
         self.save().await;
-        match teardown::step(self, step).await {
+        let (before, after) = step_points(step);
+        point(before);
+        let done = teardown::step(self, step).await;
+        point(after);
+        match done {
             Ok(()) => {
                 self.seen.failure = None;
                 self.seen.teardown = step.next();

@@ -66,6 +66,8 @@ pub struct PodNetwork {
     /// Pods that were found sound once. Plugins whose CHECK fails from the start (there are such: the
     /// reference's portmap 1.1.1 misses IPv6 rules that nobody needs) tell nothing by it later.
     sound: Mutex<BTreeSet<String>>,
+    /// Lists that were passed over at the last look, with what they lack: said once.
+    passed: Mutex<Vec<String>>,
 }
 
 /// Which pod is attached.
@@ -108,6 +110,7 @@ impl PodNetwork {
             live: Mutex::default(),
             verified: Mutex::default(),
             sound: Mutex::default(),
+            passed: Mutex::default(),
         }
     }
 
@@ -154,12 +157,35 @@ impl PodNetwork {
         write_atomically(&self.conf_dir.join(DEFAULT_FILE), &self.default_list(), 0o644)
     }
 
-    /// The first list of the configuration directory, else Berth's own.
+    /// The first list of the configuration directory whose plugins are all there, else Berth's own. Other
+    /// programs put their lists into the same directory (Podman its 87-podman) and their plugins elsewhere.
     fn network(&self) -> Result<Network, ExecError> {
-        if self.is_configured() {
-            return Network::load_first(&self.conf_dir);
+        let mut passed = Vec::new();
+        let found = Network::load_usable(&self.conf_dir, |file, network| {
+            let missing = self.runtime.missing(network);
+            if !missing.is_empty() {
+                passed.push(format!("{}: {}", file.display(), missing.join(", ")));
+            }
+            missing.is_empty()
+        })?;
+        self.say_passed(passed, found.as_ref());
+        found.map_or_else(|| Network::from_bytes(&self.default_list()), Ok)
+    }
+
+    /// Warns of lists that cannot be used, when they are others than at the last look.
+    fn say_passed(&self, passed: Vec<String>, found: Option<&Network>) {
+        let mut known = held(&self.passed);
+        if *known == passed {
+            return;
         }
-        Network::from_bytes(&self.default_list())
+        let instead = found.map_or("Berth's own list", |network| network.name.as_str());
+        for list in &passed {
+            tracing::warn!(
+                instead,
+                "CNI list {list} not in the plugin directory: passed over; install the plugins or remove the list"
+            );
+        }
+        *known = passed;
     }
 
     /// The list that brings a namespace's loopback interface up.
@@ -264,13 +290,28 @@ impl PodNetwork {
                 .del(&network, &Self::departing(member, &cached.if_name))?;
         }
         if !known {
-            // An ADD that failed is not in the records.
-            self.runtime
-                .del(&self.network()?, &Self::departing(member, INTERFACE))?;
+            self.detach_unrecorded(member)?;
         }
         self.live().remove(&member.uid);
         held(&self.sound).remove(&member.uid);
         Ok(())
+    }
+
+    /// An ADD that failed is not in the records. No ADD begins while a plugin of its list is missing, so that
+    /// there is nothing to undo then.
+    fn detach_unrecorded(&self, member: &Member) -> Result<(), ExecError> {
+        let network = match self.network() {
+            Ok(network) => network,
+            Err(error @ ExecError::Config { .. }) => {
+                tracing::warn!(uid = member.uid, %error, "nothing tells what a pod was attached to: taken as nothing");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        match self.runtime.del(&network, &Self::departing(member, INTERFACE)) {
+            Err(ExecError::NotFound { .. }) => Ok(()),
+            outcome => outcome,
+        }
     }
 
     fn departing(member: &Member, interface: &str) -> Attachment {
@@ -391,6 +432,55 @@ fn made_with(cached: &Cached) -> Option<Network> {
 mod tests {
     use super::*;
 
+    fn plugin(dir: &Path, kind: &str) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let file = dir.join(kind);
+        std::fs::write(&file, "#!/bin/sh\necho '{}'\n").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
+    fn a_list_without_its_plugins_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let conf = dir.path().join("net.d");
+        std::fs::create_dir(&conf).unwrap();
+        let foreign = json!({"cniVersion": "0.4.0", "name": "podman", "plugins": [
+            {"type": "bridge", "ipam": {"type": "absent-ipam"}}, {"type": "tuning"}]});
+        std::fs::write(conf.join("87-podman.conflist"), foreign.to_string()).unwrap();
+        plugin(dir.path(), "bridge");
+        plugin(dir.path(), "ptp");
+        let network = PodNetwork::new(dir.path(), &conf, &dir.path().join("data"));
+        assert_eq!(network.network().unwrap().name, "berth");
+        let passed = held(&network.passed).join(";");
+        assert!(
+            passed.ends_with("87-podman.conflist: absent-ipam, tuning"),
+            "{passed}"
+        );
+        let usable = json!({"cniVersion": "1.0.0", "name": "mine", "plugins": [{"type": "ptp"}]});
+        std::fs::write(conf.join("99-mine.conflist"), usable.to_string()).unwrap();
+        assert_eq!(network.network().unwrap().name, "mine");
+        plugin(dir.path(), "absent-ipam");
+        plugin(dir.path(), "tuning");
+        assert_eq!(network.network().unwrap().name, "podman");
+        assert!(held(&network.passed).is_empty());
+    }
+
+    #[test]
+    fn a_pod_that_no_plugin_could_attach_can_be_detached() {
+        let dir = tempfile::tempdir().unwrap();
+        let network = PodNetwork::new(dir.path(), dir.path(), dir.path());
+        let member = Member {
+            namespace: "default".into(),
+            name: "p".into(),
+            uid: "u".into(),
+            netns: dir.path().join("none"),
+            ports: Vec::new(),
+        };
+        network.attach(&member, false).unwrap_err();
+        network.detach(&member).unwrap();
+        assert!(network.live().is_empty());
+    }
+
     #[test]
     fn the_default_list_is_written_once_and_can_be_read() {
         let dir = tempfile::tempdir().unwrap();
@@ -440,6 +530,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let list = json!({"cniVersion": "1.0.0", "name": "plain", "plugins": [{"type": "bridge"}]});
         std::fs::write(dir.path().join("1.conflist"), list.to_string()).unwrap();
+        plugin(dir.path(), "bridge");
         let network = PodNetwork::new(dir.path(), dir.path(), dir.path());
         let port = HostPort {
             host: 8080,

@@ -79,7 +79,12 @@ impl Queue {
     /// Starts workers for what an earlier `berthd` has left.
     async fn recover(&mut self) {
         let node = Arc::clone(&self.node);
-        let found = blocking(move || recover::scan(&node)).await.unwrap_or_default();
+        let found = blocking(move || {
+            let found = recover::scan(&node);
+            recover::sweep_logs(&node, &found);
+            found
+        });
+        let found = found.await.unwrap_or_default();
         self.node.network.know(found.iter().map(|seen| seen.uid.clone()));
         for seen in found {
             let sender = self.spawn(seen.uid.clone(), Worker::recovered(&self.node, seen));

@@ -6,10 +6,11 @@
 //! | a monitor | its containers have lost their output: they are killed, ended as unknown, and started again by the pod's restart policy under a new monitor |
 //! | the kernel | nothing runs: leases are released, restart counts come from the stored status |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
+use berth_api::kinds;
 use berth_client::protocol::{Call, RECORD, Record};
 use jiff::Timestamp;
 
@@ -18,6 +19,7 @@ use super::pod::Pod;
 use super::teardown;
 use super::worker::{Worker, stopped};
 use super::{Node, blocking, monitor, sandbox};
+use crate::fault::point;
 
 /// How long to wait for a monitor that lives but does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,8 +32,12 @@ const CREATION: Duration = Duration::from_mins(2);
 /// The system's answer.
 pub(super) fn write_state(path: &Path, text: &str) -> std::io::Result<()> {
     let temporary = path.with_extension("json.new");
+    point("state file: before it is written");
     std::fs::write(&temporary, text)?;
-    std::fs::rename(&temporary, path)
+    point("state file: before it is renamed");
+    std::fs::rename(&temporary, path)?;
+    point("state file: after it is renamed");
+    Ok(())
 }
 
 /// A pull ends with the `berthd` that began it.
@@ -79,6 +85,31 @@ pub(super) fn scan(node: &Node) -> Vec<Observed> {
         }
     }
     found
+}
+
+/// Removes logs of pods that are neither stored nor on the node: `berthd` was killed when their directories, and
+/// with them their state, were gone already. Blocks; no pod may be set up meanwhile.
+pub(super) fn sweep_logs(node: &Node, found: &[Observed]) {
+    let stored = node.store.list(kinds::POD, None).items;
+    let known: BTreeSet<&str> = stored
+        .iter()
+        .map(crate::store::Object::uid)
+        .chain(found.iter().map(|seen| seen.uid.as_str()))
+        .collect();
+    for entry in std::fs::read_dir(node.config.data_dir.join("logs"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let uid = name.rsplit('_').next().unwrap_or_default();
+        if known.contains(uid) {
+            continue;
+        }
+        if let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            tracing::warn!(path = %entry.path().display(), %error, "remove the logs of a pod that is gone");
+        }
+    }
 }
 
 /// What the stored status says of containers that this node does not know any more (a reboot): they have

@@ -230,9 +230,11 @@ impl Api {
             ),
             field: String::new(),
         };
+        // No Retry-After: clients wait as long as it says, deaf to their own deadline (`kubectl drain --timeout`),
+        // and nobody knows when the budget allows more. Kubernetes' server sends none here either.
         Err(ApiError::too_many_requests(
             "Cannot evict pod as it would violate the pod's disruption budget.",
-            10,
+            0,
         )
         .with_causes(vec![cause]))
     }

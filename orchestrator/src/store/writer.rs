@@ -19,6 +19,7 @@ use super::error::StoreError;
 use super::index::{Event, EventKind, Index};
 use super::object::{Deleted, Key, Object, Preconditions};
 use super::prepare;
+use crate::fault::point;
 
 /// Most requests in one commit: bounds how long the first of them waits.
 const GROUP: usize = 256;
@@ -112,7 +113,10 @@ impl Writer {
         };
         if !events.is_empty() {
             let rows: Vec<Row<'_>> = events.iter().map(row).collect();
-            if let Err(error) = self.database.commit(&rows, version, sync) {
+            point("store: before a commit");
+            let committed = self.database.commit(&rows, version, sync);
+            point("store: after a commit");
+            if let Err(error) = committed {
                 let error = StoreError::Database(error.to_string());
                 for (answer, _) in &mut answers {
                     if answer.is_ok() {
