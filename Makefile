@@ -54,6 +54,10 @@ test-engines: deps ## The containerd shim, and Docker, Podman, containerd and CR
 test-unit: deps-build ## Only the tests that need no privilege and no program
 	@tests/run unit
 
+test-faults: deps ## Kill berthd 300 times (FAULT_KILLS), at every write of the store and every action of the node
+	cargo build --locked --workspace --bins
+	BERTH_FAULT_KILLS=$(or $(FAULT_KILLS),300) cargo test --locked --package berth-tests --test orchestrator -- faults:: --nocapture
+
 test-vm: deps ## The runtime's tests, and those of monitors, in virtual machines: pure cgroup v2, and systemd as PID 1
 	@tests/vm/run all
 
@@ -113,4 +117,4 @@ clean: ## Remove everything that was built
 	cargo clean
 	rm -rf .demo
 
-.PHONY: help deps deps-build build build-berth build-shim documents lint test test-engines test-unit test-vm demo up down bench bench-ab bench-cni bench-api bench-image install uninstall clean
+.PHONY: help deps deps-build build build-berth build-shim documents lint test test-engines test-unit test-faults test-vm demo up down bench bench-ab bench-cni bench-api bench-image install uninstall clean

@@ -50,10 +50,11 @@ fn without_pulls(mut seen: Observed) -> Observed {
     seen
 }
 
-/// Reads the state files of all pods. One that cannot be read is taken as a pod about which nothing but its
-/// uid is known, so that it is at least taken down. Blocks.
+/// Reads the state files of all pods. One that cannot be read is taken as a pod about which nothing is known but its
+/// uid, and its name if it is stored, so that it is at least taken down. Blocks.
 pub(super) fn scan(node: &Node) -> Vec<Observed> {
     let mut found = Vec::new();
+    let stored = node.store.list(kinds::POD, None).items;
     for entry in std::fs::read_dir(node.config.run_dir.join("pods"))
         .into_iter()
         .flatten()
@@ -77,7 +78,11 @@ pub(super) fn scan(node: &Node) -> Vec<Observed> {
             Ok(seen) => found.push(seen),
             Err(error) => {
                 tracing::warn!(file = %path.display(), error, "a pod's state is lost: it is taken down");
-                let mut seen = Observed::new(&node.boot, "", "", &uid, Timestamp::now());
+                let (namespace, name) = stored
+                    .iter()
+                    .find(|pod| pod.uid() == uid)
+                    .map_or(("", ""), |pod| (pod.namespace(), pod.name()));
+                let mut seen = Observed::new(&node.boot, namespace, name, &uid, Timestamp::now());
                 seen.sandbox.touched = true;
                 seen.sandbox.attached = true;
                 found.push(seen);

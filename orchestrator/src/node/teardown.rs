@@ -41,7 +41,13 @@ pub(super) async fn step(worker: &mut Worker, step: Step) -> Result<(), String> 
         }
         Step::Directories => {
             let paths = worker.paths.clone();
-            run(move || sandbox::remove_dirs(&paths)).await
+            run(move || {
+                // A volume that was looked at meanwhile may be mounted again; a mount cannot be removed.
+                sandbox::unmount_below(&paths.run)?;
+                sandbox::unmount_below(&paths.data)?;
+                sandbox::remove_dirs(&paths)
+            })
+            .await
         }
     }
 }
