@@ -14,6 +14,7 @@
 
 mod accounts;
 pub mod cronjob;
+mod dependents;
 pub mod deployment;
 pub(crate) mod disruption;
 pub mod endpoints;

@@ -42,7 +42,7 @@ pub(super) async fn step(worker: &mut Worker, step: Step) -> Result<(), String> 
         Step::Directories => {
             let paths = worker.paths.clone();
             run(move || {
-                // A volume that was looked at meanwhile may be mounted again; a mount cannot be removed.
+                // Also what a set-up that was cut off has mounted since: a mount cannot be removed.
                 sandbox::unmount_below(&paths.run)?;
                 sandbox::unmount_below(&paths.data)?;
                 sandbox::remove_dirs(&paths)

@@ -8,12 +8,13 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
-use super::fields::{name, text, uid};
+use super::dependents::{self, Words};
+use super::fields::{name, text};
 use super::ownership::controller_of;
 use super::{Again, Controller, is_closing};
 use crate::events::{self, ObjectRef, Severity};
 use crate::store::prepare::rfc3339;
-use crate::store::{Deletion, Event, Key, Object, Preconditions, Store, StoreError};
+use crate::store::{Event, Key, Object, Store, StoreError};
 
 pub use plan::{Plan, plan};
 
@@ -72,7 +73,12 @@ async fn carry_out(
 ) -> Result<Again, StoreError> {
     let about = ObjectRef::to(object);
     for job in &plan.delete {
-        delete(store, &about, job).await?;
+        let words = Words {
+            component: CronJobController::NAME,
+            failed: "Deleted job",
+            done: format!("Deleted job {}", name(job)),
+        };
+        dependents::delete(store, &about, job, &words).await?;
     }
     let mut failure = None;
     if let Some(job) = plan.create.take()
@@ -146,25 +152,6 @@ fn take_in(plan: &mut Plan, job: &Object) {
     match plan.status.get_mut("active").and_then(Value::as_array_mut) {
         Some(active) => active.push(reference),
         None => plan.status["active"] = json!([reference]),
-    }
-}
-
-async fn delete(store: &Store, about: &ObjectRef, job: &Value) -> Result<(), StoreError> {
-    let deletion = Deletion {
-        preconditions: Preconditions::uid(uid(job)),
-        ..Deletion::default()
-    };
-    match store.begin_delete(&Key::of(job)?, deletion).await {
-        Err(StoreError::NotFound { .. }) => Ok(()),
-        Err(error) => {
-            let message = format!("Deleted job: {error}");
-            record(store, about, Severity::Warning, "FailedDelete", &message).await?;
-            Err(error)
-        }
-        Ok(_) => {
-            let message = format!("Deleted job {}", name(job));
-            record(store, about, Severity::Normal, "SuccessfulDelete", &message).await
-        }
     }
 }
 

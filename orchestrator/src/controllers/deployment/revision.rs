@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::sets::{TEMPLATE_HASH, Wanted};
+use crate::controllers::dependents::NAME_LETTERS;
 use crate::controllers::fields::{annotation, name, number, set_annotation, strings};
 use crate::controllers::ownership::controller_reference;
-use crate::controllers::replicaset::NAME_LETTERS;
 
 /// Number of the rollout that a set was last the new one of.
 pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";

@@ -169,7 +169,7 @@ fn slice(service: &Value, keeper: &str, number: usize, ports: &[Value], endpoint
 
 /// Five letters that are always the same for a text: the slice of a set of ports keeps its name.
 fn letters(text: &str) -> String {
-    let alphabet = crate::controllers::replicaset::NAME_LETTERS;
+    let alphabet = crate::controllers::dependents::NAME_LETTERS;
     // FNV-1a.
     let mut hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

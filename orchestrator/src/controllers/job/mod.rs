@@ -15,6 +15,7 @@ use berth_api::selector::LabelSelector;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::dependents::{self, Words, random_suffix};
 use super::fields::{is_deleting, name, remove_finalizer, text, uid};
 use super::ownership::{claim, controller_of};
 use super::{Again, Controller, is_closing};
@@ -174,10 +175,10 @@ async fn carry_out(store: &Store, object: &Object, job: &Value, mut plan: Plan) 
         if pods::is_tracked(&pod) {
             release(store, pod.clone()).await?;
         }
-        delete(store, &about, &pod).await?;
+        dependents::delete(store, &about, &pod, &words(&pod)).await?;
     }
     for pod in &plan.delete {
-        delete(store, &about, pod).await?;
+        dependents::delete(store, &about, pod, &words(pod)).await?;
     }
     let mut failure = None;
     if !plan.create.is_empty() {
@@ -260,33 +261,6 @@ async fn create_one(store: &Store, job: &Value, slot: &Slot, node: &str) -> Resu
     }
 }
 
-/// Five letters, as `generateName` adds them.
-fn random_suffix() -> String {
-    let letters = super::replicaset::NAME_LETTERS;
-    (0..5)
-        .map(|_| char::from(letters[rand::random_range(0..letters.len())]))
-        .collect()
-}
-
-async fn delete(store: &Store, about: &ObjectRef, pod: &Value) -> Result<(), StoreError> {
-    let deletion = Deletion {
-        preconditions: Preconditions::uid(uid(pod)),
-        ..Deletion::default()
-    };
-    match store.begin_delete(&Key::of(pod)?, deletion).await {
-        Err(StoreError::NotFound { .. }) => Ok(()),
-        Err(error) => {
-            let message = format!("Error deleting: {error}");
-            record(store, about, Severity::Warning, "FailedDelete", &message).await?;
-            Err(error)
-        }
-        Ok(_) => {
-            let message = format!("Deleted pod: {}", name(pod));
-            record(store, about, Severity::Normal, "SuccessfulDelete", &message).await
-        }
-    }
-}
-
 /// Deletes a Job whose time after its end is over; its pods go first.
 async fn expire(store: &Store, object: &Object) -> Result<Again, StoreError> {
     if is_deleting(&object.value()) {
@@ -300,6 +274,15 @@ async fn expire(store: &Store, object: &Object) -> Result<Again, StoreError> {
     match store.begin_delete(object.key(), deletion).await {
         Ok(_) | Err(StoreError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// How the deletion of a pod is told.
+fn words(pod: &Value) -> Words {
+    Words {
+        component: JobController::NAME,
+        failed: "Error deleting",
+        done: format!("Deleted pod: {}", name(pod)),
     }
 }
 

@@ -10,18 +10,17 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::fields::{name, number, uid};
+use super::dependents::{self, Words, random_suffix};
+use super::fields::name;
 use super::ownership::{claim, controller_of};
 use super::{Again, Controller, is_closing};
 use crate::events::{self, ObjectRef, Severity};
-use crate::store::{Deletion, Event, Key, Object, Preconditions, Store, StoreError};
+use crate::store::{Event, Key, Object, Store, StoreError};
 
 pub use plan::{Plan, plan, pod_from_template};
 pub(super) use rank::compare;
 pub use status::{Failure, status};
 
-/// Names are made of these, as upstream: no vowels and nothing that looks like another.
-pub(super) const NAME_LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 /// How many pods are made or deleted for one look: more come with the next.
 const BURST: usize = 500;
 
@@ -106,7 +105,7 @@ impl Controller for ReplicaSetController {
             failure = create(store, &about, &set, &node, wanted.create.min(BURST)).await?;
         }
         for pod in wanted.delete.iter().take(BURST) {
-            delete(store, &about, &set, pod).await?;
+            dependents::delete(store, &about, pod, &words(pod)).await?;
         }
         // Read again: the status counts what there is now.
         let pods = claimed_pods(store, key, &set, &selector).await?;
@@ -198,38 +197,12 @@ async fn create_one(store: &Store, set: &Value, node: &str) -> Result<Object, St
     }
 }
 
-/// Five letters, as `generateName` adds them.
-fn random_suffix() -> String {
-    use rand::RngExt;
-    let mut random = rand::rng();
-    (0..5)
-        .map(|_| char::from(NAME_LETTERS[random.random_range(0..NAME_LETTERS.len())]))
-        .collect()
-}
-
-async fn delete(store: &Store, about: &ObjectRef, set: &Value, pod: &Value) -> Result<(), StoreError> {
-    let key = Key::of(pod)?;
-    let deletion = Deletion {
-        preconditions: Preconditions::uid(uid(pod)),
-        ..Deletion::default()
-    };
-    match store.begin_delete(&key, deletion).await {
-        Err(StoreError::NotFound { .. }) => Ok(()),
-        Err(error) => {
-            let message = format!("Error deleting: {error}");
-            record(store, about, Severity::Warning, "FailedDelete", &message).await?;
-            Err(error)
-        }
-        Ok(_) => {
-            tracing::debug!(
-                set = name(set),
-                pod = name(pod),
-                replicas = number(set, "/spec/replicas"),
-                "deleted"
-            );
-            let message = format!("Deleted pod: {}", name(pod));
-            record(store, about, Severity::Normal, "SuccessfulDelete", &message).await
-        }
+/// How the deletion of a pod is told.
+fn words(pod: &Value) -> Words {
+    Words {
+        component: ReplicaSetController::NAME,
+        failed: "Error deleting",
+        done: format!("Deleted pod: {}", name(pod)),
     }
 }
 
