@@ -487,6 +487,32 @@ fn monitors_killed_at_any_time_leave_one_container_each() {
     }
 }
 
+#[test]
+fn a_pod_whose_state_file_is_lost_comes_back_and_goes() {
+    need_root!();
+    let mut stage = Stage::new();
+    let spec = stage.spec(WAIT, "Always");
+    stage.world.apply(&named("p", &spec));
+    stage.world.phase("p", "Running");
+    let pod = Storm::list(&stage, &["pod", "p"]).expect("the pod");
+    let dir = stage.world.node.path().join("run/pods").join(uid(&pod));
+    stage.world.node.kill_daemon();
+    std::fs::remove_file(dir.join("pod.json")).expect("lose the state file");
+    stage.world.node.spawn();
+    wait_for("the pod's second run", PATIENCE, || {
+        match stage.started()[uid(&pod)] {
+            2 => Ok(()),
+            starts => Err(starts),
+        }
+    });
+    stage.world.phase("p", "Running");
+    stage.world.node.ctl(&["delete", "pod", "p"]).ok();
+    wait_for("the pod's directory to go", PATIENCE, || {
+        if dir.exists() { Err(dir.clone()) } else { Ok(()) }
+    });
+    stage.world.clean();
+}
+
 /// First processes of the stage's containers, from their arguments.
 fn live_shells(stage: &Stage) -> usize {
     let cgroup = stage.world.cgroup.as_str();
