@@ -1,8 +1,7 @@
 //! The API server as stock kubectl and curl meet it.
 
 use harness::{
-    Node, NodeOptions, Outcome, kubectl, kubectl_versions, need_program, need_root, run, run_with_input,
-    skip, wait_for,
+    Node, NodeOptions, Outcome, kubectl, kubectl_versions, need_root, run, run_with_input, skip, wait_for,
 };
 use serde_json::{Value, json};
 use std::io::Read;
@@ -479,65 +478,6 @@ fn bad_manifests_are_refused_by_name_and_leave_nothing() {
         .filter(|l| !l.ends_with("/kube-root-ca.crt"))
         .collect();
     assert!(left.is_empty(), "something was stored: {left:?}");
-}
-
-#[test]
-fn only_the_holder_of_a_certificate_is_let_in() {
-    need_root!();
-    let curl = need_program!("curl");
-    need_program!("openssl");
-    let node = start();
-    let pki = node.data_dir().join("pki");
-    let config: Value =
-        serde_json::from_str(&std::fs::read_to_string(node.kubeconfig()).expect("kubeconfig")).expect("JSON");
-    let server = config["clusters"][0]["cluster"]["server"]
-        .as_str()
-        .expect("server")
-        .to_owned();
-    let ask = |arguments: &[&str], path: &str| {
-        run(Command::new(&curl)
-            .args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--cacert"])
-            .arg(pki.join("ca.crt"))
-            .args(arguments)
-            .arg(format!("{server}{path}")))
-    };
-    assert_eq!(ask(&[], "/livez").ok(), "200");
-    assert_eq!(ask(&[], "/version").ok(), "200");
-    assert_eq!(ask(&[], "/api/v1/namespaces").ok(), "401");
-    let (certificate, key) = (pki.join("admin.crt"), pki.join("admin.key"));
-    let shown = [
-        "--cert",
-        certificate.to_str().expect("path"),
-        "--key",
-        key.to_str().expect("path"),
-    ];
-    assert_eq!(ask(&shown, "/api/v1/namespaces").ok(), "200");
-    // A certificate of somebody else's authority ends the handshake.
-    let (foreign, foreign_key) = (node.path().join("f.crt"), node.path().join("f.key"));
-    run(Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args(["-subj", "/O=system:masters/CN=kubernetes-admin", "-out"])
-        .arg(&foreign)
-        .arg("-keyout")
-        .arg(&foreign_key))
-    .ok();
-    let shown = [
-        "--cert",
-        foreign.to_str().expect("path"),
-        "--key",
-        foreign_key.to_str().expect("path"),
-    ];
-    assert!(!ask(&shown, "/api/v1/namespaces").status.success());
 }
 
 #[test]

@@ -3,6 +3,8 @@
 mod access;
 mod api;
 mod application;
+mod connections;
+mod credentials;
 mod ctl;
 mod demo;
 mod deployments;
@@ -11,6 +13,7 @@ mod images;
 mod jobs;
 mod monitor;
 mod network;
+mod person;
 mod pods;
 mod policy;
 mod registry;

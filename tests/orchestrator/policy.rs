@@ -1,13 +1,9 @@
-//! Quotas, limit ranges, disruption budgets, metrics, leases; what is refused in a sentence; and bounds.
+//! Quotas, limit ranges, disruption budgets, metrics, leases, and what is refused in a sentence.
 
 use crate::pods::{PATIENCE, WAIT, World, script, with};
-use harness::{Node, NodeOptions, kubectl, need_program, need_root, run, skip, wait_for};
+use harness::{Node, NodeOptions, kubectl, need_root, skip, wait_for};
 use serde_json::{Value, json};
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
 use tempfile::TempDir;
 
 fn kube(world: &World, kubectl: &Path, arguments: &[&str]) -> harness::Outcome {
@@ -296,114 +292,4 @@ fn what_is_left_out_says_so_and_leases_are_kept() {
     node.kubectl(&kubectl, &["apply", "-f", &file.to_string_lossy()])
         .ok();
     assert!(node.kubectl(&kubectl, &["get", "lease"]).ok().contains("me"));
-}
-
-#[test]
-fn large_deep_and_slow_requests_harm_nobody() {
-    need_root!();
-    let curl = need_program!("curl");
-    let Some(kubectl) = kubectl() else {
-        skip!("needs a kubectl")
-    };
-    harness::isolate();
-    let node = Node::start(NodeOptions::default());
-    let config: Value =
-        serde_json::from_str(&std::fs::read_to_string(node.kubeconfig()).expect("kubeconfig")).expect("JSON");
-    let server = config["clusters"][0]["cluster"]["server"]
-        .as_str()
-        .expect("server")
-        .to_owned();
-    let pki = node.data_dir().join("pki");
-    let body = node.path().join("body");
-    let post = |kind: &str| {
-        run(Command::new(&curl)
-            .args([
-                "-s",
-                "-o",
-                "/dev/null",
-                "-w",
-                "%{http_code}",
-                "--max-time",
-                "60",
-                "-X",
-                "POST",
-                "--cacert",
-            ])
-            .arg(pki.join("ca.crt"))
-            .arg("--cert")
-            .arg(pki.join("admin.crt"))
-            .arg("--key")
-            .arg(pki.join("admin.key"))
-            .args([
-                "-H",
-                &format!("Content-Type: {kind}"),
-                "-H",
-                "Expect:",
-                "--data-binary",
-            ])
-            .arg(format!("@{}", body.display()))
-            .arg(format!("{server}/api/v1/namespaces/default/configmaps")))
-        .stdout
-    };
-    std::fs::write(&body, vec![b' '; 10 << 20]).expect("write");
-    assert_eq!(post("application/json"), "413");
-    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
-        let deep = format!("{{\"data\":{}1{}}}", open.repeat(100_000), close.repeat(100_000));
-        std::fs::write(&body, deep).expect("write");
-        assert_eq!(post("application/json"), "400");
-    }
-    std::fs::write(&body, "[".repeat(100_000)).expect("write");
-    assert_eq!(post("application/yaml"), "400");
-    std::fs::write(&body, b"k8s\0".repeat(10_000)).expect("write");
-    assert_eq!(post("application/vnd.kubernetes.protobuf"), "400");
-    // Many who say nothing: more than are held, and every one of them is closed in time.
-    let address = server.strip_prefix("https://").expect("https").to_owned();
-    let descriptors = || {
-        std::fs::read_dir(format!("/proc/{}/fd", node.pid()))
-            .expect("descriptors")
-            .count()
-    };
-    let mut silent = Vec::new();
-    for n in 0..10_000 {
-        match TcpStream::connect(&address) {
-            Ok(stream) if n % 10 == 0 => silent.push(stream),
-            Ok(_) => {}
-            // This process may not have that many descriptors, or the kernel queues no more.
-            Err(_) => std::thread::sleep(Duration::from_millis(1)),
-        }
-    }
-    assert!(descriptors() < 1500, "{}", descriptors());
-    wait_for("room for who has something to say", PATIENCE, || {
-        let seen = node.kubectl(&kubectl, &["get", "namespaces", "-o", "name"]);
-        if seen.status.success() { Ok(()) } else { Err(seen) }
-    });
-    for stream in &mut silent {
-        stream
-            .set_read_timeout(Some(Duration::from_secs(30)))
-            .expect("timeout");
-        let mut byte = [0];
-        // Closed, or reset: not held.
-        assert!(!matches!(stream.read(&mut byte), Ok(n) if n > 0));
-    }
-    // One who sends his head byte by byte does not hold up others, and is ended.
-    let mut slow = TcpStream::connect(&address).expect("connect");
-    slow.write_all(&[0x16]).expect("one byte of a greeting");
-    slow.set_read_timeout(Some(Duration::from_secs(60)))
-        .expect("timeout");
-    let mut rest = Vec::new();
-    let _ = slow.read_to_end(&mut rest);
-    node.kubectl(&kubectl, &["get", "nodes"]).ok();
-    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).expect("status");
-    let resident = status
-        .lines()
-        .find_map(|l| {
-            l.strip_prefix("RssAnon:")?
-                .trim()
-                .strip_suffix(" kB")?
-                .trim()
-                .parse::<u64>()
-                .ok()
-        })
-        .expect("RssAnon");
-    assert!(resident < 100 << 10, "{resident} KiB after the attacks");
 }

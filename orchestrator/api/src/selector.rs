@@ -353,20 +353,30 @@ impl FieldSelector {
         self.terms.is_empty()
     }
 
-    /// The name that `metadata.name=` pins, so that a list need not scan.
-    pub fn name(&self) -> Option<&str> {
-        let term = self
-            .terms
-            .iter()
-            .find(|t| t.path == "metadata.name" && !t.negated)?;
-        Some(&term.value)
-    }
-
     /// Whether an object matches.
     pub fn matches_object(&self, object: &Value) -> bool {
         self.terms
             .iter()
             .all(|t| (field_text(object, &t.path) == t.value) != t.negated)
+    }
+
+    /// Whether an object of this place matches; `None` if the place alone does not tell.
+    pub fn matches_place(&self, namespace: &str, name: &str) -> Option<bool> {
+        let mut told = true;
+        for term in &self.terms {
+            let text = match term.path.as_str() {
+                "metadata.name" => name,
+                "metadata.namespace" => namespace,
+                _ => {
+                    told = false;
+                    continue;
+                }
+            };
+            if (text == term.value) == term.negated {
+                return Some(false);
+            }
+        }
+        told.then_some(true)
     }
 }
 
@@ -489,14 +499,18 @@ mod tests {
     fn field_selectors() {
         let pod = json!({"metadata": {"name": "a", "namespace": "d"}, "status": {"phase": "Running"}});
         let cases = [
-            ("metadata.name=a", true),
-            ("metadata.name!=a", false),
-            ("status.phase=Running,spec.nodeName=", true),
-            ("spec.hostNetwork=false", true),
+            ("metadata.name=a", true, Some(true)),
+            ("metadata.name!=a", false, Some(false)),
+            ("metadata.namespace=d,metadata.name!=b", true, Some(true)),
+            ("status.phase=Running,metadata.namespace=e", false, Some(false)),
+            ("metadata.name=a,status.phase=Failed", false, None),
+            ("status.phase=Running,spec.nodeName=", true, None),
+            ("spec.hostNetwork=false", true, None),
         ];
-        for (text, expected) in cases {
+        for (text, expected, by_place) in cases {
             let parsed = FieldSelector::parse(kinds::POD, text).unwrap();
             assert_eq!(parsed.matches_object(&pod), expected, "{text}");
+            assert_eq!(parsed.matches_place("d", "a"), by_place, "{text}");
         }
         assert_eq!(
             FieldSelector::parse(kinds::POD, "spec.containers=x"),
@@ -506,8 +520,8 @@ mod tests {
         assert_eq!(
             FieldSelector::parse(kinds::POD, r"metadata.name=a\,b")
                 .unwrap()
-                .name(),
-            Some("a,b")
+                .matches_place("d", "a,b"),
+            Some(true)
         );
     }
 }

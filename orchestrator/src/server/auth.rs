@@ -36,6 +36,13 @@ pub(super) struct Caller {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shown(Option<pki::Identity>);
 
+impl Shown {
+    /// Whether a certificate was shown.
+    pub fn is_known(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 /// The certificate of a connection; TLS has verified it.
 pub(super) fn of(connection: &ServerConnection) -> Shown {
     Shown(

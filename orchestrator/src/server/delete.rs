@@ -162,8 +162,7 @@ impl Api {
         let list = self.store.list(target.kind, target.namespace.as_deref());
         let mut items = Vec::new();
         for object in list.items {
-            let value = object.value();
-            if !filter.matches(&value) {
+            if !filter.matches_object(&object) {
                 continue;
             }
             let one = Target {
@@ -172,7 +171,7 @@ impl Api {
                 ..target.clone()
             };
             match self.delete_one(&one, deletion.clone(), dry_run).await {
-                Ok(_) => items.push(value),
+                Ok(_) => items.push(object.value()),
                 // Gone in the meantime, or one that is never deleted.
                 Err(error) if matches!(error.code, 403 | 404) => {}
                 Err(error) => return Err(error),

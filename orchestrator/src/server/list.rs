@@ -43,15 +43,17 @@ impl Filter {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
-    pub fn matches(&self, value: &Value) -> bool {
+    fn matches(&self, value: &Value) -> bool {
         self.labels.matches_object(value) && self.fields.matches_object(value)
     }
 
     pub fn matches_object(&self, object: &Object) -> bool {
-        if self.fields.name().is_some_and(|name| name != object.name()) {
-            return false;
+        match self.fields.matches_place(object.namespace(), object.name()) {
+            Some(false) => false,
+            // Nothing else is asked: the object need not be parsed.
+            Some(true) if self.labels.is_empty() => true,
+            _ => self.matches(&object.value()),
         }
-        self.is_empty() || self.matches(&object.value())
     }
 }
 
@@ -117,7 +119,7 @@ impl Continue {
 }
 
 /// An object's JSON as bytes, without copying it.
-struct Text(Object);
+pub(super) struct Text(pub Object);
 
 impl AsRef<[u8]> for Text {
     fn as_ref(&self) -> &[u8] {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! tls.rs      connection, client certificate
+//! connections.rs  how many are held, and which one gives way
 //! auth.rs     certificate, token, impersonation -> Caller
 //! access.rs   may the caller do this? RBAC, and that nobody gives away what he does not have
 //! request.rs  path and query -> Target, Query
@@ -21,6 +22,7 @@ mod apply;
 mod auth;
 mod body;
 mod bootstrap;
+mod connections;
 mod delete;
 mod documents;
 mod images;

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Router, middleware};
 use berth_sys::files::inherited;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -16,9 +16,9 @@ use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
+use super::connections::{Connections, Held, in_use};
 use super::{Shutdown, auth};
 use crate::pki::{self, Pki};
 
@@ -97,7 +97,7 @@ pub fn acceptor(keys: &Pki) -> Result<TlsAcceptor, ListenError> {
 
 /// Serves until `stop`, then lets open requests end for a short time.
 pub async fn serve(listener: TcpListener, acceptor: TlsAcceptor, router: Router, mut stop: Shutdown) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let connections = Connections::new(CONNECTIONS);
     let graceful = Arc::new(GracefulShutdown::new());
     loop {
         let accepted = tokio::select! {
@@ -113,15 +113,17 @@ pub async fn serve(listener: TcpListener, acceptor: TlsAcceptor, router: Router,
                 continue;
             }
         };
-        // Above the bound a connection is closed at once, so that the listener never hangs.
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+        // With all in use a new one is closed at once, so that the listener never hangs.
+        let Some(place) = connections.admit() else {
             continue;
         };
         let (acceptor, router) = (acceptor.clone(), router.clone());
         let watcher = graceful.watcher();
         tokio::spawn(async move {
-            connection(stream, acceptor, router, watcher).await;
-            drop(slot);
+            tokio::select! {
+                () = connection(stream, acceptor, router, watcher, &place.held) => {}
+                () = place.held.told_to_leave() => {}
+            }
         });
     }
     drop(listener);
@@ -138,6 +140,7 @@ async fn connection(
     acceptor: TlsAcceptor,
     router: Router,
     watcher: hyper_util::server::graceful::Watcher,
+    held: &Arc<Held>,
 ) {
     // Watches are small lines that must not wait for more.
     if stream.set_nodelay(true).is_err() {
@@ -152,7 +155,13 @@ async fn connection(
         Err(_) => return,
     };
     let identity = auth::of(tls.get_ref().1);
-    let service = TowerToHyperService::new(router.layer(axum::Extension(identity)));
+    if identity.is_known() {
+        held.is_known();
+    }
+    let router = router
+        .layer(axum::Extension(identity))
+        .layer(middleware::from_fn_with_state(Arc::clone(held), in_use));
+    let service = TowerToHyperService::new(router);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::list::Filter;
+use super::list::{Filter, Text};
 use super::request::{Query, Target};
 use super::respond::{self, Form};
 use super::{Api, Shutdown};
@@ -42,6 +42,29 @@ struct Stream {
     end: Instant,
     ended: bool,
     shutdown: Shutdown,
+}
+
+/// What a line tells.
+#[derive(Clone, Copy)]
+enum Verb {
+    Added,
+    Modified,
+    Deleted,
+    Bookmark,
+    Error,
+}
+
+impl Verb {
+    /// A line up to its object.
+    fn opening(self) -> &'static [u8] {
+        match self {
+            Self::Added => br#"{"type":"ADDED","object":"#,
+            Self::Modified => br#"{"type":"MODIFIED","object":"#,
+            Self::Deleted => br#"{"type":"DELETED","object":"#,
+            Self::Bookmark => br#"{"type":"BOOKMARK","object":"#,
+            Self::Error => br#"{"type":"ERROR","object":"#,
+        }
+    }
 }
 
 /// What a waiting stream woke up for.
@@ -107,7 +130,7 @@ impl Api {
             ended: false,
             shutdown: self.shutdown.clone(),
         };
-        stream.begin(state, initial && bookmarks);
+        stream.begin(&state, initial && bookmarks);
         let lines = stream::unfold(stream, |mut stream| async move {
             let line = stream.next().await?;
             Some((Ok::<_, Infallible>(line), stream))
@@ -145,11 +168,10 @@ fn watch_error(error: WatchError, from: u64) -> ApiError {
 }
 
 impl Stream {
-    fn begin(&mut self, state: Vec<Object>, mark_end: bool) {
+    fn begin(&mut self, state: &[Object], mark_end: bool) {
         for object in state {
-            let value = object.value();
-            if self.filter.matches(&value) {
-                self.push("ADDED", value);
+            if self.filter.matches_object(object) {
+                self.push(Verb::Added, object);
             }
         }
         if mark_end {
@@ -157,18 +179,26 @@ impl Stream {
         }
     }
 
-    fn push(&mut self, kind: &str, value: Value) {
-        let shown = match self.form {
-            Form::Object => value,
-            form => respond::object(self.kind, value, form, Timestamp::now()),
-        };
-        self.line(kind, &shown);
+    /// Tells of an object. As it is, it goes out as the text that the store holds: a thousand
+    /// watchers share it.
+    fn push(&mut self, verb: Verb, object: &Object) {
+        if self.form == Form::Object {
+            self.ready.extend([
+                Bytes::from_static(verb.opening()),
+                Bytes::from_owner(Text(object.clone())),
+                Bytes::from_static(b"}\n"),
+            ]);
+            return;
+        }
+        let shown = respond::object(self.kind, object.value(), self.form, Timestamp::now());
+        self.line(verb, &shown);
     }
 
-    fn line(&mut self, kind: &str, object: &Value) {
-        self.ready.push_back(Bytes::from(format!(
-            "{{\"type\":\"{kind}\",\"object\":{object}}}\n"
-        )));
+    fn line(&mut self, verb: Verb, object: &Value) {
+        let mut line = verb.opening().to_vec();
+        line.extend_from_slice(object.to_string().as_bytes());
+        line.extend_from_slice(b"}\n");
+        self.ready.push_back(line.into());
     }
 
     /// The next line; `None` at the end.
@@ -200,23 +230,23 @@ impl Stream {
 
     /// An event as this watcher sees it: what enters its view was added, what leaves it is deleted.
     fn event(&mut self, event: &Event) {
-        let value = event.object.value();
-        let now = event.kind != EventKind::Deleted && self.filter.matches(&value);
+        let object = &event.object;
+        let now = event.kind != EventKind::Deleted && self.filter.matches_object(object);
         let before = event
             .previous
             .as_ref()
             .is_some_and(|o| self.filter.matches_object(o));
         match (before, now) {
             (false, false) => {}
-            (false, true) => self.push("ADDED", value),
-            (true, true) => self.push("MODIFIED", value),
-            (true, false) => self.push("DELETED", value),
+            (false, true) => self.push(Verb::Added, object),
+            (true, true) => self.push(Verb::Modified, object),
+            (true, false) => self.push(Verb::Deleted, object),
         }
     }
 
     fn fail(&mut self, error: WatchError) {
         let status = watch_error(error, self.watch.resource_version()).to_value();
-        self.line("ERROR", &status);
+        self.line(Verb::Error, &status);
         self.ended = true;
     }
 
@@ -242,6 +272,6 @@ impl Stream {
             Form::Partial => table::partial(&object),
             Form::Object => object,
         };
-        self.line("BOOKMARK", &shown);
+        self.line(Verb::Bookmark, &shown);
     }
 }
