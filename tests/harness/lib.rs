@@ -15,7 +15,7 @@ mod user;
 pub use containerd::Containerd;
 pub use lab::Lab;
 pub use node::{Node, NodeOptions};
-pub use programs::{bin, kubectl, kubectl_versions, program, repository_root};
+pub use programs::{bin, kubectl, kubectl_versions, minor_version, program, repository_root};
 pub use rootfs::{Bundle, busybox_rootfs};
 pub use snapshot::HostSnapshot;
 pub use user::{SUBORDINATE_ID, USER_ID, User, chown_all};

@@ -69,7 +69,7 @@ pub fn kubectl_versions() -> Vec<PathBuf> {
 }
 
 /// The minor version a kubectl says it has.
-fn minor_version(kubectl: &Path) -> Option<u32> {
+pub fn minor_version(kubectl: &Path) -> Option<u32> {
     let output = Command::new(kubectl)
         .args(["version", "--client", "-o", "json"])
         .output()

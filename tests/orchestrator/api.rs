@@ -1,7 +1,8 @@
 //! The API server as stock kubectl and curl meet it.
 
 use harness::{
-    Node, NodeOptions, Outcome, kubectl, kubectl_versions, need_root, run, run_with_input, skip, wait_for,
+    Node, NodeOptions, Outcome, kubectl, kubectl_versions, minor_version, need_root, run, run_with_input,
+    skip, wait_for,
 };
 use serde_json::{Value, json};
 use std::io::Read;
@@ -39,15 +40,6 @@ fn feed(node: &Node, kubectl: &Path, arguments: &[&str], manifest: &str) -> Outc
         .env("HOME", node.path())
         .args(arguments);
     run_with_input(&mut command, manifest.as_bytes())
-}
-
-fn minor(kubectl: &Path) -> u32 {
-    let name = kubectl
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    name.rsplit('.').next().and_then(|m| m.parse().ok()).unwrap_or(32)
 }
 
 /// (arguments, exit code, what the output contains): in this order, on one empty namespace.
@@ -193,7 +185,7 @@ fn every_kubectl_drives_the_objects() {
                 "{label}"
             );
         }
-        if minor(&kubectl) >= 27 {
+        if minor_version(&kubectl) >= Some(27) {
             let explained = node
                 .kubectl(&kubectl, &["explain", "deployment.spec.strategy.rollingUpdate"])
                 .ok();

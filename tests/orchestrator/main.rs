@@ -9,6 +9,7 @@ mod ctl;
 mod demo;
 mod deployments;
 mod faults;
+mod forms;
 mod images;
 mod jobs;
 mod monitor;
