@@ -10,6 +10,7 @@ mod demo;
 mod deployments;
 mod faults;
 mod forms;
+mod grpc;
 mod images;
 mod jobs;
 mod monitor;

@@ -98,6 +98,26 @@ impl World {
         self.wait(name, phase, |pod, _| pod["status"]["phase"] == phase)
     }
 
+    /// Waits until an event about the pod has the text in its message.
+    #[track_caller]
+    pub(crate) fn told(&self, name: &str, text: &str) {
+        let selector = format!("involvedObject.name={name}");
+        wait_for(&format!("{name}: an event with {text:?}"), PATIENCE, || {
+            let list = self
+                .node
+                .ctl(&["get", "events", "--field-selector", &selector, "-o", "json"]);
+            let list: Value = serde_json::from_str(&list.stdout).map_err(|_| list.stderr)?;
+            let items = list["items"].as_array().cloned().unwrap_or_default();
+            let messages: Vec<String> = items.iter().map(|e| e["message"].to_string()).collect();
+            let plain = |event: &Value| event["message"].as_str().unwrap_or_default().contains(text);
+            if items.iter().any(plain) {
+                Ok(())
+            } else {
+                Err(messages.join("\n"))
+            }
+        });
+    }
+
     #[track_caller]
     pub(crate) fn delete(&self, name: &str) {
         self.node.ctl(&["delete", "pod", name]).ok();

@@ -9,6 +9,7 @@
 pub mod backoff;
 pub mod env;
 mod execute;
+mod grpc;
 mod health;
 mod image;
 pub mod logs;

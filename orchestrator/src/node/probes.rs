@@ -1,4 +1,4 @@
-//! Liveness, readiness and startup probes, and the HTTP and TCP parts of lifecycle hooks.
+//! Liveness, readiness and startup probes, and the HTTP, gRPC and TCP parts of lifecycle hooks.
 //!
 //! One task a probe; it reports verdicts only when they change. The thresholds are in [`Tally`], PURE.
 
@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::monitor::Link;
-use super::tls;
+use super::{grpc, tls};
 
 /// Bytes of a program's output or an HTTP body that are kept for the event (kubelet's limit).
 const OUTPUT_LIMIT: usize = 10 << 10;
@@ -167,6 +167,8 @@ async fn attempt(probe: &api::Probe, target: &Target, timeout: Duration) -> Outc
                 .filter(|h| !h.is_empty())
                 .unwrap_or(&target.ip);
             connect(host, port(&action.port, &target.spec)?).await.map(drop)
+        } else if let Some(action) = &probe.grpc {
+            grpc(action, target).await
         } else {
             Err("the probe has no action that this node serves".to_owned())
         }
@@ -250,6 +252,28 @@ async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
         .map_err(|error| format!("dial tcp {host}:{port}: {error}"))
 }
 
+async fn grpc(action: &api::GRPCAction, target: &Target) -> Outcome {
+    let port = port(&IntOrString::Int(action.port), &target.spec)?;
+    let stream = connect(&target.ip, port).await?;
+    let authority = format!("{}:{port}", bracketed(&target.ip));
+    let service = action.service.as_deref().unwrap_or_default();
+    if action.mode.as_deref() == Some("TLS") {
+        let stream = tls::connect(stream, &target.ip, Some(b"h2")).await?;
+        grpc::check(stream, &authority, service).await
+    } else {
+        grpc::check(stream, &authority, service).await
+    }
+}
+
+/// A host as it stands in a URL.
+fn bracketed(host: &str) -> String {
+    if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    }
+}
+
 async fn http(action: &api::HTTPGetAction, target: &Target) -> Outcome {
     let host = action
         .host
@@ -266,11 +290,6 @@ async fn http(action: &api::HTTPGetAction, target: &Target) -> Outcome {
     if path.contains(['\r', '\n', ' ']) {
         return Err(format!("path {path:?} has a space or a line break"));
     }
-    let bracketed = if host.contains(':') {
-        format!("[{host}]")
-    } else {
-        host.to_owned()
-    };
     let mut headers = String::new();
     let mut own_host = None;
     for header in action.http_headers.iter().flatten() {
@@ -283,7 +302,7 @@ async fn http(action: &api::HTTPGetAction, target: &Target) -> Outcome {
             let _ = write!(headers, "{}: {}\r\n", header.name, header.value);
         }
     }
-    let host_header = own_host.unwrap_or_else(|| format!("{bracketed}:{port}"));
+    let host_header = own_host.unwrap_or_else(|| format!("{}:{port}", bracketed(host)));
     let mut request = format!("GET {path} HTTP/1.1\r\nHost: {host_header}\r\nConnection: close\r\n{headers}");
     for (name, value) in [("User-Agent", "kube-probe/1.37"), ("Accept", "*/*")] {
         if !headers
@@ -300,7 +319,7 @@ async fn http(action: &api::HTTPGetAction, target: &Target) -> Outcome {
         .as_deref()
         .is_some_and(|s| s.eq_ignore_ascii_case("https"));
     let code = if https {
-        exchange(tls::connect(stream, host).await?, &request).await?
+        exchange(tls::connect(stream, host, None).await?, &request).await?
     } else {
         exchange(stream, &request).await?
     };

@@ -1,4 +1,4 @@
-//! TLS for HTTPS probes: like kubelet's, they ask whether somebody answers, not who; certificates are not
+//! TLS for HTTPS and gRPC probes: like kubelet's, they ask whether somebody answers, not who; certificates are not
 //! verified.
 
 use std::sync::{Arc, LazyLock};
@@ -22,14 +22,26 @@ static CONFIG: LazyLock<Result<Arc<ClientConfig>, rustls::Error>> = LazyLock::ne
     Ok(Arc::new(config))
 });
 
-/// Shakes hands over an open connection.
+/// Shakes hands over an open connection. `protocol` is what will be spoken (ALPN), if the server must know.
 ///
 /// # Errors
 /// The reason as text, for the probe's event.
-pub async fn connect(stream: TcpStream, host: &str) -> Result<TlsStream<TcpStream>, String> {
+pub async fn connect(
+    stream: TcpStream,
+    host: &str,
+    protocol: Option<&[u8]>,
+) -> Result<TlsStream<TcpStream>, String> {
     let config = CONFIG.as_ref().map_err(|error| format!("prepare TLS: {error}"))?;
+    let config = match protocol {
+        None => Arc::clone(config),
+        Some(name) => {
+            let mut own = ClientConfig::clone(config);
+            own.alpn_protocols = vec![name.to_vec()];
+            Arc::new(own)
+        }
+    };
     let name = ServerName::try_from(host.to_owned()).map_err(|error| format!("host {host:?}: {error}"))?;
-    let connector = TlsConnector::from(Arc::clone(config));
+    let connector = TlsConnector::from(config);
     connector
         .connect(name, stream)
         .await

@@ -80,7 +80,12 @@ pub(super) fn handler(at: &Path, value: &Value, container: &Value, known: &[&str
             }
         }
         "tcpSocket" => port(&at.child("port"), handler.get("port"), container, errors),
-        "grpc" => errors.port(&at.child("port"), handler.get("port"), true),
+        "grpc" => {
+            errors.port(&at.child("port"), handler.get("port"), true);
+            if let Some(mode) = handler.get("mode") {
+                errors.one_of(&at.child("mode"), Some(mode), &["Plaintext", "TLS"]);
+            }
+        }
         "sleep" => errors.not_negative(&at.child("seconds"), handler.get("seconds")),
         _ => {}
     }
