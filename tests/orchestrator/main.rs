@@ -18,6 +18,7 @@ mod network;
 mod person;
 mod pods;
 mod policy;
+mod processes;
 mod registry;
 mod services;
 mod streams;

@@ -95,6 +95,9 @@ impl Monitor {
             let record = container.record.clone();
             self.announce(record);
             self.dismiss(n);
+        } else if self.pids.as_ref().is_some_and(|held| held.pid == one.pid) {
+            // Somebody has killed it, and with it all containers: the next one gets a new namespace.
+            self.pids = None;
         } else {
             // A grandchild, or a process whose runtime is not known to have ended.
             if self.strays.len() == MAX_STRAYS {

@@ -22,6 +22,7 @@ mod log;
 mod monitor;
 mod oom;
 mod peer;
+mod pids;
 mod record;
 
 use std::path::PathBuf;
@@ -69,6 +70,11 @@ fn args(mut given: impl Iterator<Item = std::ffi::OsString>) -> Result<Args, Usa
 }
 
 fn main() -> ExitCode {
+    let mut given = std::env::args_os().skip(1);
+    if given.next().is_some_and(|first| first == pids::HOLD_FLAG) {
+        pids::be(&given.map(PathBuf::from).collect::<Vec<_>>());
+        return ExitCode::FAILURE;
+    }
     let result = args(std::env::args_os().skip(1))
         .map_err(daemon::Error::from)
         .and_then(|args| {

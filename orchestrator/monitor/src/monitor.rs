@@ -22,6 +22,7 @@ use crate::console::Console;
 use crate::container::Container;
 use crate::exec::{Asker, Io, Run};
 use crate::peer::Peer;
+use crate::pids::Pids;
 
 /// One buffer for everything that is read; as large as the pieces in which pipes are read.
 const BUFFER: usize = 16 << 10;
@@ -68,6 +69,8 @@ pub struct Monitor {
     pub(crate) jobs: Vec<Job>,
     pub(crate) execs: Vec<Run>,
     pub(crate) strays: VecDeque<Ended>,
+    /// The process namespace that the containers share, if they do.
+    pub(crate) pids: Option<Pids>,
     serial: u64,
     finished: bool,
     pub(crate) buffer: Vec<u8>,
@@ -105,6 +108,7 @@ impl Monitor {
             jobs: Vec::new(),
             execs: Vec::new(),
             strays: VecDeque::new(),
+            pids: None,
             serial: 0,
             finished: false,
             buffer: vec![0; BUFFER],
@@ -315,6 +319,7 @@ impl Monitor {
                 self.containers.iter().map(|c| c.record.clone()).collect(),
             ))),
             Call::Shutdown => Some(self.shutdown()),
+            Call::HoldPids { join } => Some(self.hold_pids(&join)),
         };
         if let Some(result) = answer {
             self.reply(asker, result);
@@ -485,6 +490,17 @@ impl Monitor {
         }
         self.finished = true;
         Ok(Answer::Done)
+    }
+
+    fn hold_pids(&mut self, join: &[PathBuf]) -> Result<Answer, Refusal> {
+        let pid = match &self.pids {
+            Some(held) => held.pid,
+            None => {
+                let held = Pids::hold(join).map_err(|error| failed(&error))?;
+                self.pids.insert(held).pid
+            }
+        };
+        Ok(Answer::Pids { pid })
     }
 
     fn job(

@@ -1,6 +1,7 @@
 //! Executes the actions of a plan. What fails is written into [`super::observed::Observed`], with the time
 //! of the next try; nothing is thrown away.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_client::protocol::{Call, Create, LogTarget, RefusalKind};
@@ -364,6 +365,10 @@ impl Worker {
         let environment = env::environment(&pod, &definition.spec, &self.facts(), &self.sources())
             .map_err(|error| config_error(error.to_string()))?;
         resources::Amounts::check(&definition.spec).map_err(|error| config_error(error.to_string()))?;
+        let shared_pids = match self.link.clone().filter(|_| pod.shares_processes()) {
+            Some(link) => Some(self.hold_pids(&link, &pod).await?),
+            None => None,
+        };
         let work = Preparation {
             node: std::sync::Arc::clone(&self.node),
             paths: self.paths.clone(),
@@ -374,6 +379,7 @@ impl Worker {
             cgroup: self.cgroup(&definition.spec.name),
             attempt,
             id: id.to_owned(),
+            shared_pids,
             target_bundle: definition
                 .target
                 .as_ref()
@@ -397,6 +403,19 @@ impl Worker {
         seen.image = Some(image);
         seen.stop_signal = stop_signal;
         Ok(())
+    }
+
+    /// The process namespace that the pod's containers share.
+    async fn hold_pids(&self, link: &monitor::Link, pod: &super::pod::Pod) -> Result<PathBuf, Refusal> {
+        let join = sandbox::shared_namespaces(pod, &self.paths);
+        let join = join.into_iter().map(|(_, path)| path).collect();
+        match link.hold_pids(join).await {
+            Ok(pid) => Ok(PathBuf::from(format!("/proc/{pid}/ns/pid"))),
+            Err(error) => Err(Refusal {
+                reason: "CreateContainerError",
+                message: chain(&error),
+            }),
+        }
     }
 
     async fn stop(&mut self, name: &str, grace: i64, cause: &str) {
@@ -440,12 +459,8 @@ impl Worker {
             seen.stop_signal
         };
         let signal = if kill { nix::libc::SIGKILL } else { asked };
-        // Where the pid namespace is the host's, the first process' end does not end the others.
-        let all = kill
-            && self
-                .pod
-                .as_ref()
-                .is_some_and(|p| p.spec().host_pid.unwrap_or(false));
+        // Where the container has not its own pid namespace, the first process' end does not end the others.
+        let all = kill && self.pod.as_ref().is_some_and(|p| p.has_common_processes());
         let sent = link
             .call(Call::Kill {
                 container: id.to_owned(),

@@ -200,6 +200,17 @@ impl Link {
         }
     }
 
+    /// [`Call::HoldPids`]: the first process of the namespace.
+    ///
+    /// # Errors
+    /// [`MonitorError`].
+    pub async fn hold_pids(&self, join: Vec<PathBuf>) -> Result<i32, MonitorError> {
+        match self.call(Call::HoldPids { join }).await? {
+            Answer::Pids { pid } => Ok(pid),
+            _ => Err(MonitorError::Answer),
+        }
+    }
+
     /// [`Call::List`].
     ///
     /// # Errors

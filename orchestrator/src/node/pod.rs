@@ -224,6 +224,16 @@ impl Pod {
         self.spec().host_network.unwrap_or(false)
     }
 
+    /// `spec.shareProcessNamespace`.
+    pub fn shares_processes(&self) -> bool {
+        self.spec().share_process_namespace.unwrap_or(false)
+    }
+
+    /// Whether a container's processes may outlive its first one: they are not alone in their process namespace.
+    pub fn has_common_processes(&self) -> bool {
+        self.shares_processes() || self.spec().host_pid.unwrap_or(false)
+    }
+
     /// Ports of the host that lead to the pod: those of its containers and sidecars, as kubelet takes them.
     /// A pod in the host's network needs none.
     pub fn host_ports(&self) -> Vec<HostPort> {

@@ -34,6 +34,8 @@ pub(super) struct Preparation {
     pub cgroup: String,
     pub attempt: u32,
     pub id: String,
+    /// The process namespace of the pod, if its containers share one.
+    pub shared_pids: Option<PathBuf>,
     /// Bundle of the container whose processes this one sees.
     pub target_bundle: Option<PathBuf>,
 }
@@ -123,6 +125,10 @@ impl Preparation {
     /// The pod's namespaces, and for an ephemeral container with a target the process namespace of that.
     fn namespaces(&self) -> Result<Vec<(&'static str, PathBuf)>, String> {
         let mut list = sandbox::shared_namespaces(&self.pod, &self.paths);
+        if let Some(path) = &self.shared_pids {
+            list.push(("pid", path.clone()));
+            return Ok(list);
+        }
         if let (Some(target), Some(bundle)) = (&self.definition.target, &self.target_bundle) {
             let record = std::fs::read(bundle.join(RECORD))
                 .map_err(|e| format!("look for container {target}: {e}"))?;

@@ -5,7 +5,7 @@
 //!
 //! berthd ──Request { id, call: Hello { version } }──▶ monitor     first; anything else before it ends the connection
 //!        ◀─Message::Reply { id, result: Ok(Hello) }──             carries the monitor's version and pid
-//!        ──Request { id, call: Create | Start | Exec | Kill | Delete | List | Shutdown }──▶
+//!        ──Request { id, call: Create | Start | Exec | Kill | Delete | List | HoldPids | Shutdown }──▶
 //!        ◀─Message::Reply { id, result }──                        answers may overtake each other: match by id
 //!        ◀─Message::Exited(record)──                              any time after Hello, once for each exit
 //!
@@ -90,6 +90,11 @@ pub enum Call {
     List,
     /// Ends the monitor; refused while it holds containers.
     Shutdown,
+    /// Holds a process namespace for containers to join, as long as the monitor lives; one that is held already is kept.
+    HoldPids {
+        /// Files of the pod's other namespaces: its first process belongs there.
+        join: Vec<PathBuf>,
+    },
 }
 
 /// Arguments of [`Call::Create`].
@@ -211,6 +216,11 @@ pub enum Answer {
     List(Vec<Record>),
     /// To `CloseInput`, `Kill`, `Delete` and `Shutdown`.
     Done,
+    /// To `HoldPids`.
+    Pids {
+        /// First process of the namespace, in the host's numbers.
+        pid: i32,
+    },
 }
 
 /// What a program run by [`Call::Exec`] did.

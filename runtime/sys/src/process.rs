@@ -31,6 +31,16 @@ pub fn set_dumpable(on: bool) -> io::Result<()> {
     raw::set_dumpable(on).map_err(error)
 }
 
+/// SECCOMP_MODE_STRICT: from here on this thread may do read(2), write(2) and its own end; any other system call kills
+/// it (seccomp(2)).
+pub fn allow_only_reading() -> io::Result<()> {
+    const PR_SET_SECCOMP: u32 = 22;
+    const SECCOMP_MODE_STRICT: usize = 1;
+    raw::prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT, 0, 0)
+        .map(|_| ())
+        .map_err(error)
+}
+
 /// PR_SET_CHILD_SUBREAPER: orphaned descendants become children of this process (prctl(2)).
 pub fn become_subreaper() -> io::Result<()> {
     const PR_SET_CHILD_SUBREAPER: u32 = 36;

@@ -28,6 +28,15 @@ fn bit(signal: i32) -> u64 {
     1 << (signal & 63)
 }
 
+/// Ignores SIGCHLD: the kernel then collects every child that ends, also an orphan that this process has got
+/// (sigaction(2), SA_NOCLDWAIT).
+pub fn ignore_children() -> io::Result<()> {
+    let action = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler is installed that could run; nobody else in this process relies on the old disposition.
+    unsafe { sigaction(Signal::SIGCHLD, &action) }?;
+    Ok(())
+}
+
 /// Makes each of `signals` wake an event descriptor, which is returned for polling; [`take`] tells which have come.
 ///
 /// The signals are neither blocked nor ignored but handled. So children need no preparation: what is blocked or

@@ -52,6 +52,15 @@ pub(super) fn validate(at: &Path, spec: &Value, node: &Node, errors: &mut Errors
         }
     }
     security(&at.child("securityContext"), spec.get("securityContext"), errors);
+    if spec.get("shareProcessNamespace") == Some(&Value::Bool(true))
+        && spec.get("hostPID") == Some(&Value::Bool(true))
+    {
+        errors.invalid(
+            &at.child("shareProcessNamespace"),
+            &Value::Bool(true),
+            "ShareProcessNamespace and HostPID cannot both be enabled",
+        );
+    }
     placement(at, spec, node, errors);
 }
 

@@ -173,9 +173,9 @@ fn pods_as_upstream_words_it() {
 fn what_cannot_be_honoured_is_refused_by_name() {
     let cases = [
         (
-            "/spec/shareProcessNamespace",
-            json!(true),
-            "spec.shareProcessNamespace: Forbidden: not supported here: ",
+            "/spec/resourceClaims",
+            json!([{"name": "gpu"}]),
+            "spec.resourceClaims: Forbidden: not supported here: ",
         ),
         ("/spec/hostUsers", json!(false), ""),
         (
@@ -278,9 +278,9 @@ fn deployments_as_upstream_words_it() {
             "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
         ),
         (
-            "/spec/template/spec/shareProcessNamespace",
-            json!(true),
-            "spec.template.spec.shareProcessNamespace: Forbidden",
+            "/spec/template/spec/resourceClaims",
+            json!([{"name": "gpu"}]),
+            "spec.template.spec.resourceClaims: Forbidden",
         ),
         (
             "/spec/progressDeadlineSeconds",
