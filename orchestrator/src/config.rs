@@ -44,6 +44,10 @@ pub struct Config {
     #[arg(long, value_name = "NAME", default_value = "berth")]
     pub cgroup_parent: String,
 
+    /// The host's user and group ids for pods with hostUsers: false, 65536 for each: ids that nobody else has
+    #[arg(long, value_name = "FIRST:LENGTH", default_value_t)]
+    pub pod_ids: crate::node::ids::Range,
+
     /// Size in bytes from which a container's log is rotated
     #[arg(long, value_name = "BYTES", default_value_t = 10 << 20)]
     pub log_max_bytes: u64,

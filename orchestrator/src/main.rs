@@ -4,11 +4,18 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use berthd::config::Config;
+use berthd::node::namespaces;
 use berthd::service;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == namespaces::ARGUMENT)
+    {
+        return namespaces::serve();
+    }
     let config = Config::parse();
     let filter = EnvFilter::try_from_env("BERTHD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()

@@ -267,6 +267,7 @@ fn node_config(config: &Config, name: String) -> NodeConfig {
         cni_conf_dir: config.cni_conf_dir.clone(),
         network_check: Duration::from_secs(config.network_check.into()),
         cgroup_parent: config.cgroup_parent.clone(),
+        pod_ids: config.pod_ids,
         log_max_bytes: config.log_max_bytes,
         log_max_files: config.log_max_files,
     }

@@ -16,6 +16,7 @@ mod jobs;
 mod monitor;
 mod network;
 mod person;
+mod own_users;
 mod pods;
 mod policy;
 mod processes;

@@ -179,6 +179,7 @@ impl Pod {
             stdin: false,
             stdin_once: false,
             terminal: false,
+            owner: None,
         };
         self.bundles.push((id.to_owned(), bundle));
         self.link.call(Call::Create(create))

@@ -30,6 +30,20 @@ impl World {
             arguments,
             ..NodeOptions::default()
         });
+        World {
+            cgroup,
+            ..World::on(node)
+        }
+    }
+
+    /// Imports the image into a node that runs.
+    pub(crate) fn on(node: Node) -> World {
+        let cgroup = node
+            .path()
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let root = TempDir::with_prefix("berth-image-").expect("temporary directory");
         busybox_rootfs(root.path());
         let path = root.path().to_string_lossy().into_owned();

@@ -299,6 +299,17 @@ pub enum RootfsError {
         #[source]
         source: io::Error,
     },
+    /// The file system of the store has no idmapped mounts, or the kernel none at all.
+    #[error(
+        "cannot map the ids of the image store {path:?} for hostUsers: false: its file system must have idmapped mounts (ext4, xfs and btrfs do)"
+    )]
+    Shift {
+        /// The store.
+        path: PathBuf,
+        /// The operating system's answer.
+        #[source]
+        source: io::Error,
+    },
     /// overlayfs takes at most 500 lower layers, and options of at most a page.
     #[error("the image has {layers} layers, more than overlayfs can stack")]
     TooManyLayers {

@@ -51,7 +51,7 @@ pub use pull::{Progress, PullError, PullOptions, Pulled};
 pub use push::{PushError, PushOptions, Pushed};
 pub use reference::{Reference, ReferenceError};
 pub use registry::{Credential, Credentials, CredentialsError, Registries, RegistryError};
-pub use rootfs::Rootfs;
+pub use rootfs::{Rootfs, Shift};
 pub use save::{SaveError, SaveFormat};
 pub use store::{Collected, Image, ImageStore, ImageSummary, Removed};
 pub use trust::{Policy, PolicyError, Referrer, ReferrersError, TrustError};

@@ -56,11 +56,13 @@ impl Container {
         } else {
             let (out_reader, out_writer) = pipe()?;
             let (err_reader, err_writer) = pipe()?;
+            own(&[&out_writer, &err_writer], create.owner)?;
             readers = [Some(file(out_reader)), Some(file(err_reader))];
             stdio[1] = Stdio::from(out_writer);
             stdio[2] = Stdio::from(err_writer);
             if create.stdin {
                 let (reader, writer) = std::io::pipe()?;
+                own(&[&reader], create.owner)?;
                 stdio[0] = Stdio::from(reader);
                 held = Some(OwnedFd::from(writer));
             }
@@ -247,6 +249,14 @@ impl Container {
 
 fn file(pipe: PipeReader) -> File {
     File::from(OwnedFd::from(pipe))
+}
+
+/// Gives pipes to the container's root ([`Create::owner`]).
+pub fn own(pipes: &[&dyn AsFd], owner: Option<(u32, u32)>) -> std::io::Result<()> {
+    let Some((uid, gid)) = owner else { return Ok(()) };
+    pipes
+        .iter()
+        .try_for_each(|pipe| std::os::unix::fs::fchown(pipe.as_fd(), Some(uid), Some(gid)))
 }
 
 /// A pipe whose reading end does not block. Both ends are close-on-exec.

@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::console::Console;
-use crate::container::pipe;
+use crate::container::{own, pipe};
 
 /// How long a program may go on after its caller is gone and it was hung up.
 const AFTER_HANGUP: Duration = Duration::from_secs(10);
@@ -92,7 +92,8 @@ pub enum RunError {
 }
 
 impl Run {
-    /// Starts the runtime for a program whose output is kept. `number` makes the file names unique.
+    /// Starts the runtime for a program whose output is kept. `number` makes the file names unique; `owner` is
+    /// whom its pipes belong to.
     ///
     /// # Errors
     /// Any [`RunError`].
@@ -102,10 +103,12 @@ impl Run {
         number: u64,
         asker: Asker,
         exec: &Exec,
+        owner: Option<(u32, u32)>,
     ) -> Result<Run, RunError> {
         let prepare = |source| prepare(&exec.container, source);
         let (out, out_writer) = pipe().map_err(prepare)?;
         let (err, err_writer) = pipe().map_err(prepare)?;
+        own(&[&out_writer, &err_writer], owner).map_err(prepare)?;
         let io = Io::Captured(Captured {
             pipes: [Some(out), Some(err)],
             output: Vec::new(),
@@ -129,6 +132,7 @@ impl Run {
         number: u64,
         asker: Asker,
         open: &Open,
+        owner: Option<(u32, u32)>,
     ) -> Result<Run, RunError> {
         let prepare = |source| prepare(&open.container, source);
         let mut streams = open.wanted;
@@ -141,12 +145,14 @@ impl Run {
         } else {
             if streams.stdin {
                 let (reader, writer) = std::io::pipe().map_err(prepare)?;
+                own(&[&reader], owner).map_err(prepare)?;
                 stdio[0] = Stdio::from(reader);
                 ends.push(OwnedFd::from(writer));
             }
             for (wanted, place) in [(streams.stdout, 1), (streams.stderr, 2)] {
                 if wanted {
                     let (reader, writer) = pipe().map_err(prepare)?;
+                    own(&[&writer], owner).map_err(prepare)?;
                     stdio[place] = Stdio::from(writer);
                     ends.push(OwnedFd::from(reader));
                 }

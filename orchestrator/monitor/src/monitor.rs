@@ -279,7 +279,8 @@ impl Monitor {
             Call::Start { container } => self.start(container, asker).err().map(Err),
             Call::Exec(exec) => {
                 self.serial += 1;
-                match Run::start(&self.runtime, &self.dir, self.serial, asker, &exec) {
+                let owner = self.owner(&exec.container);
+                match Run::start(&self.runtime, &self.dir, self.serial, asker, &exec, owner) {
                     Ok(run) => {
                         self.execs.push(run);
                         None
@@ -289,7 +290,8 @@ impl Monitor {
             }
             Call::Open(open) => {
                 self.serial += 1;
-                match Run::open(&self.runtime, &self.dir, self.serial, asker, &open) {
+                let owner = self.owner(&open.container);
+                match Run::open(&self.runtime, &self.dir, self.serial, asker, &open, owner) {
                     Ok(run) => {
                         self.execs.push(run);
                         None
@@ -368,6 +370,12 @@ impl Monitor {
         self.job(call.stdio(stdin, stdout, stderr).spawn(), Verb::Create, id, asker)?;
         self.containers.push(container);
         Ok(())
+    }
+
+    /// Whom a container's pipes belong to.
+    fn owner(&self, id: &str) -> Option<(u32, u32)> {
+        let held = self.containers.iter().find(|c| c.create.container == id);
+        held.and_then(|c| c.create.owner)
     }
 
     fn start(&mut self, id: String, asker: Asker) -> Result<(), Refusal> {

@@ -153,13 +153,18 @@ impl Worker {
     async fn set_up(&mut self) {
         let Some(pod) = self.pod.clone() else { return };
         self.seen.sandbox.touched = true;
-        let (paths, node) = (self.paths.clone(), self.node.config.name.clone());
+        let (paths, node) = (self.paths.clone(), std::sync::Arc::clone(&self.node));
         let copy = pod.clone();
-        match blocking(move || sandbox::set_up(&copy, &paths, &node)).await {
-            Some(Ok(())) => {}
+        let made = blocking(move || -> Result<Option<u32>, sandbox::SandboxError> {
+            let ids = copy.own_users().then(|| node.ids.take(&copy.uid)).transpose()?;
+            sandbox::set_up(&copy, &paths, &node.config.name, ids)?;
+            Ok(ids)
+        });
+        let ids = match made.await {
+            Some(Ok(ids)) => ids,
             Some(Err(error)) => return self.fail("FailedCreatePodSandBox", chain(&error)),
             None => return self.fail("FailedCreatePodSandBox", "the set-up was cut off".to_owned()),
-        }
+        };
         // A set-up that failed later has attached the pod already.
         if !pod.host_network() && self.seen.sandbox.ips.is_empty() {
             // The state is on disk before anything outside the pod's own directories is made.
@@ -183,7 +188,7 @@ impl Worker {
             } else {
                 ips
             };
-            sandbox::write_files(&pod, &paths, &node, &ips)
+            sandbox::write_files(&pod, &paths, &node, &ips, ids)
                 .map_err(|error| ("FailedCreatePodSandBox", chain(&error)))?;
             volumes::prepare(&pod, &paths.volumes(), &facts, &sources)
                 .map(drop)
@@ -324,6 +329,7 @@ impl Worker {
             stdin: asks(|c| c.stdin),
             stdin_once: asks(|c| c.stdin_once),
             terminal: asks(|c| c.tty),
+            owner: self.node.ids.of(&self.seen.uid).map(|first| (first, first)),
         };
         link.create(create).await?;
         point("create: before the start");

@@ -11,9 +11,11 @@ pub mod env;
 mod execute;
 mod grpc;
 mod health;
+pub mod ids;
 mod image;
 pub mod logs;
 mod monitor;
+pub mod namespaces;
 mod network;
 pub mod observed;
 pub mod paths;
@@ -73,6 +75,8 @@ pub struct NodeConfig {
     pub network_check: std::time::Duration,
     /// The cgroup below which the pods' are.
     pub cgroup_parent: String,
+    /// The host's ids for pods with users of their own.
+    pub pod_ids: ids::Range,
     /// Size in bytes from which a container's log is rotated.
     pub log_max_bytes: u64,
     /// Files that are kept of a log.
@@ -126,6 +130,7 @@ pub(crate) struct Node {
     config: NodeConfig,
     routes: Routes,
     network: PodNetwork,
+    ids: ids::Ids,
     layout: Layout,
     /// Id of this boot of the kernel.
     boot: String,
@@ -251,8 +256,12 @@ fn prepare(
         let dir = config.cni_conf_dir.display();
         tracing::warn!(%dir, %error, "write the default network: it is used all the same");
     }
+    let dir = config.run_dir.join("ids");
+    let ids =
+        ids::Ids::open(&dir, config.pod_ids).map_err(|source| NodeError::Directory { path: dir, source })?;
     Ok(Node {
         network,
+        ids,
         layout: Layout::detect(std::path::Path::new("/"))?,
         boot: read("/proc/sys/kernel/random/boot_id").trim().to_owned(),
         cpu: cpus as i64 * 1000,

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! <run-dir>/pods/<uid>/        pod.json, monitor.{sock,lock,log}, hosts, hostname, resolv.conf
-//!                     ns/          the ipc and uts namespaces, held by bind mounts
+//!                     ns/          the ipc, uts and user namespaces, held by bind mounts
 //!                     shm/         /dev/shm of all containers
 //!                     volumes/     projected volumes and those in memory
-//!                     subpaths/    bind mounts of parts of volumes
+//!                     subpaths/    bind mounts of parts of volumes, and idmapped ones
 //!                     containers/<name>-<attempt>/   the bundle: config.json, record.json, termination-log
 //! <run-dir>/netns/<uid>        the network namespace, held by a bind mount
+//! <run-dir>/ids/<first id>     the pod that has the 65,536 ids from this one on
 //! <run-dir>/runtime/           state of the runtime (its --root)
 //! <data-dir>/pods/<uid>/       volumes/ on the disk; containers/<name>-<attempt>/{upper,work,rootfs}
 //! <data-dir>/logs/<namespace>_<name>_<uid>/<container>/<attempt>.log

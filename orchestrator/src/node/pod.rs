@@ -219,6 +219,11 @@ impl Pod {
         self.object.spec.as_ref().unwrap_or(&EMPTY)
     }
 
+    /// `spec.hostUsers: false`: the pod has users of its own.
+    pub fn own_users(&self) -> bool {
+        self.spec().host_users == Some(false)
+    }
+
     /// `spec.hostNetwork`.
     pub fn host_network(&self) -> bool {
         self.spec().host_network.unwrap_or(false)

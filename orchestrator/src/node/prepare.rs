@@ -1,14 +1,16 @@
 //! The blocking part of a container's creation: root file system, user, volumes, configuration, log folder.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use berth_client::protocol::{RECORD, Record};
-use berth_image::{Rootfs, user};
+use berth_image::{Rootfs, Shift, user};
 use serde_json::Value;
 
 use super::env::{self, Facts};
 use super::execute::chain;
+use super::ids::LENGTH;
 use super::pod::Definition;
 use super::sources::Stored;
 use super::spec::{self, Bind, Device, Identity, Parts};
@@ -38,6 +40,24 @@ pub(super) struct Preparation {
     pub shared_pids: Option<PathBuf>,
     /// Bundle of the container whose processes this one sees.
     pub target_bundle: Option<PathBuf>,
+}
+
+/// The users of a pod with `hostUsers: false`.
+struct Users {
+    /// Its user namespace.
+    namespace: std::fs::File,
+    /// What its user and group 0 are on the host.
+    first: u32,
+}
+
+impl Users {
+    fn shift(&self) -> Shift<'_> {
+        Shift {
+            namespace: self.namespace.as_fd(),
+            uid: self.first,
+            gid: self.first,
+        }
+    }
 }
 
 impl Preparation {
@@ -73,7 +93,12 @@ impl Preparation {
             .store()
             .prepare_rootfs(&found, &root)
             .map_err(|error| failed(chain(&error)))?;
-        rootfs.mount().map_err(|error| failed(chain(&error)))?;
+        let users = self.users().map_err(config_failed)?;
+        let mounted = match &users {
+            Some(users) => rootfs.mount_shifted(&users.shift()),
+            None => rootfs.mount(),
+        };
+        mounted.map_err(|error| failed(chain(&error)))?;
         let identity = self
             .identity(&rootfs.target, &image::user(&found))
             .map_err(config_failed)?;
@@ -81,7 +106,7 @@ impl Preparation {
         std::fs::create_dir_all(&bundle)
             .map_err(|error| failed(format!("make {}: {error}", bundle.display())))?;
         let binds = self
-            .binds(&bundle)
+            .binds(&bundle, users.as_ref())
             .map_err(|error| config_failed(chain(&error)))?;
         let privileged = container
             .security_context
@@ -120,6 +145,19 @@ impl Preparation {
             (container.image.clone().unwrap_or_default(), id),
             image::stop_signal(&found),
         ))
+    }
+
+    /// The users of a pod that has some of its own.
+    fn users(&self) -> Result<Option<Users>, String> {
+        if !self.pod.own_users() {
+            return Ok(None);
+        }
+        let first = self.node.ids.of(&self.pod.uid);
+        let first = first.ok_or_else(|| "the pod's user ids are not known".to_owned())?;
+        let path = self.paths.namespace("user");
+        let namespace =
+            std::fs::File::open(&path).map_err(|error| format!("open {}: {error}", path.display()))?;
+        Ok(Some(Users { namespace, first }))
     }
 
     /// The pod's namespaces, and for an ephemeral container with a target the process namespace of that.
@@ -192,6 +230,18 @@ impl Preparation {
                 additional.push(group);
             }
         }
+        if self.pod.own_users()
+            && let Some(id) = [found.uid, found.gid]
+                .into_iter()
+                .chain(additional.iter().copied())
+                .find(|id| *id >= LENGTH)
+        {
+            return Err(format!(
+                "container {} would run with the user or group {id}, but with hostUsers: false there are 0 to {} only",
+                self.definition.spec.name,
+                LENGTH - 1
+            ));
+        }
         Ok(Identity {
             uid: found.uid,
             gid: found.gid,
@@ -200,7 +250,7 @@ impl Preparation {
     }
 
     /// The node's files and the volumes.
-    fn binds(&self, bundle: &Path) -> Result<Vec<Bind>, volumes::VolumeError> {
+    fn binds(&self, bundle: &Path, users: Option<&Users>) -> Result<Vec<Bind>, volumes::VolumeError> {
         let container = &self.definition.spec;
         let bind = |source: PathBuf, target: &str, read_only| Bind {
             source,
@@ -217,7 +267,11 @@ impl Preparation {
         ];
         let words = bundle.join("termination-log");
         let made = std::fs::File::create(&words)
-            .and_then(|file| file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)));
+            .and_then(|file| file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)))
+            .and_then(|()| match users {
+                Some(users) => std::os::unix::fs::chown(&words, Some(users.first), Some(users.first)),
+                None => Ok(()),
+            });
         made.map_err(|source| volumes::VolumeError::File {
             path: words.clone(),
             source,
@@ -235,17 +289,18 @@ impl Preparation {
                     container: container.name.clone(),
                     volume: wanted.name.clone(),
                 })?;
-            let source = match self.subpath_of(wanted) {
-                None => path.clone(),
-                Some(sub) => {
-                    let target = self.paths.subpath(&container.name, self.attempt, number);
-                    sandbox::unmount_below(&target).map_err(|error| volumes::VolumeError::File {
-                        path: target.clone(),
-                        source: std::io::Error::other(error),
-                    })?;
-                    volumes::bind_subpath(&wanted.name, path, &sub, &target)?;
-                    target
-                }
+            let sub = self.subpath_of(wanted);
+            let source = if sub.is_none() && users.is_none() {
+                path.clone()
+            } else {
+                let target = self.paths.subpath(&container.name, self.attempt, number);
+                sandbox::unmount_below(&target).map_err(|error| volumes::VolumeError::File {
+                    path: target.clone(),
+                    source: std::io::Error::other(error),
+                })?;
+                let namespace = users.map(|users| users.namespace.as_fd());
+                volumes::bind(&wanted.name, path, sub.as_deref(), &target, namespace)?;
+                target
             };
             binds.retain(|known| known.target != wanted.mount_path);
             binds.push(Bind {

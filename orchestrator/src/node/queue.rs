@@ -82,6 +82,7 @@ impl Queue {
         let found = blocking(move || {
             let found = recover::scan(&node);
             recover::sweep_logs(&node, &found);
+            recover::sweep_ids(&node, &found);
             found
         });
         let found = found.await.unwrap_or_default();

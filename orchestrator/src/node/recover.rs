@@ -117,6 +117,22 @@ pub(super) fn sweep_logs(node: &Node, found: &[Observed]) {
     }
 }
 
+/// Takes user ids back that belong to pods which are neither stored nor on the node. Blocks.
+pub(super) fn sweep_ids(node: &Node, found: &[Observed]) {
+    let stored = node.store.list(kinds::POD, None).items;
+    let known: BTreeSet<&str> = stored
+        .iter()
+        .map(crate::store::Object::uid)
+        .chain(found.iter().map(|seen| seen.uid.as_str()))
+        .collect();
+    if let Err(error) = node.ids.retain(|pod| known.contains(pod)) {
+        tracing::warn!(
+            error = super::execute::chain(&error),
+            "take back the user ids of pods that are gone"
+        );
+    }
+}
+
 /// What the stored status says of containers that this node does not know any more (a reboot): they have
 /// ended, nobody knows how.
 pub(super) fn from_status(pod: &Pod) -> BTreeMap<String, Seen> {

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use berth_cgroups::{Cgroup, CgroupPath, Layout};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::mount::{MntFlags, umount2};
 
+use super::namespaces::{self, Wishes};
 use super::paths::PodPaths;
 use super::pod::Pod;
 use super::volumes::{is_mount, mount_tmpfs};
@@ -58,12 +58,25 @@ pub enum SandboxError {
         /// Its name.
         name: String,
     },
-    /// The helper thread could not be run.
-    #[error("run the helper thread that makes the namespaces")]
+    /// The helper ended without a word.
+    #[error("the helper that makes the pod's namespaces has ended before its work was done")]
     Thread,
+    /// The helper process could not be started, or reached.
+    #[error("run the helper that makes the pod's namespaces")]
+    Helper {
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// What the helper process said.
+    #[error("{0}")]
+    Told(String),
     /// The cgroup.
     #[error(transparent)]
     Cgroup(#[from] berth_cgroups::CgroupError),
+    /// The users of a pod.
+    #[error(transparent)]
+    Ids(#[from] super::ids::IdsError),
     /// /dev/shm.
     #[error(transparent)]
     Volume(#[from] super::volumes::VolumeError),
@@ -96,6 +109,9 @@ pub fn hostname(pod: &Pod, node: &str) -> String {
 /// The namespaces that the pod's containers join: type in OCI words, and where it is held.
 pub fn shared_namespaces(pod: &Pod, paths: &PodPaths) -> Vec<(&'static str, PathBuf)> {
     let mut list = Vec::new();
+    if pod.own_users() {
+        list.push(("user", paths.namespace("user")));
+    }
     if !pod.host_network() {
         list.push(("network", paths.netns.clone()));
         list.push(("uts", paths.namespace("uts")));
@@ -106,11 +122,12 @@ pub fn shared_namespaces(pod: &Pod, paths: &PodPaths) -> Vec<(&'static str, Path
     list
 }
 
-/// Makes the folders, namespaces and /dev/shm of a pod; can be repeated.
+/// Makes the folders, namespaces and /dev/shm of a pod; can be repeated. `ids` is the first of the host's ids that are
+/// the pod's, if it has users of its own.
 ///
 /// # Errors
 /// [`SandboxError`].
-pub fn set_up(pod: &Pod, paths: &PodPaths, node: &str) -> Result<(), SandboxError> {
+pub fn set_up(pod: &Pod, paths: &PodPaths, node: &str, ids: Option<u32>) -> Result<(), SandboxError> {
     let netns_dir = paths.netns.parent().unwrap_or(&paths.run).to_owned();
     for dir in [
         &paths.run.join("ns"),
@@ -126,22 +143,27 @@ pub fn set_up(pod: &Pod, paths: &PodPaths, node: &str) -> Result<(), SandboxErro
             std::fs::write(place, "").map_err(file_error("make the file", place))?;
         }
     }
-    let missing: Vec<(&'static str, PathBuf)> = wanted
-        .into_iter()
-        .filter(|(_, place)| !is_namespace(place))
-        .collect();
-    if !missing.is_empty() {
-        let sysctls = sysctls(pod)?;
-        let hostname = hostname(pod, node);
-        // The thread's namespaces are changed for good: it ends with its work.
-        std::thread::spawn(move || hold_namespaces(&missing, &hostname, &sysctls))
-            .join()
-            .map_err(|_| SandboxError::Thread)??;
+    let held = wanted.iter().filter(|(_, place)| is_namespace(place)).count();
+    if held < wanted.len() {
+        // They belong together: those that were held before the set-up was cut off are not mixed with new ones.
+        for (_, place) in wanted.iter().filter(|(_, place)| is_namespace(place)) {
+            unmount_below(place)?;
+        }
+        let wishes = Wishes {
+            kinds: wanted.iter().map(|(kind, _)| (*kind).to_owned()).collect(),
+            hostname: hostname(pod, node),
+            sysctls: sysctls(pod)?,
+        };
+        match ids {
+            Some(first) => namespaces::of_own_users(&wanted, &wishes, first)?,
+            None => namespaces::of_host(wanted, wishes)?,
+        }
     }
     let shm = paths.run.join("shm");
     std::fs::create_dir_all(&shm).map_err(file_error("make the folder", &shm))?;
     if !is_mount(&shm) {
-        mount_tmpfs(&shm, SHM)?;
+        let owner = ids.map_or_else(String::new, |first| format!(",uid={first},gid={first}"));
+        mount_tmpfs(&shm, &format!("{SHM}{owner}"))?;
     }
     Ok(())
 }
@@ -152,57 +174,6 @@ fn is_namespace(path: &Path) -> bool {
     // Namespace files are on nsfs, a device of its own.
     let device = |path: &Path| std::fs::metadata(path).map(|m| m.dev()).ok();
     device(path).is_some() && device(path) == device(Path::new("/proc/self/ns/mnt"))
-}
-
-/// Runs in a thread of its own: makes the namespaces, sets them up, and mounts them.
-fn hold_namespaces(
-    wanted: &[(&'static str, PathBuf)],
-    hostname: &str,
-    sysctls: &[(String, String)],
-) -> Result<(), SandboxError> {
-    let system = |what: String| move |source| SandboxError::System { what, source };
-    let mut flags = CloneFlags::empty();
-    for (kind, _) in wanted {
-        flags |= match *kind {
-            "network" => CloneFlags::CLONE_NEWNET,
-            "uts" => CloneFlags::CLONE_NEWUTS,
-            _ => CloneFlags::CLONE_NEWIPC,
-        };
-    }
-    unshare(flags).map_err(system("make the pod's namespaces".to_owned()))?;
-    if flags.contains(CloneFlags::CLONE_NEWUTS) {
-        nix::unistd::sethostname(hostname).map_err(system(format!("set the host name {hostname}")))?;
-    }
-    if flags.contains(CloneFlags::CLONE_NEWNET) {
-        // As containerd 2 does: a program without capabilities may listen on port 80 and ping.
-        let _ = std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
-        let _ = std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
-    }
-    for (name, value) in sysctls {
-        std::fs::write(Path::new("/proc/sys").join(name.replace('.', "/")), value).map_err(|source| {
-            SandboxError::Sysctl {
-                name: name.clone(),
-                value: value.clone(),
-                source,
-            }
-        })?;
-    }
-    for (kind, place) in wanted {
-        let short = if *kind == "network" { "net" } else { kind };
-        let source = format!("/proc/thread-self/ns/{short}");
-        mount(
-            Some(source.as_str()),
-            place,
-            None::<&str>,
-            MsFlags::MS_BIND,
-            None::<&str>,
-        )
-        .map_err(system(format!(
-            "hold the {kind} namespace at {}",
-            place.display()
-        )))?;
-    }
-    Ok(())
 }
 
 /// The pod's sysctls, checked to belong to its namespaces.
@@ -223,11 +194,17 @@ fn sysctls(pod: &Pod) -> Result<Vec<(String, String)>, SandboxError> {
     Ok(list)
 }
 
-/// Writes hosts, hostname and resolv.conf for the pod's addresses.
+/// Writes hosts, hostname and resolv.conf for the pod's addresses; they belong to the pod's root.
 ///
 /// # Errors
 /// [`SandboxError::File`].
-pub fn write_files(pod: &Pod, paths: &PodPaths, node: &str, ips: &[IpAddr]) -> Result<(), SandboxError> {
+pub fn write_files(
+    pod: &Pod,
+    paths: &PodPaths,
+    node: &str,
+    ips: &[IpAddr],
+    ids: Option<u32>,
+) -> Result<(), SandboxError> {
     let hostname = hostname(pod, node);
     let resolver = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     for (name, text) in [
@@ -237,6 +214,9 @@ pub fn write_files(pod: &Pod, paths: &PodPaths, node: &str, ips: &[IpAddr]) -> R
     ] {
         let path = paths.run.join(name);
         std::fs::write(&path, text).map_err(file_error("write", &path))?;
+        if ids.is_some() {
+            std::os::unix::fs::chown(&path, ids, ids).map_err(file_error("change the owner of", &path))?;
+        }
     }
     Ok(())
 }

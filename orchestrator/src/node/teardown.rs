@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use super::execute::chain;
 use super::observed::{State, Step};
+use super::sandbox::SandboxError;
 use super::worker::Worker;
 use super::{blocking, monitor, sandbox};
 
@@ -41,11 +42,14 @@ pub(super) async fn step(worker: &mut Worker, step: Step) -> Result<(), String> 
         }
         Step::Directories => {
             let paths = worker.paths.clone();
+            let (node, uid) = (Arc::clone(&worker.node), worker.seen.uid.clone());
             run(move || {
                 // Also what a set-up that was cut off has mounted since: a mount cannot be removed.
                 sandbox::unmount_below(&paths.run)?;
                 sandbox::unmount_below(&paths.data)?;
-                sandbox::remove_dirs(&paths)
+                sandbox::remove_dirs(&paths)?;
+                // Last: as long as anything is left, nobody else may be the pod's users.
+                node.ids.release(&uid).map_err(SandboxError::from)
             })
             .await
         }

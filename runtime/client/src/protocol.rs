@@ -116,6 +116,10 @@ pub struct Create {
     /// The process has a terminal (`process.terminal` of the bundle's configuration).
     #[serde(default)]
     pub terminal: bool,
+    /// Whom the pipes belong to, as user and group of the host: root of the container's user namespace, who could not
+    /// open `/dev/stdout` again otherwise. Those of programs that are run in the container, too.
+    #[serde(default)]
+    pub owner: Option<(u32, u32)>,
 }
 
 /// A log file in CRI format and its limits.

@@ -13,6 +13,7 @@ mod job_policy;
 pub mod metadata;
 pub mod names;
 mod namespace;
+mod own_users;
 mod pod;
 mod policy;
 mod probe;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::Node;
 use super::container;
 use super::field::{Errors, Path, each, text};
-use super::{names, volume};
+use super::{names, own_users, volume};
 
 pub(super) fn validate(at: &Path, spec: &Value, node: &Node, errors: &mut Errors) {
     let volumes = volume::validate(at, spec, errors);
@@ -61,6 +61,7 @@ pub(super) fn validate(at: &Path, spec: &Value, node: &Node, errors: &mut Errors
             "ShareProcessNamespace and HostPID cannot both be enabled",
         );
     }
+    own_users::validate(at, spec, errors);
     placement(at, spec, node, errors);
 }
 

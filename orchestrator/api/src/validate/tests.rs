@@ -170,6 +170,49 @@ fn pods_as_upstream_words_it() {
 }
 
 #[test]
+fn a_pod_with_users_of_its_own_shares_no_namespace_of_the_host() {
+    let host = "Forbidden: when `hostUsers` is false";
+    let high = "Invalid value: 65536: must be at most 65535 when `hostUsers` is false";
+    for (pointer, value, expected) in [
+        (
+            "/spec/hostNetwork",
+            json!(true),
+            format!("spec.hostNetwork: {host}"),
+        ),
+        ("/spec/hostPID", json!(true), format!("spec.hostPID: {host}")),
+        ("/spec/hostIPC", json!(true), format!("spec.hostIPC: {host}")),
+        (
+            "/spec/securityContext",
+            json!({"fsGroup": 65536}),
+            format!("spec.securityContext.fsGroup: {high}"),
+        ),
+        (
+            "/spec/securityContext",
+            json!({"supplementalGroups": [65535, 65536]}),
+            format!("spec.securityContext.supplementalGroups[1]: {high}"),
+        ),
+        (
+            "/spec/containers/0/securityContext",
+            json!({"runAsUser": 65536}),
+            format!("spec.containers[0].securityContext.runAsUser: {high}"),
+        ),
+    ] {
+        let with = |own: bool| {
+            pod(|object| {
+                set(object, pointer, value.clone());
+                set(object, "/spec/hostUsers", json!(!own));
+            })
+        };
+        assert!(
+            with(true).iter().any(|m| m.starts_with(&expected)),
+            "{:?}",
+            with(true)
+        );
+        assert_eq!(with(false), Vec::<String>::new(), "{pointer}");
+    }
+}
+
+#[test]
 fn what_cannot_be_honoured_is_refused_by_name() {
     let cases = [
         (
@@ -177,7 +220,6 @@ fn what_cannot_be_honoured_is_refused_by_name() {
             json!([{"name": "gpu"}]),
             "spec.resourceClaims: Forbidden: not supported here: ",
         ),
-        ("/spec/hostUsers", json!(false), ""),
         (
             "/spec/nodeSelector",
             json!({"disk": "ssd"}),
@@ -219,6 +261,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
     for (pointer, value) in [
         ("/spec/hostIPC", json!(false)),
         ("/spec/hostUsers", json!(true)),
+        ("/spec/hostUsers", json!(false)),
         ("/spec/nodeSelector", json!({"kubernetes.io/os": "linux"})),
         (
             "/spec/affinity",

@@ -21,7 +21,7 @@ use super::env::{EnvError, Facts, Sources, field, resource};
 use super::pod::Pod;
 use super::resources::thousandths;
 pub use project::File;
-pub use subpath::bind as bind_subpath;
+pub use subpath::bind;
 
 /// Size of a Secret's tmpfs: the API's limit of an object, with room for the layout.
 const SECRET_TMPFS: &str = "size=8m,nr_inodes=16384,mode=0755";
@@ -48,6 +48,20 @@ pub enum VolumeError {
         /// The system's answer.
         #[source]
         source: nix::Error,
+    },
+    /// The volume's file system has no idmapped mounts.
+    #[error(
+        "volume {volume}: hostUsers: false needs a file system with idmapped mounts, and that of {} has none (ext4, xfs, btrfs, and tmpfs from Linux 6.3 on have)",
+        path.display()
+    )]
+    Shift {
+        /// Name of the volume.
+        volume: String,
+        /// Where it is.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
     },
     /// A path in the volume's specification leaves the volume.
     #[error("volume {volume}: path {path:?} must be relative and without \"..\"")]
