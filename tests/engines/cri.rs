@@ -1,7 +1,9 @@
 //! containerd's CRI plugin, as the kubelet drives it, with the configuration of examples/kubernetes.
 
 use crate::table;
-use harness::{Containerd, need_program, need_root, repository_root};
+use harness::{Containerd, Release, repository_root};
+
+harness::with_each_containerd!(a_pod_lives_through_cri_as_with_containerds_own_shim);
 
 /// An image from the lab's rootfs in Docker's archive format, named `busybox` and, as `pause`, one that sleeps.
 const IMAGES: &str = r#"
@@ -16,18 +18,34 @@ for name in busybox pause; do
 done
 "#;
 
-fn pod(handler: &str) -> String {
+/// The configuration of the CRI plugin, with the example's table in it.
+fn configuration(release: &Release) -> String {
+    let (example, runtime, rest) = match release {
+        Release::Packaged => (
+            "containerd.toml",
+            "io.containerd.grpc.v1.cri",
+            "[plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"localhost/pause:1\"\nstream_server_address = \
+             \"127.0.0.1\"\ndisable_apparmor = true\nrestrict_oom_score_adj = true\n",
+        ),
+        Release::Newer(_) => (
+            "containerd-2.toml",
+            "io.containerd.cri.v1.runtime",
+            "[plugins.\"io.containerd.cri.v1.images\".pinned_images]\nsandbox = \"localhost/pause:1\"\n\
+             [plugins.\"io.containerd.cri.v1.runtime\"]\ndisable_apparmor = true\nrestrict_oom_score_adj = true\n",
+        ),
+    };
+    let example = repository_root().join("examples/kubernetes").join(example);
+    let example = std::fs::read_to_string(example).expect("read the example");
+    format!(
+        "{rest}[plugins.\"{runtime}\".cni]\nbin_dir = \"/usr/lib/cni\"\nconf_dir = \"/run/cni\"\n\
+         [plugins.\"{runtime}\".containerd]\ndefault_runtime_name = \"runc\"\n\
+         [plugins.\"{runtime}\".containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n{example}"
+    )
+}
+
+fn pod(release: &Release, handler: &str) -> String {
     let dir_of = |containerd: &Containerd| containerd.lab.path().display().to_string();
-    let example =
-        std::fs::read_to_string(repository_root().join("examples/kubernetes/containerd.toml")).expect("read");
-    let cri = format!(
-        "[plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"localhost/pause:1\"\nstream_server_address = \"127.0.0.1\"\n\
-         disable_apparmor = true\nrestrict_oom_score_adj = true\n[plugins.\"io.containerd.grpc.v1.cri\".cni]\n\
-         bin_dir = \"/usr/lib/cni\"\nconf_dir = \"/run/cni\"\n[plugins.\"io.containerd.grpc.v1.cri\".containerd]\n\
-         default_runtime_name = \"runc\"\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n\
-         runtime_type = \"io.containerd.runc.v2\"\n{example}"
-    );
-    let mut containerd = Containerd::new(&cri);
+    let mut containerd = Containerd::new(release, &configuration(release));
     table::prepare(&containerd.lab);
     containerd.lab.sh(IMAGES).ok();
     containerd
@@ -72,14 +90,11 @@ X
     text
 }
 
-#[test]
-fn a_pod_lives_through_cri_as_with_containerds_own_shim() {
-    need_root!();
-    need_program!("containerd");
+fn a_pod_lives_through_cri_as_with_containerds_own_shim(release: &Release) {
     if !std::path::Path::new("/usr/lib/cni/bridge").exists() {
         harness::skip!("needs Debian's containernetworking-plugins");
     }
-    let theirs = pod("runc");
+    let theirs = pod(release, "runc");
     assert_eq!(
         theirs,
         "states 1 1\nexec out|err|3\nstream streamed 4\nlog ['stderr F to the log too', 'stdout F to the log']\nstats True\n\
@@ -92,5 +107,5 @@ fn a_pod_lives_through_cri_as_with_containerds_own_shim() {
         .lines()
         .find_map(|line| line.strip_prefix("handler: "))
         .expect("a handler");
-    assert_eq!(pod(handler), theirs);
+    assert_eq!(pod(release, handler), theirs);
 }

@@ -1,10 +1,108 @@
-//! A containerd of a lab's own, and its client `ctr`.
+//! A containerd of a lab's own, and its client `ctr`: Debian's, and one of version 2.
 
-use crate::{Lab, Outcome, repository_root, wait_for};
+use crate::{Lab, Outcome, program, repository_root, wait_for};
+use std::path::PathBuf;
 use std::process::Child;
 use std::time::Duration;
 
-/// A lab with a running containerd (Debian's), without CRI unless a configuration for it is given.
+/// Names a folder with `containerd`, `ctr` and `containerd-shim-runc-v2` of version 2, of which Debian 12 has no package.
+const NEWER: &str = "BERTH_CONTAINERD_2";
+
+/// Makes two tests of each function that takes a [`Release`]: with Debian's containerd in a module `packaged`, with one
+/// of version 2 in a module `containerd_2`.
+#[macro_export]
+macro_rules! with_each_containerd {
+    ($($test:ident),+ $(,)?) => {
+        mod packaged {
+            $(#[test] fn $test() {
+                $crate::need_root!();
+                match $crate::Release::packaged() {
+                    Some(release) => super::$test(&release),
+                    None => $crate::skip!("needs the program containerd"),
+                }
+            })+
+        }
+        mod containerd_2 {
+            $(#[test] fn $test() {
+                $crate::need_root!();
+                match $crate::Release::newer() {
+                    Some(release) => super::$test(&release),
+                    None => $crate::skip!("needs containerd 2 (BERTH_CONTAINERD_2)"),
+                }
+            })+
+        }
+    };
+}
+
+/// Which containerd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Release {
+    /// Version 1.6 or 1.7, on PATH.
+    Packaged,
+    /// Version 2, its programs in this folder.
+    Newer(PathBuf),
+}
+
+impl Release {
+    /// Debian's.
+    pub fn packaged() -> Option<Self> {
+        program("containerd").map(|_| Self::Packaged)
+    }
+
+    /// Version 2, from the folder that `BERTH_CONTAINERD_2` names.
+    ///
+    /// # Panics
+    /// When there is no containerd of that version.
+    pub fn newer() -> Option<Self> {
+        let dir = PathBuf::from(std::env::var_os(NEWER)?);
+        for name in ["containerd", "ctr", "containerd-shim-runc-v2"] {
+            assert!(
+                dir.join(name).is_file(),
+                "{NEWER}: no {name} in {}",
+                dir.display()
+            );
+        }
+        let version = crate::run(std::process::Command::new(dir.join("containerd")).arg("--version")).ok();
+        let number = version.split_whitespace().nth(2).unwrap_or_default();
+        assert!(
+            number.trim_start_matches('v').starts_with("2."),
+            "{NEWER}: not version 2: {version}"
+        );
+        Some(Self::Newer(dir))
+    }
+
+    /// Starts the daemon without CRI and waits until it answers.
+    pub fn start(&self) -> Containerd {
+        Containerd::new(self, "")
+    }
+
+    /// The daemon's configuration, which `cri` is appended to; without any, CRI is off.
+    fn configuration(&self, dir: &str, cri: &str) -> String {
+        let (version, names): (u32, &[&str]) = match self {
+            Self::Packaged => (2, &["io.containerd.grpc.v1.cri"]),
+            Self::Newer(_) => (
+                3,
+                &[
+                    "io.containerd.grpc.v1.cri",
+                    "io.containerd.cri.v1.runtime",
+                    "io.containerd.cri.v1.images",
+                    "io.containerd.podsandbox.controller.v1.podsandbox",
+                ],
+            ),
+        };
+        let disabled = if cri.is_empty() {
+            format!("disabled_plugins = {names:?}\n")
+        } else {
+            String::new()
+        };
+        format!(
+            "version = {version}\nroot = \"{dir}/root\"\nstate = \"{dir}/state\"\n{disabled}[grpc]\naddress = \
+             \"{dir}/c.sock\"\n{cri}"
+        )
+    }
+}
+
+/// A lab with a running containerd, without CRI unless a configuration for it is given.
 pub struct Containerd {
     /// The place.
     pub lab: Lab,
@@ -13,18 +111,15 @@ pub struct Containerd {
 
 impl Containerd {
     /// Starts the daemon and waits until it answers. `cri` is appended to its configuration; without any, CRI is off.
-    pub fn new(cri: &str) -> Self {
+    pub fn new(release: &Release, cri: &str) -> Self {
         let lab = Lab::new();
         let path = lab.path().display();
-        let disabled = if cri.is_empty() {
-            "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n"
-        } else {
-            ""
-        };
-        let config = format!(
-            "version = 2\nroot = \"{path}/root\"\nstate = \"{path}/state\"\n{disabled}[grpc]\naddress = \
-             \"{path}/c.sock\"\n{cri}"
-        );
+        if let Release::Newer(dir) = release {
+            for name in ["containerd", "ctr", "containerd-shim-runc-v2"] {
+                std::os::unix::fs::symlink(dir.join(name), lab.path().join("bin").join(name)).expect("link");
+            }
+        }
+        let config = release.configuration(&path.to_string(), cri);
         std::fs::write(lab.path().join("config.toml"), config).expect("write the configuration");
         // The example's options, with a state root of the lab's own: its ids must not meet those of another lab.
         let example = repository_root().join("examples/engines/containerd-options.toml");
@@ -46,7 +141,7 @@ impl Containerd {
     /// Runs a script in the lab where `ctr` is the daemon's and `$shim` are the options for Berth's shim.
     pub fn sh(&self, script: &str) -> Outcome {
         self.lab.sh(&format!(
-            "ctr() {{ command ctr --address $LAB/c.sock --namespace $LAB_NAME \"$@\"; }}\n\
+            "export CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1; ctr() {{ command ctr --address $LAB/c.sock --namespace $LAB_NAME \"$@\"; }}\n\
              shim='--runtime io.containerd.berth.v2 --runtime-config-path '$LAB/berth.toml\n{script}"
         ))
     }

@@ -12,7 +12,7 @@ mod rootfs;
 mod snapshot;
 mod user;
 
-pub use containerd::Containerd;
+pub use containerd::{Containerd, Release};
 pub use lab::Lab;
 pub use node::{Node, NodeOptions};
 pub use programs::{bin, kubectl, kubectl_versions, minor_version, program, repository_root};

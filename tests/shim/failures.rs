@@ -1,15 +1,19 @@
 //! Crashes: of containerd, of the shim, of the container, of the machine's supply of processes.
 
-use harness::{Containerd, need_program, need_root, wait_for};
+use harness::{Release, wait_for};
 use std::time::Duration;
+
+harness::with_each_containerd!(
+    containers_survive_containerd_and_ends_meanwhile_are_known_afterwards,
+    a_killed_shim_takes_its_container_along_and_leaves_nothing,
+    a_container_killed_from_outside_is_seen_as_killed,
+    without_processes_left_on_the_machine_creation_fails_cleanly
+);
 
 const START: &str = "ctr run $shim --rootfs --detach --cgroup $LAB_NAME-c $LAB/rootfs $LAB_NAME-c";
 
-#[test]
-fn containers_survive_containerd_and_ends_meanwhile_are_known_afterwards() {
-    need_root!();
-    need_program!("containerd");
-    let mut containerd = Containerd::new("");
+fn containers_survive_containerd_and_ends_meanwhile_are_known_afterwards(release: &Release) {
+    let mut containerd = release.start();
     containerd
         .sh(&format!(
             "{START} /bin/sh -c 'while [ ! -e /tmp/go ]; do sleep 0.05; done; exit 9'"
@@ -55,11 +59,8 @@ ctr containers rm $LAB_NAME-c $LAB_NAME-d
     containerd.assert_nothing_left();
 }
 
-#[test]
-fn a_killed_shim_takes_its_container_along_and_leaves_nothing() {
-    need_root!();
-    need_program!("containerd");
-    let containerd = Containerd::new("");
+fn a_killed_shim_takes_its_container_along_and_leaves_nothing(release: &Release) {
+    let containerd = release.start();
     containerd.sh(&format!("{START} /bin/sleep 1000")).ok();
     let text = containerd
         .sh(r#"
@@ -78,11 +79,8 @@ ctr run $shim --rootfs --rm $LAB/rootfs $LAB_NAME-c /bin/echo the id is free
     containerd.assert_nothing_left();
 }
 
-#[test]
-fn a_container_killed_from_outside_is_seen_as_killed() {
-    need_root!();
-    need_program!("containerd");
-    let containerd = Containerd::new("");
+fn a_container_killed_from_outside_is_seen_as_killed(release: &Release) {
+    let containerd = release.start();
     containerd.sh(&format!("{START} /bin/sleep 1000")).ok();
     let text = containerd
         .sh(r#"
@@ -99,11 +97,8 @@ ctr containers rm $LAB_NAME-c
     containerd.assert_nothing_left();
 }
 
-#[test]
-fn without_processes_left_on_the_machine_creation_fails_cleanly() {
-    need_root!();
-    need_program!("containerd");
-    let containerd = Containerd::new("");
+fn without_processes_left_on_the_machine_creation_fails_cleanly(release: &Release) {
+    let containerd = release.start();
     let pids = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"]
         .into_iter()
         .map(std::path::PathBuf::from)

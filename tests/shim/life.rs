@@ -1,6 +1,11 @@
 //! A container's life through `ctr`: the same with every pair of shim and runtime.
 
-use harness::{Containerd, need_program, need_root};
+use harness::{Release, need_program};
+
+harness::with_each_containerd!(
+    every_pair_of_shim_and_runtime_shows_the_same_life,
+    events_come_in_their_order
+);
 
 /// What a user of `ctr` does and sees. `$run` are the options for shim and runtime.
 const LIFE: &str = r#"
@@ -40,20 +45,17 @@ ctr tasks ls | tail -n +2
 ctr containers ls -q
 "#;
 
-fn life(run: &str) -> String {
-    let containerd = Containerd::new("");
+fn life(release: &Release, run: &str) -> String {
+    let containerd = release.start();
     let text = containerd.sh(&format!("run=\"{run}\"\n{LIFE}")).ok();
     containerd.assert_nothing_left();
     text.replace(containerd.lab.name(), "LAB")
 }
 
-#[test]
-fn every_pair_of_shim_and_runtime_shows_the_same_life() {
-    need_root!();
-    need_program!("containerd");
+fn every_pair_of_shim_and_runtime_shows_the_same_life(release: &Release) {
     need_program!("runc");
     let runc = "--runtime io.containerd.runc.v2 --runc-root $LAB/runtime-runc";
-    let reference = life(runc);
+    let reference = life(release, runc);
     for seen in [
         "hello",
         "run: 3",
@@ -78,16 +80,13 @@ fn every_pair_of_shim_and_runtime_shows_the_same_life() {
     let berth = "--runtime io.containerd.runc.v2 --runc-root $LAB/runtime --runc-binary $LAB/bin/berth";
     let shim = "--runtime io.containerd.berth.v2 --runtime-config-path $LAB";
     for run in [berth, &format!("{shim}/berth.toml"), &format!("{shim}/runc.toml")] {
-        assert_eq!(same(&life(run)), same(&reference), "with {run}");
+        assert_eq!(same(&life(release, run)), same(&reference), "with {run}");
     }
 }
 
 /// Kinds of the events of one container, in their order.
-#[test]
-fn events_come_in_their_order() {
-    need_root!();
-    need_program!("containerd");
-    let containerd = Containerd::new("");
+fn events_come_in_their_order(release: &Release) {
+    let containerd = release.start();
     let text = containerd
         .sh(r#"
 command ctr --address $LAB/c.sock --namespace $LAB_NAME events >events 2>/dev/null & listener=$!

@@ -1,12 +1,11 @@
 //! Many containers at once.
 
-use harness::{Containerd, need_program, need_root};
+use harness::Release;
 
-#[test]
-fn five_hundred_containers_lose_no_exit_code_and_leave_nothing() {
-    need_root!();
-    need_program!("containerd");
-    let containerd = Containerd::new("");
+harness::with_each_containerd!(five_hundred_containers_lose_no_exit_code_and_leave_nothing);
+
+fn five_hundred_containers_lose_no_exit_code_and_leave_nothing(release: &Release) {
+    let containerd = release.start();
     let text = containerd
         .sh(r#"
 one() {

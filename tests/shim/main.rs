@@ -1,8 +1,10 @@
-//! The containerd shim, under Debian's containerd and called directly.
+//! The containerd shim, under containerd (Debian's, and version 2) and called directly.
 
+mod direct;
 mod failures;
 mod life;
 mod load;
+mod mounts;
 mod pods;
 mod protocol;
 mod streams;

@@ -1,6 +1,8 @@
 //! Containers of a pod share a shim; what that costs.
 
-use harness::{Containerd, need_program, need_root};
+use harness::{Containerd, Release};
+
+harness::with_each_containerd!(a_pod_has_one_small_shim_that_lives_as_long_as_its_last_container);
 
 /// Kibibytes of proportional set size of the one shim in the lab, once it has settled: the least of some looks.
 fn settled_size(containerd: &Containerd) -> u64 {
@@ -15,11 +17,8 @@ done | sort -n | head -1
     text.trim().parse().expect("a size")
 }
 
-#[test]
-fn a_pod_has_one_small_shim_that_lives_as_long_as_its_last_container() {
-    need_root!();
-    need_program!("containerd");
-    let containerd = Containerd::new("");
+fn a_pod_has_one_small_shim_that_lives_as_long_as_its_last_container(release: &Release) {
+    let containerd = release.start();
     let start = |id: u32| {
         containerd
             .sh(&format!(

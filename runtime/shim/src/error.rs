@@ -133,14 +133,30 @@ impl TaskError {
 
 impl From<TaskError> for Refusal {
     fn from(error: TaskError) -> Refusal {
-        Refusal {
-            code: error.code(),
-            message: match &error {
-                // Its source is part of its text already.
-                TaskError::Runtime { .. } => error.to_string(),
-                _ => chain(&error),
-            },
+        let code = error.code();
+        let mut message = match &error {
+            // Its source is part of its text already.
+            TaskError::Runtime { .. } => error.to_string(),
+            _ => chain(&error),
+        };
+        // As containerd's own shims end their texts; its clients of version 1 put these words there themselves.
+        if let Some(class) = class(code) {
+            message.push_str(": ");
+            message.push_str(class);
         }
+        Refusal { code, message }
+    }
+}
+
+/// containerd's word for a class of errors (`errdefs`).
+fn class(code: Code) -> Option<&'static str> {
+    match code {
+        Code::INVALID_ARGUMENT => Some("invalid argument"),
+        Code::UNIMPLEMENTED => Some("not implemented"),
+        Code::NOT_FOUND => Some("not found"),
+        Code::ALREADY_EXISTS => Some("already exists"),
+        Code::FAILED_PRECONDITION => Some("failed precondition"),
+        _ => None,
     }
 }
 

@@ -8,8 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use berth_sys::mount::{self, MOUNT_ATTR_IDMAP, MS_SLAVE, MountAttr};
-use berth_sys::spawn::{self, Request};
-use berth_sys::{files, socket};
+use berth_sys::{files, spawn};
 
 use super::LaunchError;
 use super::namespaces::write_maps;
@@ -61,28 +60,11 @@ fn user_namespace(uids: &[IdMapping], gids: &[IdMapping]) -> Result<OwnedFd, Lau
         what: "make a user namespace for an idmapped mount",
         source,
     };
-    let (ours, theirs) = socket::pair().map_err(system)?;
-    let request = Request {
-        namespaces: libc::CLONE_NEWUSER as u64,
-        joins: &[],
-        helper_user: false,
-        helper_time: false,
-        cgroup: None,
-        sync: theirs.as_fd(),
-        // Never executed.
-        program: theirs.as_fd(),
-        wait: true,
-        become_root: false,
-        first_private: 3,
-        inherit: &[],
-    };
-    let made = spawn::spawn(&request, ours.as_fd(), |_, _| Ok(()));
-    let holder = made.map_err(|failure| system(failure.source))?;
-    let path = format!("/proc/{}/ns/user", holder.pid());
-    let namespace = write_maps(holder.pid(), uids, gids)
-        .and_then(|()| files::open(Path::new(&path), files::O_RDONLY).map_err(system));
-    holder.abort();
-    namespace
+    spawn::with_user_namespace(|pid| {
+        write_maps(pid, uids, gids)?;
+        files::open(Path::new(&format!("/proc/{pid}/ns/user")), files::O_RDONLY).map_err(system)
+    })
+    .map_err(|failure| system(failure.source))?
 }
 
 /// Mounts of procfs and sysfs that show everything, outside of the container's root.

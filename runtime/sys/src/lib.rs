@@ -7,6 +7,7 @@ pub mod bpf;
 pub mod command;
 pub mod files;
 pub mod heap;
+pub mod loopdev;
 pub mod memory;
 pub mod mount;
 pub mod pidfd;

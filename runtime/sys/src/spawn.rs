@@ -7,7 +7,7 @@
 //! way.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
 use crate::raw::child::{CLONE_PARENT, JoinOrder, MAX_JOINS, Order, first_process, joiner};
@@ -210,6 +210,30 @@ pub enum HelperNeeds {
     IdMaps,
     /// Write the offsets of its new time namespace.
     TimeOffsets,
+}
+
+/// Gives `look` the id of a process in a new user namespace, which lives that long and never runs anything: the namespace
+/// is only a table of ids for the kernel. Its maps are to be written, and /proc/PID/ns/user opened.
+pub fn with_user_namespace<T>(look: impl FnOnce(i32) -> T) -> Result<T, SpawnFailure> {
+    let (ours, theirs) = crate::socket::pair().map_err(SpawnFailure::clone)?;
+    let request = Request {
+        namespaces: libc::CLONE_NEWUSER as u64,
+        joins: &[],
+        helper_user: false,
+        helper_time: false,
+        cgroup: None,
+        sync: theirs.as_fd(),
+        // Never executed: it waits for a byte that nobody sends.
+        program: theirs.as_fd(),
+        wait: true,
+        become_root: false,
+        first_private: 3,
+        inherit: &[],
+    };
+    let holder = spawn(&request, ours.as_fd(), |_, _| Ok(()))?;
+    let seen = look(holder.pid());
+    holder.abort();
+    Ok(seen)
 }
 
 /// Makes the first process. `answer` serves the joining helper, whose process id it is given; `parent_sync` is

@@ -11,8 +11,9 @@ use containerd_shim_protos::shim::oci::ProcessDetails;
 use super::tell::wait_response;
 use super::{Asker, Outcome, Shim, encode};
 use crate::error::TaskError;
+use crate::events;
 use crate::metrics::{self, MetricsError};
-use crate::{events, process};
+use crate::process::Phase;
 
 impl Shim {
     pub(super) fn state(&mut self, request: &StateRequest) -> Outcome {
@@ -43,6 +44,15 @@ impl Shim {
 
     pub(super) fn pids(&mut self, request: &PidsRequest) -> Outcome {
         let container = self.container(&request.id)?;
+        // Not an empty list: a containerd that has been started again would take the shim for a leaked one, and with it the
+        // exit code that nobody has asked for yet.
+        if container.init.phase == Phase::Stopped {
+            return Err(TaskError::State {
+                verb: "list the processes of",
+                id: request.id.clone(),
+                state: container.init.phase.name(),
+            });
+        }
         let failed = |source| TaskError::Cgroup {
             id: request.id.clone(),
             source: Box::new(source),
@@ -94,7 +104,7 @@ impl Shim {
         match &process.exit {
             Some(exit) => wait_response(exit).map(Some),
             // Nothing will ever end: the launch has failed.
-            None if process.phase == process::Phase::Stopped => Err(TaskError::Finished),
+            None if process.phase == Phase::Stopped => Err(TaskError::Finished),
             None => {
                 process.waiters.push(asker);
                 Ok(None)
