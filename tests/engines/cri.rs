@@ -5,19 +5,6 @@ use harness::{Containerd, Release, repository_root};
 
 harness::with_each_containerd!(a_pod_lives_through_cri_as_with_containerds_own_shim);
 
-/// An image from the lab's rootfs in Docker's archive format, named `busybox` and, as `pause`, one that sleeps.
-const IMAGES: &str = r#"
-mkdir image; cp image.tar image/layer.tar
-digest=$(sha256sum <image/layer.tar | cut -d' ' -f1)
-for name in busybox pause; do
-    entry='"Cmd": ["/bin/sh"]'; [ $name = pause ] && entry='"Entrypoint": ["/bin/sleep", "100000"]'
-    echo '{"architecture": "amd64", "os": "linux", "config": {'$entry', "Env": ["PATH=/bin"]}, "rootfs": {"type": "layers", "diff_ids": ["sha256:'$digest'"]}}' >image/config.json
-    echo '[{"Config": "config.json", "RepoTags": ["localhost/'$name':1"], "Layers": ["layer.tar"]}]' >image/manifest.json
-    tar -C image -cf $name.tar manifest.json config.json layer.tar
-    command ctr --address $LAB/c.sock --namespace k8s.io images import $name.tar >/dev/null
-done
-"#;
-
 /// The configuration of the CRI plugin, with the example's table in it.
 fn configuration(release: &Release) -> String {
     let (example, runtime, rest) = match release {
@@ -45,9 +32,12 @@ fn configuration(release: &Release) -> String {
 
 fn pod(release: &Release, handler: &str) -> String {
     let dir_of = |containerd: &Containerd| containerd.lab.path().display().to_string();
-    let mut containerd = Containerd::new(release, &configuration(release));
+    let mut containerd = Containerd::new(release, &configuration(release), "");
     table::prepare(&containerd.lab);
-    containerd.lab.sh(IMAGES).ok();
+    containerd
+        .lab
+        .sh(&format!("namespace=k8s.io\n{}", table::ARCHIVES))
+        .ok();
     containerd
         .lab
         .sh(r#"

@@ -73,11 +73,11 @@ impl Release {
 
     /// Starts the daemon without CRI and waits until it answers.
     pub fn start(&self) -> Containerd {
-        Containerd::new(self, "")
+        Containerd::new(self, "", "")
     }
 
-    /// The daemon's configuration, which `cri` is appended to; without any, CRI is off.
-    fn configuration(&self, dir: &str, cri: &str) -> String {
+    /// The daemon's configuration, to which `cri` and `rest` are appended; without `cri`, CRI is off.
+    fn configuration(&self, dir: &str, cri: &str, rest: &str) -> String {
         let (version, names): (u32, &[&str]) = match self {
             Self::Packaged => (2, &["io.containerd.grpc.v1.cri"]),
             Self::Newer(_) => (
@@ -97,7 +97,7 @@ impl Release {
         };
         format!(
             "version = {version}\nroot = \"{dir}/root\"\nstate = \"{dir}/state\"\n{disabled}[grpc]\naddress = \
-             \"{dir}/c.sock\"\n{cri}"
+             \"{dir}/c.sock\"\n{cri}{rest}"
         )
     }
 }
@@ -110,8 +110,9 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    /// Starts the daemon and waits until it answers. `cri` is appended to its configuration; without any, CRI is off.
-    pub fn new(release: &Release, cri: &str) -> Self {
+    /// Starts the daemon and waits until it answers. `cri` and `rest`, in which DIR stands for the lab's directory, are
+    /// appended to its configuration; without `cri`, CRI is off.
+    pub fn new(release: &Release, cri: &str, rest: &str) -> Self {
         let lab = Lab::new();
         let path = lab.path().display();
         if let Release::Newer(dir) = release {
@@ -119,7 +120,7 @@ impl Containerd {
                 std::os::unix::fs::symlink(dir.join(name), lab.path().join("bin").join(name)).expect("link");
             }
         }
-        let config = release.configuration(&path.to_string(), cri);
+        let config = release.configuration(&path.to_string(), cri, &rest.replace("DIR", &path.to_string()));
         std::fs::write(lab.path().join("config.toml"), config).expect("write the configuration");
         // The example's options, with a state root of the lab's own: its ids must not meet those of another lab.
         let example = repository_root().join("examples/engines/containerd-options.toml");

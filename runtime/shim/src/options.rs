@@ -3,6 +3,7 @@
 //! | type | from |
 //! | --- | --- |
 //! | `containerd.runc.v1.Options` | `ctr`, Docker, CRI for runtimes it knows |
+//! | `containerd.linux.runc.CreateOptions` | `ctr run --no-pivot` of containerd 1 |
 //! | `runtimeoptions.v1.Options` | CRI and `ctr --runtime-config-path` for every other runtime: TOML, in a file or inline |
 
 use std::path::{Path, PathBuf};
@@ -110,6 +111,7 @@ impl Options {
         let kind = any.type_url.rsplit('/').next().unwrap_or_default();
         match kind {
             "containerd.runc.v1.Options" => Self::from_runc(&any.value),
+            "containerd.linux.runc.CreateOptions" => Self::from_create(&any.value),
             // containerd 1.x: cri.runtimeoptions.v1.Options
             _ if kind.ends_with("runtimeoptions.v1.Options") => Self::from_generic(&any.value),
             _ => Err(OptionsError::Type(any.type_url.clone())),
@@ -134,6 +136,29 @@ impl Options {
             io_gid: given.io_gid,
             criu_image_path: given.criu_image_path.into(),
             criu_work_path: given.criu_work_path.into(),
+        })
+    }
+
+    /// `containerd.linux.runc.CreateOptions`, read by its field numbers: containerd 1's first message for options, which its
+    /// `ctr run --no-pivot` still sends.
+    fn from_create(bytes: &[u8]) -> Result<Options, OptionsError> {
+        let what = "containerd.linux.runc.CreateOptions";
+        let given = Empty::parse_from_bytes(bytes).map_err(|source| OptionsError::Decode { what, source })?;
+        let fields = &given.special_fields;
+        let number = |field| match fields.unknown_fields().get(field) {
+            Some(UnknownValueRef::Varint(value)) => value,
+            _ => 0,
+        };
+        let text = |field| bytes_of(fields, field).map_or_else(PathBuf::new, path_of);
+        Ok(Options {
+            no_pivot_root: number(1) != 0,
+            no_new_keyring: number(8) != 0,
+            shim_cgroup: text(9).display().to_string(),
+            io_uid: number(10) as u32,
+            io_gid: number(11) as u32,
+            criu_work_path: text(12),
+            criu_image_path: text(13),
+            ..Options::default()
         })
     }
 
@@ -262,6 +287,16 @@ mod tests {
         assert_eq!(options.binary_name, Path::new("runc"));
         assert_eq!(options.criu_path, Path::new("/opt/criu"));
         assert!(options.systemd_cgroup && options.io_uid == 7);
+    }
+
+    #[test]
+    fn the_first_message_for_options_is_taken() {
+        let mut bytes = vec![1 << 3, 1, 10 << 3, 7];
+        bytes.extend([12 << 3 | 2, 2]);
+        bytes.extend(b"/w");
+        let options = Options::from_any(Some(&any("containerd.linux.runc.CreateOptions", bytes))).unwrap();
+        assert!(options.no_pivot_root && !options.no_new_keyring && options.io_uid == 7);
+        assert_eq!(options.criu_work_path, Path::new("/w"));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use nix::sys::signal::Signal;
 use crate::args::Args;
 use crate::container::Container;
 use crate::log::{self, warning};
+use crate::process::Phase;
 use crate::publish::Publisher;
 use crate::start::TTRPC_ADDRESS;
 use crate::task::{Asker, Shim};
@@ -157,6 +158,11 @@ impl Server {
             }
             let execs = container.execs.iter().enumerate().map(|(n, p)| (Some(n), p));
             for (exec, process) in std::iter::once((None, &container.init)).chain(execs) {
+                // What the runtime itself says on the process' streams is not the process' output: it comes with the answer
+                // if there is none.
+                if process.phase == Phase::Launching {
+                    continue;
+                }
                 for (number, fd, flags) in process.io.interests() {
                     tokens.push(Token::Stream {
                         container: index,
