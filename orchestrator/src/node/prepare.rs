@@ -132,6 +132,7 @@ impl Preparation {
             } else {
                 Vec::new()
             },
+            first_user: users.as_ref().map(|users| users.first),
             local_seccomp: self.local_seccomp().map_err(config_failed)?,
         };
         let config = spec::config(&parts).map_err(|error| failed(error.to_string()))?;

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1 as api;
 use serde_json::{Value, json};
 
 use super::env::expand;
+use super::ids::LENGTH;
 use super::pod::Pod;
 use super::resources::Amounts;
 use super::seccomp;
@@ -185,6 +186,8 @@ pub struct Parts<'a> {
     pub last_capability: usize,
     /// The host's devices, if the container is privileged.
     pub devices: &'a [Device],
+    /// What user 0 is on the host, for a pod with users of its own.
+    pub first_user: Option<u32>,
     /// A seccomp profile read from a file (`Localhost`).
     pub local_seccomp: Option<Value>,
 }
@@ -245,6 +248,12 @@ pub fn config(parts: &Parts<'_>) -> Result<Value, SpecError> {
         "resources": resources(parts, privileged),
         "namespaces": namespaces(parts, privileged),
     });
+    if let Some(first) = parts.first_user {
+        // The joined namespace has them already; runc 1.1 wants to be told.
+        let map = json!([{"containerID": 0, "hostID": first, "size": LENGTH}]);
+        linux["uidMappings"] = map.clone();
+        linux["gidMappings"] = map;
+    }
     if privileged {
         linux["devices"] = parts.devices.iter().map(device).collect();
     } else {

@@ -36,6 +36,7 @@ fn made(container: &Value, image: &ImageSettings) -> Result<Value, SpecError> {
         oom_score: 999,
         last_capability: 40,
         devices: &[],
+        first_user: None,
         local_seccomp: None,
     })
 }
