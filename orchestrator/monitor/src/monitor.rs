@@ -501,12 +501,11 @@ impl Monitor {
     }
 
     fn hold_pids(&mut self, join: &[PathBuf]) -> Result<Answer, Refusal> {
-        let pid = match &self.pids {
-            Some(held) => held.pid,
-            None => {
-                let held = Pids::hold(join).map_err(|error| failed(&error))?;
-                self.pids.insert(held).pid
-            }
+        let pid = if let Some(held) = &self.pids {
+            held.pid
+        } else {
+            let held = Pids::hold(join).map_err(|error| failed(&error))?;
+            self.pids.insert(held).pid
         };
         Ok(Answer::Pids { pid })
     }

@@ -35,18 +35,15 @@ pub fn bind(
             source: source.into(),
         }
     };
-    let (found, place) = match sub {
-        Some(sub) => {
-            let checked = project::checked(volume, sub)?;
-            let handle = open_root(root).map_err(fail(root.to_owned()))?;
-            let place = root.join(&checked);
-            (descend(&handle, &checked).map_err(fail(place.clone()))?, place)
-        }
-        None => {
-            let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-            let found = nix::fcntl::open(root, flags, Mode::empty());
-            (found.map_err(fail(root.to_owned()))?, root.to_owned())
-        }
+    let (found, place) = if let Some(sub) = sub {
+        let checked = project::checked(volume, sub)?;
+        let handle = open_root(root).map_err(fail(root.to_owned()))?;
+        let place = root.join(&checked);
+        (descend(&handle, &checked).map_err(fail(place.clone()))?, place)
+    } else {
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        let found = nix::fcntl::open(root, flags, Mode::empty());
+        (found.map_err(fail(root.to_owned()))?, root.to_owned())
     };
     let kind = fstat(&found).map_err(fail(place.clone()))?.st_mode;
     let is_dir = SFlag::from_bits_truncate(kind) & SFlag::S_IFMT == SFlag::S_IFDIR;
