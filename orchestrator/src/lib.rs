@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod config;
 pub mod controllers;
+pub mod dns;
 pub mod events;
 mod fault;
 pub mod images;

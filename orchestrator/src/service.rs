@@ -3,6 +3,7 @@
 //! Sources: sd_notify(3), flock(2), signal(7).
 
 use std::fs::File;
+use std::net::SocketAddrV4;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -17,7 +18,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::{Config, ConfigError, write_atomically};
-use crate::controllers;
+use crate::controllers::{self, own};
+use crate::dns;
 use crate::images::Images;
 use crate::node::{self, NodeConfig, NodeContext, NodeError};
 use crate::pki::{self, Pki, PkiError, Tokens};
@@ -73,9 +75,9 @@ pub enum ServiceError {
     /// The node agent.
     #[error("the node cannot work")]
     Node(#[from] NodeError),
-    /// The store did not close cleanly.
-    #[error("cannot close the object store")]
-    Close(#[from] StoreError),
+    /// The node's own Services could not be stored, or the store did not close cleanly.
+    #[error("cannot write to the object store")]
+    Write(#[from] StoreError),
 }
 
 fn folder(path: &Path, mode: u32) -> Result<(), ServiceError> {
@@ -171,7 +173,9 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
     server::bootstrap(&store).await?;
     let listener = server::listen(config.listen)?;
     let address = listener.local_addr().map_err(ListenError::Inherited)?;
-    let keys = Pki::open(&config.pki_dir(), &pki::addresses(address), &node_name)?;
+    let mut reached = pki::addresses(address);
+    reached.push(own::api_address(config.service_cidr).into());
+    let keys = Pki::open(&config.pki_dir(), &reached, &node_name)?;
     let acceptor = server::acceptor(&keys)?;
     let tokens = Arc::new(Tokens::open(&config.pki_dir())?);
     let kubeconfig = config.kubeconfig();
@@ -184,6 +188,17 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
     })?;
 
     let (stop, stopped) = watch::channel(false);
+    let guests = node::guests(&config.data_dir);
+    let names = listen_for_dns(&store).await;
+    let sockets = Sockets {
+        api: own::reached(address, &node::host_ip()),
+        dns: names.as_ref().map(|sockets| sockets.address),
+    };
+    if sockets.api.is_none() {
+        tracing::warn!(%address, "the API has no IPv4 address: pods do not reach it by the Service kubernetes");
+    }
+    let own = own::Own::new(config.service_cidr, sockets.api, sockets.dns);
+    own.ensure(&store).await?;
     let api = Arc::new(Api {
         store: store.clone(),
         node_name: node_name.clone(),
@@ -203,16 +218,28 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
         stopped.clone(),
     );
     let router = server::router(api, server::image_router(images.clone()));
-    let serving = tokio::spawn(server::serve(listener, acceptor, router, stopped.clone()));
+    let serving = tokio::spawn(server::serve(
+        listener,
+        acceptor,
+        router,
+        guests.clone(),
+        stopped.clone(),
+    ));
+    let dns = names.as_ref().map(|_| own::dns_address(config.service_cidr));
+    let naming = tokio::spawn(answer_names(names, &store, &config, &guests, &stopped));
     let (balancing, routes) = proxy::start(
         store.clone(),
-        config.service_cidr,
-        Duration::from_secs(config.network_check.into()),
+        proxy::Settings {
+            addresses: config.service_cidr,
+            own: [sockets.api, sockets.dns].into_iter().flatten().collect(),
+            check: Duration::from_secs(config.network_check.into()),
+        },
         stopped.clone(),
     );
     let controlling = tokio::spawn(controllers::run(
         store.clone(),
         keys.authority.clone(),
+        own,
         stopped.clone(),
     ));
     let context = NodeContext {
@@ -221,6 +248,8 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
         tokens,
         config: node_config(&config, node_name),
         routes,
+        guests,
+        dns,
         shutdown: stopped,
     };
     let mut working = tokio::spawn(node::run(context));
@@ -244,6 +273,7 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
         ("API server", serving.await),
         ("controllers", controlling.await),
         ("load balancing", balancing.await),
+        ("DNS", naming.await),
     ] {
         if let Err(error) = result {
             tracing::error!(%error, part, "a part ended badly");
@@ -253,6 +283,41 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
     match ended {
         Ok(result) => Ok(result?),
         Err(error) => Err(ServiceError::Process(std::io::Error::other(error))),
+    }
+}
+
+/// Where berthd itself is reached.
+struct Sockets {
+    api: Option<SocketAddrV4>,
+    dns: Option<SocketAddrV4>,
+}
+
+/// The DNS server's sockets. Without them pods have the node's own name servers.
+async fn listen_for_dns(store: &Store) -> Option<dns::Sockets> {
+    dns::listen(own::dns_port(store))
+        .await
+        .inspect_err(|error| tracing::error!(%error, "no port of 127.0.0.1 is free for DNS: there are no names of Services"))
+        .ok()
+}
+
+fn answer_names(
+    sockets: Option<dns::Sockets>,
+    store: &Store,
+    config: &Config,
+    guests: &proxy::Guests,
+    stopped: &watch::Receiver<bool>,
+) -> impl Future<Output = ()> + Send + use<> {
+    let context = dns::Context {
+        store: store.clone(),
+        addresses: config.service_cidr,
+        service: own::dns_address(config.service_cidr),
+        guests: guests.clone(),
+    };
+    let stopped = stopped.clone();
+    async move {
+        if let Some(sockets) = sockets {
+            dns::serve(sockets, context, stopped).await;
+        }
     }
 }
 

@@ -172,7 +172,7 @@ impl Node {
         }
         let dir = self.dir.path().join("cni");
         if std::fs::create_dir(&dir).is_ok() {
-            for plugin in ["bridge", "host-local", "loopback", "portmap", "firewall"] {
+            for plugin in ["bridge", "host-local", "loopback", "portmap", "firewall", "ptp"] {
                 std::os::unix::fs::symlink(bin("cni-plugins"), dir.join(plugin)).expect("link a plugin");
             }
         }

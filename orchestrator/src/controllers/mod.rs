@@ -22,6 +22,7 @@ mod fields;
 pub mod gc;
 pub mod job;
 pub mod namespace;
+pub mod own;
 mod ownership;
 pub mod pod_gc;
 mod queue;
@@ -67,7 +68,7 @@ pub(crate) trait Controller: Send {
 }
 
 /// Runs all controllers until `shutdown` turns true. `authority` is the certificate (PEM) that namespaces publish.
-pub async fn run(store: Store, authority: String, shutdown: watch::Receiver<bool>) {
+pub async fn run(store: Store, authority: String, own: own::Own, shutdown: watch::Receiver<bool>) {
     tokio::join!(
         drive(accounts::Accounts { authority }, store.clone(), shutdown.clone()),
         drive(disruption::Disruption, store.clone(), shutdown.clone()),
@@ -84,6 +85,7 @@ pub async fn run(store: Store, authority: String, shutdown: watch::Receiver<bool
         drive(gc::GarbageCollector::default(), store.clone(), shutdown.clone()),
         drive(namespace::NamespaceController, store.clone(), shutdown.clone()),
         drive(endpoints::EndpointsController, store.clone(), shutdown.clone()),
+        drive(own, store.clone(), shutdown.clone()),
         drive(pod_gc::PodCollector, store, shutdown),
     );
 }

@@ -32,7 +32,12 @@ impl Bench {
         let (stop, stopped) = watch::channel(false);
         let made = Arc::default();
         let tasks = vec![
-            tokio::spawn(run(store.clone(), String::new(), stopped.clone())),
+            tokio::spawn(run(
+                store.clone(),
+                String::new(),
+                own::Own::default(),
+                stopped.clone(),
+            )),
             tokio::spawn(node(store.clone(), Arc::clone(&made), stopped)),
         ];
         Self {

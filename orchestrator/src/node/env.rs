@@ -94,17 +94,18 @@ pub enum EnvError {
     },
 }
 
-/// The environment in order; a later variable replaces an earlier one of the same name.
+/// The environment in order, after `links`; a later variable replaces an earlier one of the same name.
 ///
 /// # Errors
 /// [`EnvError`] naming the object and key that are missing.
 pub fn environment(
     pod: &Pod,
     container: &api::Container,
+    links: Vec<(String, String)>,
     facts: &Facts,
     sources: &dyn Sources,
 ) -> Result<Vec<(String, String)>, EnvError> {
-    let mut env = Env::default();
+    let mut env = Env { list: links };
     for from in container.env_from.iter().flatten() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
         let (kind, name, optional) = match (&from.config_map_ref, &from.secret_ref) {
@@ -141,7 +142,6 @@ pub fn environment(
 }
 
 /// Variables in order of their first appearance.
-#[derive(Default)]
 struct Env {
     list: Vec<(String, String)>,
 }

@@ -45,7 +45,13 @@ fn resolve(container: &Value) -> Result<Vec<(String, String)>, EnvError> {
         cpu: 4000,
         memory: 8 << 30,
     };
-    environment(&pod, &pod.containers[0].spec, &facts, &Fixed)
+    environment(
+        &pod,
+        &pod.containers[0].spec,
+        vec![("LINK".into(), "10.96.0.1".into())],
+        &facts,
+        &Fixed,
+    )
 }
 
 fn values(container: &Value) -> BTreeMap<String, String> {
@@ -59,6 +65,7 @@ fn literals_and_references() {
         "envFrom": [{"prefix": "CM_", "configMapRef": {"name": "settings"}}],
         "env": [
             {"name": "HOST", "value": "db"},
+            {"name": "API", "value": "https://$(LINK)"},
             {"name": "URL", "value": "tcp://$(HOST):$(PORT)/$$(HOST)/$(CM_level)"},
             {"name": "PORT", "value": "1"},
             {"name": "SECRET", "valueFrom": {"secretKeyRef": {"name": "db-secret", "key": "url"}}},
@@ -67,6 +74,7 @@ fn literals_and_references() {
         ],
     }));
     assert_eq!(env["CM_MODE"], "fast");
+    assert_eq!(env["API"], "https://10.96.0.1");
     assert_eq!(
         env["URL"], "tcp://db:$(PORT)/$(HOST)/7",
         "later variables are not known yet"

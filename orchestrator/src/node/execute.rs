@@ -18,7 +18,7 @@ use super::pod::Definition;
 use super::prepare::{Preparation, Refusal};
 use super::sources::Stored;
 use super::worker::{Worker, stopped};
-use super::{Node, blocking, monitor, resources, sandbox, teardown, volumes};
+use super::{Node, blocking, etc, links, monitor, resources, sandbox, teardown, volumes};
 use crate::fault::point;
 use crate::store::{Preconditions, StoreError};
 
@@ -153,6 +153,8 @@ impl Worker {
     async fn set_up(&mut self) {
         let Some(pod) = self.pod.clone() else { return };
         self.seen.sandbox.touched = true;
+        // Its first question about a name must find the way to the DNS server.
+        self.node.routes.clone().ready().await;
         let (paths, node) = (self.paths.clone(), std::sync::Arc::clone(&self.node));
         let copy = pod.clone();
         let made = blocking(move || -> Result<Option<u32>, sandbox::SandboxError> {
@@ -182,20 +184,24 @@ impl Worker {
         }
         let (paths, node) = (self.paths.clone(), self.node.config.name.clone());
         let (facts, sources, ips) = (self.facts(), self.sources(), self.seen.sandbox.ips.clone());
-        let ready = blocking(move || -> Result<(), (&'static str, String)> {
+        let dns = self.node.dns;
+        let ready = blocking(move || -> Result<Vec<etc::Warning>, (&'static str, String)> {
             let ips = if ips.is_empty() {
                 facts.pod_ips.iter().filter_map(|ip| ip.parse().ok()).collect()
             } else {
                 ips
             };
-            sandbox::write_files(&pod, &paths, &node, &ips, ids)
+            let warnings = etc::write_files(&pod, &paths, &node, &ips, dns, ids)
                 .map_err(|error| ("FailedCreatePodSandBox", chain(&error)))?;
             volumes::prepare(&pod, &paths.volumes(), &facts, &sources)
-                .map(drop)
+                .map(|_| warnings)
                 .map_err(|error| ("FailedMount", chain(&error)))
         });
         match ready.await {
-            Some(Ok(())) => {
+            Some(Ok(warnings)) => {
+                for (reason, message) in warnings {
+                    self.event(None, true, reason, &message);
+                }
                 self.seen.sandbox.ready = true;
                 self.seen.failure = None;
             }
@@ -368,7 +374,8 @@ impl Worker {
             reason: "CreateContainerConfigError",
             message,
         };
-        let environment = env::environment(&pod, &definition.spec, &self.facts(), &self.sources())
+        let links = links::variables(&pod, &self.sources().services());
+        let environment = env::environment(&pod, &definition.spec, links, &self.facts(), &self.sources())
             .map_err(|error| config_error(error.to_string()))?;
         resources::Amounts::check(&definition.spec).map_err(|error| config_error(error.to_string()))?;
         let shared_pids = match self.link.clone().filter(|_| pod.shares_processes()) {

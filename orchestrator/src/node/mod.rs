@@ -8,11 +8,13 @@
 
 pub mod backoff;
 pub mod env;
+mod etc;
 mod execute;
 mod grpc;
 mod health;
 pub mod ids;
 mod image;
+mod links;
 pub mod logs;
 mod monitor;
 pub mod namespaces;
@@ -46,10 +48,12 @@ use std::sync::Arc;
 use berth_cgroups::Layout;
 
 use crate::images::Images;
-use crate::proxy::Routes;
+use crate::proxy::{Guests, Routes};
 use crate::store::{Object, Store};
 use network::PodNetwork;
+pub use network::guests;
 use paths::PodPaths;
+pub(crate) use registration::host_ip;
 
 /// Who says the events of pods; the name that tools look for.
 const COMPONENT: &str = "kubelet";
@@ -95,6 +99,10 @@ pub struct NodeContext {
     pub config: NodeConfig,
     /// Where connections of Services are led to.
     pub routes: Routes,
+    /// Addresses of pods, which may use the DNS server and the API.
+    pub guests: Guests,
+    /// Address of the DNS server for pods; none where it could not be started.
+    pub dns: Option<std::net::Ipv4Addr>,
     /// True when `berthd` ends; pods go on.
     pub shutdown: tokio::sync::watch::Receiver<bool>,
 }
@@ -131,6 +139,8 @@ pub(crate) struct Node {
     routes: Routes,
     network: PodNetwork,
     ids: ids::Ids,
+    /// Address of the DNS server for pods.
+    dns: Option<std::net::Ipv4Addr>,
     layout: Layout,
     /// Id of this boot of the kernel.
     boot: String,
@@ -182,15 +192,8 @@ impl Node {
 /// # Errors
 /// [`NodeError`] when the node cannot work at all; failures of single pods are in their status.
 pub async fn run(context: NodeContext) -> Result<(), NodeError> {
-    let NodeContext {
-        store,
-        images,
-        tokens,
-        config,
-        routes,
-        shutdown,
-    } = context;
-    let node = tokio::task::spawn_blocking(move || prepare(store, images, tokens, config, routes)).await??;
+    let shutdown = context.shutdown.clone();
+    let node = tokio::task::spawn_blocking(move || prepare(context)).await??;
     let node = Arc::new(node);
     let registration = tokio::spawn(registration::run(Arc::clone(&node), shutdown.clone()));
     let every = node.config.network_check;
@@ -222,13 +225,8 @@ async fn watch_room(node: Arc<Node>) {
 }
 
 /// Makes the directories and looks at the host. Blocks.
-fn prepare(
-    store: Store,
-    images: Images,
-    tokens: Arc<crate::pki::Tokens>,
-    config: NodeConfig,
-    routes: Routes,
-) -> Result<Node, NodeError> {
+fn prepare(context: NodeContext) -> Result<Node, NodeError> {
+    let config = context.config;
     for dir in [
         config.run_dir.join("pods"),
         config.run_dir.join("netns"),
@@ -251,7 +249,12 @@ fn prepare(
         })
         .map_or(0, |kib| kib * 1024);
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let network = PodNetwork::new(&config.cni_bin_dir, &config.cni_conf_dir, &config.data_dir);
+    let network = PodNetwork::new(
+        &config.cni_bin_dir,
+        &config.cni_conf_dir,
+        &config.data_dir,
+        context.guests,
+    );
     if let Err(error) = network.write_default() {
         let dir = config.cni_conf_dir.display();
         tracing::warn!(%dir, %error, "write the default network: it is used all the same");
@@ -268,11 +271,12 @@ fn prepare(
         memory,
         last_capability: read("/proc/sys/kernel/cap_last_cap").trim().parse().unwrap_or(40),
         oom_floor: oom_floor(&read("/proc/self/status"), &read("/proc/self/oom_score_adj")),
-        store,
-        images,
-        tokens,
+        dns: context.dns,
+        store: context.store,
+        images: context.images,
+        tokens: context.tokens,
         config,
-        routes,
+        routes: context.routes,
     })
 }
 

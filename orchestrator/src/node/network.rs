@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::pod::HostPort;
 use crate::config::write_atomically;
+use crate::proxy::Guests;
 
 /// Name of the pod's interface.
 const INTERFACE: &str = "eth0";
@@ -61,6 +62,8 @@ pub struct PodNetwork {
     /// Every pod that is attached or about to be: noted before its ADD, forgotten after its DEL. So the list
     /// that garbage collection takes is complete at every moment.
     live: Mutex<BTreeSet<String>>,
+    /// Addresses of the pods that are attached.
+    guests: Guests,
     /// The pod that was verified last.
     verified: Mutex<String>,
     /// Pods that were found sound once. Plugins whose CHECK fails from the start (there are such: the
@@ -100,9 +103,11 @@ pub struct Finding {
 
 impl PodNetwork {
     /// A network with plugins of `bin_dir`, configured in `conf_dir`, with its records below `data_dir`.
-    pub fn new(bin_dir: &Path, conf_dir: &Path, data_dir: &Path) -> PodNetwork {
+    /// It keeps the addresses of its pods in `guests`.
+    pub fn new(bin_dir: &Path, conf_dir: &Path, data_dir: &Path, guests: Guests) -> PodNetwork {
         let data_dir = data_dir.join("cni");
         PodNetwork {
+            guests,
             runtime: Runtime::new([bin_dir.to_owned()], &data_dir),
             neighbours: Runtime::new([], NEIGHBOURS),
             conf_dir: conf_dir.to_owned(),
@@ -242,7 +247,9 @@ impl PodNetwork {
                 return Err(error.into());
             }
         };
-        Ok(outcome.decode()?.ips.iter().map(|ip| ip.address.addr()).collect())
+        let addresses: Vec<IpAddr> = outcome.decode()?.ips.iter().map(|ip| ip.address.addr()).collect();
+        self.guests.enter(&member.uid, addresses.clone());
+        Ok(addresses)
     }
 
     /// The records tell who has a port, also when somebody has flushed the rules that say so.
@@ -293,6 +300,7 @@ impl PodNetwork {
             self.detach_unrecorded(member)?;
         }
         self.live().remove(&member.uid);
+        self.guests.leave(&member.uid);
         held(&self.sound).remove(&member.uid);
         Ok(())
     }
@@ -422,6 +430,29 @@ fn argument(cached: &Cached, name: &str) -> String {
     found.map(|(_, value)| value.clone()).unwrap_or_default()
 }
 
+/// The addresses of the pods that an earlier `berthd` has attached.
+pub fn guests(data_dir: &Path) -> Guests {
+    let guests = Guests::default();
+    let attached = Runtime::new([], &data_dir.join("cni")).attachments();
+    for cached in attached.iter().filter(|c| c.if_name == INTERFACE) {
+        guests.enter(&cached.container_id, recorded(cached));
+    }
+    guests
+}
+
+/// The addresses that an attachment was given.
+fn recorded(cached: &Cached) -> Vec<IpAddr> {
+    let result: Value = cached
+        .result
+        .as_ref()
+        .and_then(|raw| serde_json::from_str(raw.get()).ok())
+        .unwrap_or_default();
+    let addresses = result["ips"].as_array().into_iter().flatten();
+    addresses
+        .filter_map(|ip| ip["address"].as_str()?.split('/').next()?.parse().ok())
+        .collect()
+}
+
 /// The list that an attachment was made with.
 fn made_with(cached: &Cached) -> Option<Network> {
     let bytes = cached.config_bytes()?;
@@ -449,7 +480,7 @@ mod tests {
         std::fs::write(conf.join("87-podman.conflist"), foreign.to_string()).unwrap();
         plugin(dir.path(), "bridge");
         plugin(dir.path(), "ptp");
-        let network = PodNetwork::new(dir.path(), &conf, &dir.path().join("data"));
+        let network = PodNetwork::new(dir.path(), &conf, &dir.path().join("data"), Guests::default());
         assert_eq!(network.network().unwrap().name, "berth");
         let passed = held(&network.passed).join(";");
         assert!(
@@ -468,7 +499,7 @@ mod tests {
     #[test]
     fn a_pod_that_no_plugin_could_attach_can_be_detached() {
         let dir = tempfile::tempdir().unwrap();
-        let network = PodNetwork::new(dir.path(), dir.path(), dir.path());
+        let network = PodNetwork::new(dir.path(), dir.path(), dir.path(), Guests::default());
         let member = Member {
             namespace: "default".into(),
             name: "p".into(),
@@ -485,7 +516,7 @@ mod tests {
     fn the_default_list_is_written_once_and_can_be_read() {
         let dir = tempfile::tempdir().unwrap();
         let conf = dir.path().join("net.d");
-        let network = PodNetwork::new(dir.path(), &conf, &dir.path().join("data"));
+        let network = PodNetwork::new(dir.path(), &conf, &dir.path().join("data"), Guests::default());
         let unwritten = network.network().unwrap();
         network.write_default().unwrap();
         let file = conf.join(DEFAULT_FILE);
@@ -505,7 +536,7 @@ mod tests {
     #[test]
     fn garbage_collection_keeps_pods_from_before_their_attachment_on() {
         let dir = tempfile::tempdir().unwrap();
-        let network = PodNetwork::new(dir.path(), dir.path(), dir.path());
+        let network = PodNetwork::new(dir.path(), dir.path(), dir.path(), Guests::default());
         network.know(["old".to_owned()]);
         let member = Member {
             namespace: "default".into(),
@@ -531,7 +562,7 @@ mod tests {
         let list = json!({"cniVersion": "1.0.0", "name": "plain", "plugins": [{"type": "bridge"}]});
         std::fs::write(dir.path().join("1.conflist"), list.to_string()).unwrap();
         plugin(dir.path(), "bridge");
-        let network = PodNetwork::new(dir.path(), dir.path(), dir.path());
+        let network = PodNetwork::new(dir.path(), dir.path(), dir.path(), Guests::default());
         let port = HostPort {
             host: 8080,
             address: None,

@@ -14,7 +14,7 @@ use super::ids::LENGTH;
 use super::pod::Definition;
 use super::sources::Stored;
 use super::spec::{self, Bind, Device, Identity, Parts};
-use super::{Node, image, resources, sandbox, volumes};
+use super::{Node, etc, image, resources, sandbox, volumes};
 
 /// A container that could not be created, with kubelet's word for it.
 pub(super) struct Refusal {
@@ -119,7 +119,8 @@ impl Preparation {
             image: &image::settings(&found),
             identity: &identity,
             env: &self.environment,
-            hostname: &sandbox::hostname(&self.pod, &self.node.config.name),
+            hostname: &etc::hostname(&self.pod, &self.node.config.name)
+                .map_err(|error| config_failed(chain(&error)))?,
             rootfs: &rootfs.target,
             namespaces: &self.namespaces().map_err(config_failed)?,
             binds: &binds,

@@ -138,7 +138,7 @@ fn status(node: &Node, stored: &Value, now: Timestamp) -> Value {
 }
 
 /// Address of the node: the one from which it would reach others, else the loopback's. No packet is sent.
-pub(super) fn host_ip() -> String {
+pub(crate) fn host_ip() -> String {
     let route = |bind: &str, far: &str| -> Option<IpAddr> {
         let socket = UdpSocket::bind(bind).ok()?;
         socket.connect(far).ok()?;

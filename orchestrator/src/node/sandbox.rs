@@ -1,8 +1,5 @@
-//! What the containers of a pod share: namespaces held by bind mounts, files in /etc, /dev/shm, the pod's
-//! cgroup. There is no process that holds them. Everything here blocks.
+//! What the containers of a pod share: namespaces held by bind mounts, /dev/shm, the pod's cgroup. There is no process that holds them. Everything here blocks.
 
-use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use berth_cgroups::{Cgroup, CgroupPath, Layout};
@@ -58,6 +55,15 @@ pub enum SandboxError {
         /// Its name.
         name: String,
     },
+    /// `setHostnameAsFQDN` asks for more than Linux takes.
+    #[error(
+        "setHostnameAsFQDN: {name:?} has {} characters, and a host name at most 64 characters: shorten hostname or subdomain",
+        name.len()
+    )]
+    Hostname {
+        /// The name with its domain.
+        name: String,
+    },
     /// The helper ended without a word.
     #[error("the helper that makes the pod's namespaces has ended before its work was done")]
     Thread,
@@ -82,28 +88,9 @@ pub enum SandboxError {
     Volume(#[from] super::volumes::VolumeError),
 }
 
-fn file_error(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> SandboxError + use<> {
+pub(super) fn file_error(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> SandboxError + use<> {
     let path = path.to_owned();
     move |source| SandboxError::File { what, path, source }
-}
-
-/// The pod's host name: `spec.hostname`, else its name, cut to 63 characters as kubelet does.
-pub fn hostname(pod: &Pod, node: &str) -> String {
-    if pod.host_network() {
-        return node.to_owned();
-    }
-    let chosen = pod
-        .spec()
-        .hostname
-        .as_deref()
-        .filter(|h| !h.is_empty())
-        .unwrap_or(&pod.name);
-    chosen
-        .chars()
-        .take(63)
-        .collect::<String>()
-        .trim_end_matches(['-', '.'])
-        .to_owned()
 }
 
 /// The namespaces that the pod's containers join: type in OCI words, and where it is held.
@@ -151,7 +138,7 @@ pub fn set_up(pod: &Pod, paths: &PodPaths, node: &str, ids: Option<u32>) -> Resu
         }
         let wishes = Wishes {
             kinds: wanted.iter().map(|(kind, _)| (*kind).to_owned()).collect(),
-            hostname: hostname(pod, node),
+            hostname: super::etc::hostname(pod, node)?,
             sysctls: sysctls(pod)?,
         };
         match ids {
@@ -192,104 +179,6 @@ fn sysctls(pod: &Pod) -> Result<Vec<(String, String)>, SandboxError> {
         list.push((name, sysctl.value.clone()));
     }
     Ok(list)
-}
-
-/// Writes hosts, hostname and resolv.conf for the pod's addresses; they belong to the pod's root.
-///
-/// # Errors
-/// [`SandboxError::File`].
-pub fn write_files(
-    pod: &Pod,
-    paths: &PodPaths,
-    node: &str,
-    ips: &[IpAddr],
-    ids: Option<u32>,
-) -> Result<(), SandboxError> {
-    let hostname = hostname(pod, node);
-    let resolver = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    for (name, text) in [
-        ("hosts", hosts(pod, &hostname, ips)),
-        ("hostname", format!("{hostname}\n")),
-        ("resolv.conf", resolv_conf(pod, &resolver)),
-    ] {
-        let path = paths.run.join(name);
-        std::fs::write(&path, text).map_err(file_error("write", &path))?;
-        if ids.is_some() {
-            std::os::unix::fs::chown(&path, ids, ids).map_err(file_error("change the owner of", &path))?;
-        }
-    }
-    Ok(())
-}
-
-/// /etc/hosts as kubelet writes it.
-fn hosts(pod: &Pod, hostname: &str, ips: &[IpAddr]) -> String {
-    let mut text = String::from(
-        "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
-         fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
-    );
-    let full = pod
-        .spec()
-        .subdomain
-        .as_deref()
-        .filter(|s| !s.is_empty())
-        .map(|subdomain| format!("{hostname}.{subdomain}.{}.svc.cluster.local\t", pod.namespace));
-    for ip in ips {
-        let _ = writeln!(text, "{ip}\t{}{hostname}", full.as_deref().unwrap_or_default());
-    }
-    for alias in pod.spec().host_aliases.iter().flatten() {
-        let names = alias.hostnames.as_deref().unwrap_or_default().join("\t");
-        let _ = writeln!(text, "{}\t{names}", alias.ip);
-    }
-    text
-}
-
-/// /etc/resolv.conf from the node's, `dnsPolicy` and `dnsConfig`. Name servers on a loopback address are
-/// left out: a pod does not reach them.
-fn resolv_conf(pod: &Pod, node: &str) -> String {
-    let spec = pod.spec();
-    let mut servers = Vec::new();
-    let mut searches = Vec::new();
-    let mut options = Vec::new();
-    if spec.dns_policy.as_deref() != Some("None") {
-        for line in node.lines() {
-            let mut words = line.split_ascii_whitespace();
-            let key = words.next();
-            let rest = words.map(str::to_owned);
-            match key {
-                Some("nameserver") => servers.extend(rest.take(1)),
-                Some("search" | "domain") => searches = rest.collect(),
-                Some("options") => options.extend(rest),
-                _ => {}
-            }
-        }
-        if !pod.host_network() {
-            servers.retain(|s| !s.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()));
-        }
-    }
-    if let Some(config) = &spec.dns_config {
-        servers.extend(config.nameservers.iter().flatten().cloned());
-        searches.extend(config.searches.iter().flatten().cloned());
-        for option in config.options.iter().flatten() {
-            let name = option.name.clone().unwrap_or_default();
-            options.retain(|known| known.split(':').next() != Some(&name));
-            options.push(
-                option
-                    .value
-                    .as_ref()
-                    .map_or(name.clone(), |value| format!("{name}:{value}")),
-            );
-        }
-    }
-    let mut text = String::new();
-    for server in servers {
-        let _ = writeln!(text, "nameserver {server}");
-    }
-    for (key, words) in [("search", searches), ("options", options)] {
-        if !words.is_empty() {
-            let _ = writeln!(text, "{key} {}", words.join(" "));
-        }
-    }
-    text
 }
 
 /// The pod's cgroup, below which the containers' are.

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use berth_api::kinds::{self, Kind};
 use k8s_openapi::api::core::v1 as api;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::env::Sources;
 use super::pod::Pod;
+use crate::controllers::own;
 use crate::pki::Tokens;
 use crate::pki::tokens::{Bound, Claims, ISSUER, Private};
-use crate::store::{Key, Store};
+use crate::store::{Key, Object, Store};
 
 /// Reads from the store on demand.
 pub struct Stored {
@@ -34,6 +36,22 @@ impl Stored {
                 None
             }
         }
+    }
+}
+
+impl Stored {
+    /// The Services of the namespace, and that of the API.
+    pub fn services(&self) -> Vec<Value> {
+        let own = self.store.list(kinds::SERVICE, Some(&self.namespace)).items;
+        let (namespace, name) = own::API;
+        let api = Key::new(kinds::SERVICE, namespace, name);
+        let api = self
+            .store
+            .get(&api)
+            .ok()
+            .flatten()
+            .filter(|_| namespace != self.namespace);
+        own.iter().chain(&api).map(Object::value).collect()
     }
 }
 

@@ -90,7 +90,8 @@ pub struct Pki {
 }
 
 impl Pki {
-    /// Reads what there is and makes what is missing. `addresses` are those the server is reached at.
+    /// Reads what there is and makes what is missing. `addresses` are those the server is reached at, that of the Service
+    /// `kubernetes` among them.
     pub fn open(dir: &Path, addresses: &[IpAddr], node_name: &str) -> Result<Self, PkiError> {
         let fail = |action| {
             move |source| PkiError::File {
@@ -136,6 +137,7 @@ fn names(addresses: &[IpAddr], node_name: &str) -> Vec<String> {
         "kubernetes",
         "kubernetes.default",
         "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
         node_name,
     ]
     .map(str::to_owned)

@@ -6,11 +6,12 @@
 //!
 //! The rules stay when berthd goes: no connection depends on it.
 
+mod guests;
 mod plan;
 mod routes;
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::SocketAddrV4;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,37 +24,41 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use routes::Publisher;
+use routes::{Leading, Publisher};
 
 use crate::store::{Object, Store, Watch, WatchError};
 
-pub use plan::services;
+pub use guests::Guests;
+pub use plan::{Plan, plan};
 pub use routes::Routes;
 
 /// First and longest wait before a change that the kernel refused is tried again.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// Begins to keep the rules until `shutdown` turns true. `addresses` is the network of Services; every `check` the
-/// rules are compared with the kernel's (never if zero).
-pub fn start(
-    store: Store,
-    addresses: Ipv4Net,
-    check: Duration,
-    shutdown: watch::Receiver<bool>,
-) -> (JoinHandle<()>, Routes) {
-    let (publisher, routes) = routes::routes();
-    (
-        tokio::spawn(run(store, addresses, check, publisher, shutdown)),
-        routes,
-    )
+/// What the rules are made by beside the store.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The network of Services.
+    pub addresses: Ipv4Net,
+    /// Where berthd itself listens: the only places on 127.0.0.0/8 that a Service may lead to.
+    pub own: BTreeSet<SocketAddrV4>,
+    /// How often the rules are compared with the kernel's; never if zero.
+    pub check: Duration,
+}
+
+/// Begins to keep the rules until `shutdown` turns true.
+pub fn start(store: Store, settings: Settings, shutdown: watch::Receiver<bool>) -> (JoinHandle<()>, Routes) {
+    // Pods that were there before have rules that may be out of date.
+    let pods = !store.list(kinds::POD, None).items.is_empty();
+    let (publisher, routes) = routes::routes(pods);
+    (tokio::spawn(run(store, settings, publisher, shutdown)), routes)
 }
 
 async fn run(
     store: Store,
-    addresses: Ipv4Net,
-    check: Duration,
-    publisher: Publisher,
+    settings: Settings,
+    mut publisher: Publisher,
     mut shutdown: watch::Receiver<bool>,
 ) {
     let balancer: Arc<Mutex<Option<Balancer>>> = Arc::default();
@@ -73,13 +78,20 @@ async fn run(
             }
             Err(WatchError::Closed) => return,
         }
-        let delay = match apply(&balancer, &store, addresses).await {
-            Ok(backends) => {
-                publisher.publish(backends);
+        let needed = publisher.is_needed();
+        let delay = match apply(&balancer, &store, &settings, needed).await {
+            Ok(leading) => {
+                publisher.publish(leading, needed);
                 wait = FIRST_WAIT;
-                if check.is_zero() { Duration::MAX } else { check }
+                if settings.check.is_zero() {
+                    Duration::MAX
+                } else {
+                    settings.check
+                }
             }
             Err(error) => {
+                // Pods start without rules rather than not at all.
+                publisher.give_up(needed);
                 tracing::warn!(%error, "the rules of services could not be written, trying again");
                 let now = wait;
                 wait = (wait * 2).min(LONGEST_WAIT);
@@ -88,6 +100,7 @@ async fn run(
         };
         tokio::select! {
             _ = shutdown.changed() => {}
+            () = publisher.needed() => {}
             event = next(&mut watches) => match event {
                 Ok(()) => {}
                 Err(WatchError::Expired) => watches.clear(),
@@ -117,35 +130,36 @@ async fn next(watches: &mut [Watch]) -> Result<(), WatchError> {
     select_all(waiting).await.0.map(drop)
 }
 
-/// Brings the kernel to what the store says; returns the addresses of all backends.
+/// Brings the kernel to what the store says; returns the pods that connections are led to.
 async fn apply(
     balancer: &Arc<Mutex<Option<Balancer>>>,
     store: &Store,
-    addresses: Ipv4Net,
-) -> Result<BTreeSet<Ipv4Addr>, Failure> {
+    settings: &Settings,
+    needed: bool,
+) -> Result<Leading, Failure> {
     let values = |list: Vec<Object>| list.iter().map(Object::value).collect::<Vec<Value>>();
     let services = values(store.list(kinds::SERVICE, None).items);
     let slices = values(store.list(kinds::ENDPOINT_SLICE, None).items);
     let balancer = Arc::clone(balancer);
+    let settings = settings.clone();
     let work = move || {
-        let wanted = plan::services(&services, &slices, addresses, &networks());
+        let wanted = plan::plan(&services, &slices, &settings, &networks());
         let mut balancer = balancer.lock().unwrap_or_else(PoisonError::into_inner);
-        write(&mut balancer, &wanted)?;
-        let backends = wanted.services.values().flat_map(|service| &service.backends);
-        Ok(backends.map(|backend| *backend.ip()).collect())
+        write(&mut balancer, &wanted.services, needed || wanted.others)?;
+        Ok(wanted.leading)
     };
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         // Only at the end of the process.
-        Err(_) => Ok(BTreeSet::new()),
+        Err(_) => Ok(Leading::default()),
     }
 }
 
-fn write(balancer: &mut Option<Balancer>, wanted: &Services) -> Result<(), Failure> {
+fn write(balancer: &mut Option<Balancer>, wanted: &Services, needed: bool) -> Result<(), Failure> {
     let open = match balancer {
         Some(open) => open,
-        // A node without Services needs no rules, nor a kernel that has nf_tables.
-        None if wanted.services.is_empty() => return Ok(()),
+        // A node without pods and without Services but its own needs no rules, nor a kernel that has nf_tables.
+        None if !needed => return Ok(()),
         None => balancer.insert(Balancer::open()?),
     };
     open.apply(wanted)

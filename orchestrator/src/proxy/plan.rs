@@ -7,6 +7,10 @@ use cni_plugins::services::{Frontend, Protocol, Service, Services};
 use ipnet::Ipv4Net;
 use serde_json::Value;
 
+use super::Settings;
+use super::routes::Leading;
+use crate::controllers::own;
+
 /// Label that names the Service of a slice.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
@@ -18,8 +22,20 @@ struct Backend {
     serving: bool,
 }
 
+/// What is to be done.
+#[derive(Debug)]
+pub struct Plan {
+    /// What the kernel shall know.
+    pub services: Services,
+    /// The pods that are led to, without those that a Service leads to until their very end
+    /// (`publishNotReadyAddresses`).
+    pub(super) leading: Leading,
+    /// There are Services beside the node's own.
+    pub others: bool,
+}
+
 /// What the kernel shall know. `networks` are those that the host itself is in.
-pub fn services(services: &[Value], slices: &[Value], addresses: Ipv4Net, networks: &[Ipv4Net]) -> Services {
+pub fn plan(services: &[Value], slices: &[Value], settings: &Settings, networks: &[Ipv4Net]) -> Plan {
     let mut by_service: BTreeMap<(&str, &str), Vec<&Value>> = BTreeMap::new();
     for slice in slices.iter().filter(|slice| slice["addressType"] == "IPv4") {
         let service = slice["metadata"]["labels"][SERVICE_NAME]
@@ -29,13 +45,18 @@ pub fn services(services: &[Value], slices: &[Value], addresses: Ipv4Net, networ
         by_service.entry((namespace, service)).or_default().push(slice);
     }
     let mut all = BTreeMap::new();
+    let (mut leading, mut others) = (Leading::new(), false);
     for service in services {
         let meta = |field: &str| service["metadata"][field].as_str().unwrap_or_default();
         let (namespace, name) = (meta("namespace"), meta("name"));
         let slices = by_service.get(&(namespace, name)).map_or(&[][..], Vec::as_slice);
         for port in service["spec"]["ports"].as_array().into_iter().flatten() {
             let port_name = port["name"].as_str().unwrap_or_default();
-            if let Some(found) = one(service, port, slices) {
+            if let Some(found) = one(service, port, slices, &settings.own) {
+                others |= ![own::API, own::DNS].contains(&(namespace, name));
+                if service["spec"]["publishNotReadyAddresses"] != true {
+                    leading.extend(found.backends.iter().map(SocketAddrV4::ip));
+                }
                 let number = &port["port"];
                 let shown = if port_name.is_empty() {
                     number.to_string()
@@ -47,15 +68,19 @@ pub fn services(services: &[Value], slices: &[Value], addresses: Ipv4Net, networ
         }
     }
     let direct = direct(&all, networks);
-    Services {
-        services: all,
-        addresses,
-        direct,
+    Plan {
+        services: Services {
+            services: all,
+            addresses: settings.addresses,
+            direct,
+        },
+        leading,
+        others,
     }
 }
 
 /// One port of a Service; nothing for those that have no address.
-fn one(service: &Value, port: &Value, slices: &[&Value]) -> Option<Service> {
+fn one(service: &Value, port: &Value, slices: &[&Value], own: &BTreeSet<SocketAddrV4>) -> Option<Service> {
     let spec = &service["spec"];
     if spec["type"] == "ExternalName" {
         return None;
@@ -83,9 +108,12 @@ fn one(service: &Value, port: &Value, slices: &[&Value]) -> Option<Service> {
         protocol,
         port,
     }));
+    let mut backends = backends(port, slices);
+    // What listens on 127.0.0.1 trusts that only the host itself comes.
+    backends.retain(|backend| !backend.ip().is_loopback() || own.contains(backend));
     Some(Service {
         frontends,
-        backends: backends(port, slices),
+        backends,
         sticky: spec["sessionAffinity"] == "ClientIP",
     })
 }
@@ -178,9 +206,18 @@ mod tests {
         }))
     }
 
-    fn planned(service: Value, slices: &[Value]) -> Services {
+    fn plan_of(service: Value, slices: &[Value]) -> Plan {
         let networks = ["10.90.0.0/16".parse().unwrap(), "192.0.2.0/24".parse().unwrap()];
-        services(&[service], slices, "10.96.0.0/16".parse().unwrap(), &networks)
+        let settings = Settings {
+            addresses: "10.96.0.0/16".parse().unwrap(),
+            own: BTreeSet::from(["127.0.0.1:6443".parse().unwrap()]),
+            check: std::time::Duration::ZERO,
+        };
+        plan(&[service], slices, &settings, &networks)
+    }
+
+    fn planned(service: Value, slices: &[Value]) -> Services {
+        plan_of(service, slices).services
     }
 
     fn addresses(found: &Services) -> Vec<String> {
@@ -223,6 +260,27 @@ mod tests {
         let two = slice(json!([{"addresses": ["192.0.2.7"]}]));
         let found = planned(web(), &[other, six, one, two]);
         assert_eq!(addresses(&found), ["10.90.0.2:8080", "192.0.2.7:8080"]);
+    }
+
+    #[test]
+    fn of_the_hosts_loopback_only_berthds_own_sockets_are_led_to() {
+        let mut here = slice(json!([endpoint("127.0.0.1", true, false)]));
+        assert_eq!(addresses(&planned(web(), &[here.clone()])), [""; 0]);
+        here["ports"][0]["port"] = json!(6443);
+        assert_eq!(addresses(&planned(web(), &[here])), ["127.0.0.1:6443"]);
+    }
+
+    #[test]
+    fn a_pod_that_ends_does_not_wait_for_services_that_publish_it_until_then() {
+        let some = slice(json!([endpoint("10.90.0.2", true, false)]));
+        let leads = |service: Value| plan_of(service, std::slice::from_ref(&some)).leading.len();
+        assert_eq!(leads(web()), 1);
+        let mut published = web();
+        published["spec"]["publishNotReadyAddresses"] = json!(true);
+        assert_eq!(leads(published.clone()), 0);
+        assert!(plan_of(published.clone(), &[]).others);
+        published["metadata"] = json!({"namespace": "default", "name": "kubernetes"});
+        assert!(!plan_of(published, &[]).others);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use super::connections::{Connections, Held, in_use};
 use super::{Shutdown, auth};
 use crate::pki::{self, Pki};
+use crate::proxy::Guests;
 
 /// Connections held at a time.
 const CONNECTIONS: usize = 1024;
@@ -96,7 +97,19 @@ pub fn acceptor(keys: &Pki) -> Result<TlsAcceptor, ListenError> {
 }
 
 /// Serves until `stop`, then lets open requests end for a short time.
-pub async fn serve(listener: TcpListener, acceptor: TlsAcceptor, router: Router, mut stop: Shutdown) {
+///
+/// On 127.0.0.1 only the host and its pods are served: the rules of services lead the Service `kubernetes` there, whoever
+/// sends a packet to its address.
+pub async fn serve(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    router: Router,
+    guests: Guests,
+    mut stop: Shutdown,
+) {
+    let local = listener
+        .local_addr()
+        .is_ok_and(|address| address.ip().is_loopback());
     let connections = Connections::new(CONNECTIONS);
     let graceful = Arc::new(GracefulShutdown::new());
     loop {
@@ -105,6 +118,10 @@ pub async fn serve(listener: TcpListener, acceptor: TlsAcceptor, router: Router,
             _ = stop.wait_for(|stop| *stop) => break,
         };
         let stream = match accepted {
+            Ok((_, client)) if local && !guests.admits(client.ip()) => {
+                tracing::warn!(%client, "a connection to the API from outside was closed: it listens for the host and its pods only");
+                continue;
+            }
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of descriptors or memory: the condition passes, and must not spin.

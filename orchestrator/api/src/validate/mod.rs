@@ -7,6 +7,7 @@ mod access;
 mod config;
 mod container;
 mod cron_job;
+mod dns;
 pub mod field;
 mod job;
 mod job_policy;

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::Node;
 use super::container;
+use super::dns;
 use super::field::{Errors, Path, each, text};
 use super::{names, own_users, volume};
 
@@ -17,11 +18,7 @@ pub(super) fn validate(at: &Path, spec: &Value, node: &Node, errors: &mut Errors
         spec.get("restartPolicy"),
         &["Always", "OnFailure", "Never"],
     );
-    errors.one_of(
-        &at.child("dnsPolicy"),
-        spec.get("dnsPolicy"),
-        &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
-    );
+    dns::validate(at, spec, errors);
     errors.not_negative(
         &at.child("terminationGracePeriodSeconds"),
         spec.get("terminationGracePeriodSeconds"),

@@ -407,3 +407,58 @@ fn set(object: &mut Value, pointer: &str, value: Value) {
         other => panic!("{pointer}: {other}"),
     }
 }
+
+#[test]
+fn a_pods_dns_is_checked() {
+    let with = |spec: Value| {
+        pod(|object| {
+            for (field, value) in spec.as_object().expect("an object") {
+                object["spec"][field] = value.clone();
+            }
+        })
+    };
+    let long: Vec<String> = (0..33).map(|n| format!("s{n}.{}", "a".repeat(60))).collect();
+    for (spec, wrong) in [
+        (json!({"dnsPolicy": "Cluster"}), "spec.dnsPolicy: Unsupported"),
+        (json!({"dnsPolicy": "None"}), "spec.dnsConfig: Required"),
+        (
+            json!({"dnsPolicy": "None", "dnsConfig": {"searches": ["a"]}}),
+            "spec.dnsConfig.nameservers: Required",
+        ),
+        (
+            json!({"dnsConfig": {"nameservers": ["1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.1.4"]}}),
+            "more than 3 nameservers",
+        ),
+        (
+            json!({"dnsConfig": {"nameservers": ["dns.example"]}}),
+            "spec.dnsConfig.nameservers[0]: Invalid",
+        ),
+        (
+            json!({"dnsConfig": {"searches": ["No Such"]}}),
+            "spec.dnsConfig.searches[0]: Invalid",
+        ),
+        (
+            json!({"dnsConfig": {"searches": long}}),
+            "more than 32 search paths",
+        ),
+        (
+            json!({"dnsConfig": {"searches": long}}),
+            "more than 2048 characters",
+        ),
+        (
+            json!({"dnsConfig": {"options": [{"value": "2"}]}}),
+            "spec.dnsConfig.options[0]: Required",
+        ),
+        (json!({"hostnameOverride": "a"}), "setHostnameAsFQDN"),
+    ] {
+        let found = with(spec.clone());
+        assert!(
+            found.iter().any(|message| message.contains(wrong)),
+            "{spec}: {found:?}"
+        );
+    }
+    let good = json!({"dnsPolicy": "None", "setHostnameAsFQDN": true, "enableServiceLinks": false, "dnsConfig": {
+        "nameservers": ["192.0.2.1", "fd00::1"], "searches": ["a.example.", ".", "_tcp.example"],
+        "options": [{"name": "ndots", "value": "1"}]}});
+    assert_eq!(with(good), [""; 0]);
+}
