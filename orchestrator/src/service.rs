@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use berth_api::kinds;
 use berth_image::ImageStore;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -234,6 +235,7 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
             own: [sockets.api, sockets.dns].into_iter().flatten().collect(),
             check: Duration::from_secs(config.network_check.into()),
         },
+        has_pods(&store, &node_name),
         stopped.clone(),
     );
     let controlling = tokio::spawn(controllers::run(
@@ -290,6 +292,13 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
 struct Sockets {
     api: Option<SocketAddrV4>,
     dns: Option<SocketAddrV4>,
+}
+
+/// Whether pods of an earlier berthd may be running.
+fn has_pods(store: &Store, node_name: &str) -> bool {
+    let mark = format!("\"nodeName\":\"{node_name}\"");
+    let pods = store.list(kinds::POD, None).items;
+    pods.iter().any(|pod| pod.json().contains(&mark))
 }
 
 /// The DNS server's sockets. Without them pods have the node's own name servers.

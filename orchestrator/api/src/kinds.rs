@@ -6,10 +6,12 @@
 
 mod access;
 mod batch;
+mod networking;
 mod policy;
 
 pub use access::{CLUSTER_ROLE, CLUSTER_ROLE_BINDING, REVIEWS, ROLE, ROLE_BINDING};
 pub use batch::{CRON_JOB, JOB};
+pub use networking::{INGRESS, NETWORK_POLICY};
 pub use policy::{
     LEASE, LIMIT_RANGE, MEASURED, NODE_METRICS, POD_DISRUPTION_BUDGET, POD_METRICS, RESOURCE_QUOTA,
 };
@@ -417,6 +419,8 @@ pub static ALL: &[&Kind] = &[
     JOB,
     LEASE,
     ENDPOINT_SLICE,
+    INGRESS,
+    NETWORK_POLICY,
     POD_DISRUPTION_BUDGET,
     CLUSTER_ROLE_BINDING,
     CLUSTER_ROLE,

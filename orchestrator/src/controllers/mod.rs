@@ -21,6 +21,7 @@ pub mod endpoints;
 mod fields;
 pub mod gc;
 pub mod job;
+mod loadbalancer;
 pub mod namespace;
 pub mod own;
 mod ownership;
@@ -29,6 +30,7 @@ mod queue;
 mod quota;
 pub mod replicaset;
 mod roles;
+mod unenforced;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -85,6 +87,12 @@ pub async fn run(store: Store, authority: String, own: own::Own, shutdown: watch
         drive(gc::GarbageCollector::default(), store.clone(), shutdown.clone()),
         drive(namespace::NamespaceController, store.clone(), shutdown.clone()),
         drive(endpoints::EndpointsController, store.clone(), shutdown.clone()),
+        drive(
+            loadbalancer::LoadBalancer::default(),
+            store.clone(),
+            shutdown.clone()
+        ),
+        drive(unenforced::Unenforced, store.clone(), shutdown.clone()),
         drive(own, store.clone(), shutdown.clone()),
         drive(pod_gc::PodCollector, store, shutdown),
     );

@@ -47,10 +47,14 @@ pub struct Settings {
     pub check: Duration,
 }
 
-/// Begins to keep the rules until `shutdown` turns true.
-pub fn start(store: Store, settings: Settings, shutdown: watch::Receiver<bool>) -> (JoinHandle<()>, Routes) {
-    // Pods that were there before have rules that may be out of date.
-    let pods = !store.list(kinds::POD, None).items.is_empty();
+/// Begins to keep the rules until `shutdown` turns true. `pods` says that some are there already, whose rules may be out
+/// of date.
+pub fn start(
+    store: Store,
+    settings: Settings,
+    pods: bool,
+    shutdown: watch::Receiver<bool>,
+) -> (JoinHandle<()>, Routes) {
     let (publisher, routes) = routes::routes(pods);
     (tokio::spawn(run(store, settings, publisher, shutdown)), routes)
 }

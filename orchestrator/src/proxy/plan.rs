@@ -108,6 +108,12 @@ fn one(service: &Value, port: &Value, slices: &[&Value], own: &BTreeSet<SocketAd
         protocol,
         port,
     }));
+    let shown = number("port")?;
+    frontends.extend(outside(service).map(|address| Frontend {
+        address: Some(address),
+        protocol,
+        port: shown,
+    }));
     let mut backends = backends(port, slices);
     // What listens on 127.0.0.1 trusts that only the host itself comes.
     backends.retain(|backend| !backend.ip().is_loopback() || own.contains(backend));
@@ -116,6 +122,20 @@ fn one(service: &Value, port: &Value, slices: &[&Value], own: &BTreeSet<SocketAd
         backends,
         sticky: spec["sessionAffinity"] == "ClientIP",
     })
+}
+
+/// Addresses of the host, and others that are routed to it, that a Service has beside its own: what its specification
+/// asks for, and what the load balancer's controller gave it.
+fn outside(service: &Value) -> impl Iterator<Item = Ipv4Addr> {
+    let asked = service["spec"]["externalIPs"].as_array().into_iter().flatten();
+    let balanced = service["spec"]["type"] == "LoadBalancer";
+    let given = service["status"]["loadBalancer"]["ingress"].as_array();
+    let given = given
+        .filter(|_| balanced)
+        .into_iter()
+        .flatten()
+        .map(|point| &point["ip"]);
+    asked.chain(given).filter_map(|ip| ip.as_str()?.parse().ok())
 }
 
 /// Where a port's connections go, in an order that does not change: the ready endpoints, or, where all are being
@@ -260,6 +280,29 @@ mod tests {
         let two = slice(json!([{"addresses": ["192.0.2.7"]}]));
         let found = planned(web(), &[other, six, one, two]);
         assert_eq!(addresses(&found), ["10.90.0.2:8080", "192.0.2.7:8080"]);
+    }
+
+    #[test]
+    fn addresses_from_outside_lead_to_the_same_pods() {
+        let mut service = web();
+        service["spec"]["externalIPs"] = json!(["198.51.100.7", "2001:db8::1"]);
+        service["status"]["loadBalancer"]["ingress"] = json!([{"ip": "192.0.2.1"}]);
+        let shown = |service: &Value| -> Vec<String> {
+            let found = planned(
+                service.clone(),
+                &[slice(json!([endpoint("10.90.0.2", true, false)]))],
+            );
+            let frontends = found.services["default/web:http"].frontends.iter();
+            frontends
+                .filter_map(|f| f.address.map(|ip| format!("{ip}:{}", f.port)))
+                .collect()
+        };
+        assert_eq!(shown(&service), ["10.96.0.40:80", "198.51.100.7:80"]);
+        service["spec"]["type"] = json!("LoadBalancer");
+        assert_eq!(
+            shown(&service),
+            ["10.96.0.40:80", "192.0.2.1:80", "198.51.100.7:80"]
+        );
     }
 
     #[test]

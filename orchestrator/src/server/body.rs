@@ -125,7 +125,9 @@ pub(super) fn conform(
     sent: Sent,
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), ApiError> {
-    conform_to(kind.kind, kind.version, sent, validation)
+    let (value, mut warnings) = conform_to(kind.kind, kind.version, sent, validation)?;
+    warnings.extend(kind.caution().map(str::to_owned));
+    Ok((value, warnings))
 }
 
 /// Like [`conform`], for types that are no kind of their own, such as `Scale`.

@@ -70,12 +70,34 @@ impl Allocator {
             return Vec::new();
         }
         let mut taken = Taken::by_others(self, store, service);
-        let mut causes = Vec::new();
+        let mut causes = self.stolen(service);
         self.address(service, &mut taken, &mut causes);
         let wants_ports = kind == "NodePort"
             || (kind == "LoadBalancer" && service["spec"]["allocateLoadBalancerNodePorts"] != false);
         node_ports(service, wants_ports, &mut taken, &mut causes);
         causes
+    }
+
+    /// An address of another Service cannot be had by `externalIPs`.
+    fn stolen(&self, service: &Value) -> Vec<Cause> {
+        let asked = service["spec"]["externalIPs"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .enumerate();
+        asked
+            .filter(|(_, ip)| {
+                let parsed = ip.as_str().and_then(|ip| ip.parse::<Ipv4Addr>().ok());
+                parsed.is_some_and(|ip| self.range.contains(&ip))
+            })
+            .map(|(index, ip)| {
+                let why = format!(
+                    "must not be an address of Services ({}): use clusterIP",
+                    self.range
+                );
+                invalid(&format!("spec.externalIPs[{index}]"), ip, &why)
+            })
+            .collect()
     }
 
     fn address(&self, service: &mut Value, taken: &mut Taken<'_>, causes: &mut Vec<Cause>) {

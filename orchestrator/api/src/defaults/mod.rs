@@ -6,6 +6,7 @@
 mod access;
 mod batch;
 mod namespace;
+mod networking;
 mod pod;
 mod secret;
 mod service;
@@ -28,6 +29,7 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         "Service" => service::service(object),
         "Endpoints" => service::endpoints(object),
         "EndpointSlice" => service::endpoint_slice(object),
+        "NetworkPolicy" => networking::network_policy(object),
         "RoleBinding" | "ClusterRoleBinding" => access::binding(object),
         _ => {}
     }

@@ -7,6 +7,7 @@ mod access;
 mod age;
 mod batch;
 mod core;
+mod networking;
 mod pod;
 mod service;
 mod workload;
@@ -83,6 +84,8 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         "PodDisruptionBudget" => access::BUDGET,
         "Lease" => access::LEASE,
         "ServiceAccount" => access::ACCOUNT,
+        "NetworkPolicy" => networking::NETWORK_POLICY,
+        "Ingress" => networking::INGRESS,
         _ => core::PLAIN,
     }
 }
@@ -109,6 +112,8 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
         "PodDisruptionBudget" => access::budget(object, now),
         "Lease" => access::lease(object, now),
         "ServiceAccount" => access::account(object, now),
+        "NetworkPolicy" => networking::network_policy(object, now),
+        "Ingress" => networking::ingress(object, now),
         _ => core::plain(object, now),
     }
 }

@@ -49,24 +49,16 @@ pub(super) fn service(object: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 fn external(object: &Value, kind: &str) -> Value {
+    let text_of = |value: &Value| value.as_str().map(str::to_owned);
+    let own = list(object, "/spec/externalIPs").filter_map(text_of);
+    let given = list(object, "/status/loadBalancer/ingress")
+        .filter(|_| kind == "LoadBalancer")
+        .filter_map(|point| text_of(&point["ip"]).or(text_of(&point["hostname"])));
+    let all: Vec<String> = given.chain(own).collect();
     match kind {
         "ExternalName" => or_none(text(object, "/spec/externalName")),
-        "LoadBalancer" => {
-            let ingress = object
-                .pointer("/status/loadBalancer/ingress")
-                .and_then(Value::as_array);
-            let addresses: Vec<&str> = ingress
-                .into_iter()
-                .flatten()
-                .filter_map(|point| point["ip"].as_str().or(point["hostname"].as_str()))
-                .collect();
-            if addresses.is_empty() {
-                json!("<pending>")
-            } else {
-                json!(addresses.join(","))
-            }
-        }
-        _ => json!("<none>"),
+        "LoadBalancer" if all.is_empty() => json!("<pending>"),
+        _ => or_none(&all.join(",")),
     }
 }
 

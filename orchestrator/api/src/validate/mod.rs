@@ -15,6 +15,7 @@ pub mod metadata;
 pub mod names;
 mod namespace;
 mod own_users;
+mod networking;
 mod pod;
 mod policy;
 mod probe;
@@ -112,6 +113,8 @@ fn content(kind: &Kind, object: &Value, node: &Node, errors: &mut Errors) {
         "LimitRange" => policy::limit_range(object, errors),
         "PodDisruptionBudget" => policy::disruption_budget(object, errors),
         "Lease" => policy::lease(object, errors),
+        "NetworkPolicy" => networking::network_policy(object, errors),
+        "Ingress" => networking::ingress(object, errors),
         _ => {}
     }
 }

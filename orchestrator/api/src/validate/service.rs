@@ -43,6 +43,21 @@ pub(super) fn service(object: &Value, errors: &mut Errors) {
             errors.one_of(&at.child(field), spec.get(field), &allowed);
         }
     }
+    for (index, address) in each(spec, "externalIPs") {
+        let address = address.as_str().unwrap_or_default();
+        endpoint_address(&at.child("externalIPs").index(index), address, errors);
+    }
+    let class = text(spec, "loadBalancerClass");
+    if !class.is_empty() {
+        let at = at.child("loadBalancerClass");
+        if text(spec, "type") == "LoadBalancer" {
+            for wrong in names::qualified_name(class) {
+                errors.invalid_text(&at, class, &wrong);
+            }
+        } else {
+            errors.forbidden(&at, "may only be used when `type` is 'LoadBalancer'");
+        }
+    }
     external_policy(&at, spec, errors);
     ports(&at, spec, headless, errors);
 }
@@ -267,7 +282,7 @@ pub(super) fn endpoint_slice(object: &Value, errors: &mut Errors) {
     endpoint_ports(&Path::root(""), object, errors);
 }
 
-/// What nobody may send traffic to by an endpoint.
+/// What nobody may send traffic to by an endpoint, or take traffic of by a Service.
 fn endpoint_address(at: &Path, address: &str, errors: &mut Errors) {
     let Ok(ip) = address.parse::<IpAddr>() else {
         errors.invalid_text(at, address, "must be a valid IP address");
