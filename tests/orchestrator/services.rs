@@ -116,7 +116,7 @@ fn a_service_leads_to_the_pods_that_are_ready() {
     node.ctl(&["delete", "service", "web"]).ok();
     wait_for("its slices and Endpoints to go", PATIENCE, || {
         let left = node.ctl(&["get", "endpointslices,endpoints", "-o", "name"]).ok();
-        if left.trim().is_empty() { Ok(()) } else { Err(left) }
+        if left.contains("/web") { Err(left) } else { Ok(()) }
     });
 }
 
@@ -354,9 +354,24 @@ fn kubectl_shows_services_and_bad_ones_are_refused_by_field() {
         ("{selector: {a: b}}".to_owned(), "spec.ports", "Required"),
         ("{type: ExternalName}".to_owned(), "spec.externalName", "Required"),
         (
-            "{externalIPs: [192.0.2.1], ports: [{port: 80}]}".to_owned(),
-            "spec.externalIPs",
-            "NodePort",
+            "{externalIPs: [127.0.0.1], ports: [{port: 80}]}".to_owned(),
+            "spec.externalIPs[0]",
+            "loopback",
+        ),
+        (
+            "{externalIPs: [10.96.0.10], ports: [{port: 53}]}".to_owned(),
+            "spec.externalIPs[0]",
+            "address of Services",
+        ),
+        (
+            "{type: LoadBalancer, loadBalancerSourceRanges: [192.0.2.0/24], ports: [{port: 80}]}".to_owned(),
+            "spec.loadBalancerSourceRanges",
+            "firewall",
+        ),
+        (
+            "{loadBalancerClass: example.com/lb, ports: [{port: 80}]}".to_owned(),
+            "spec.loadBalancerClass",
+            "LoadBalancer",
         ),
         (
             "{ipFamilies: [IPv6], ports: [{port: 80}]}".to_owned(),
@@ -369,5 +384,162 @@ fn kubectl_shows_services_and_bad_ones_are_refused_by_field() {
         assert!(error.contains(field) && error.contains(why), "{spec}: {error}");
     }
     let left = node.ctl(&["get", "services", "-o", "name"]).ok();
-    assert_eq!(left.trim(), "service/web");
+    assert_eq!(left.trim(), "service/kubernetes\nservice/web");
+}
+
+#[test]
+fn load_balancers_and_external_addresses_lead_to_pods() {
+    need_root!();
+    let node = node();
+    application::import(&node, "v1.0.0");
+    application::apply(&node, "v1.0.0", 2);
+    node.ctl(&["rollout", "status", "deployment/user-service"]).ok();
+    // A program of the host has a port already.
+    let _listener = std::net::TcpListener::bind("0.0.0.0:8088").expect("a port of the test's own network");
+    let named = |name: &str, spec: &str| {
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n")
+    };
+    let balanced = |port: u16| {
+        format!(
+            "{{type: LoadBalancer, selector: {{app: user-service}}, ports: [{{port: {port}, targetPort: 8080}}]}}"
+        )
+    };
+    let address = |name: &str| {
+        let stored = application::json(&node, &["service", name]);
+        stored["status"]["loadBalancer"]["ingress"][0]["ip"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    let gets = |name: &str| {
+        wait_for(&format!("{name} to have an address"), PATIENCE, || {
+            address(name).ok_or("pending")
+        })
+    };
+    application::feed(&node, &["apply", "-f", "-"], &named("first", &balanced(80))).ok();
+    assert_eq!(gets("first"), "192.0.2.1");
+    answers_at(&node, "192.0.2.1:80");
+    let outside =
+        "{externalIPs: [198.51.100.9], selector: {app: user-service}, ports: [{port: 81, targetPort: 8080}]}";
+    let more = [
+        named("second", &balanced(80)),
+        named("third", &balanced(8088)),
+        named("outside", outside),
+    ];
+    application::feed(&node, &["apply", "-f", "-"], &more.concat()).ok();
+    answers_at(&node, "198.51.100.9:81");
+    for (name, owner) in [
+        ("second", "Service default/first"),
+        ("third", "a program of the host"),
+    ] {
+        wait_for(&format!("the event of {name}"), PATIENCE, || {
+            let events = node.ctl(&["get", "events", "-o", "json"]).ok();
+            let list: Value = serde_json::from_str(&events).expect("JSON");
+            let found = list["items"].as_array().into_iter().flatten().any(|event| {
+                let message = event["message"].as_str().unwrap_or_default();
+                event["involvedObject"]["name"] == name && message.contains(owner)
+            });
+            if found { Ok(()) } else { Err(events) }
+        });
+        assert_eq!(address(name), None);
+    }
+    let table = node.ctl(&["get", "services"]).ok();
+    let row = |name: &str| {
+        table
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap_or_default()
+            .to_owned()
+    };
+    assert!(
+        row("first").contains("192.0.2.1") && row("second").contains("<pending>"),
+        "{table}"
+    );
+    assert!(row("outside").contains("198.51.100.9"), "{table}");
+
+    // Who waits gets the port that is given up; who is no load balancer any more gives up its own.
+    node.ctl(&["delete", "service", "first"]).ok();
+    assert_eq!(gets("second"), "192.0.2.1");
+    answers_at(&node, "192.0.2.1:80");
+    let service = named(
+        "second",
+        "{type: ClusterIP, selector: {app: user-service}, ports: [{port: 80, targetPort: 8080}]}",
+    );
+    application::feed(&node, &["apply", "-f", "-"], &service).ok();
+    wait_for("the address to be given up", PATIENCE, || {
+        match address("second") {
+            None => Ok(()),
+            Some(address) => Err(address),
+        }
+    });
+    wait_for("the node's port to be free", PATIENCE, || {
+        match ask("192.0.2.1:80") {
+            Err(error) if error.contains("refused") => Ok(()),
+            other => Err(other),
+        }
+    });
+}
+
+#[test]
+fn what_is_not_enforced_is_kept_and_said() {
+    need_root!();
+    let Some(kubectl) = kubectl() else {
+        harness::skip!("needs kubectl");
+    };
+    let node = node();
+    let manifest = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny}
+spec: {podSelector: {matchLabels: {app: web}}}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: front}
+spec:
+  rules:
+  - host: a.example
+    http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}
+";
+    let file = node.path().join("network.yaml");
+    std::fs::write(&file, manifest).expect("write the manifest");
+    let file = file.to_str().expect("a path of text");
+    let applied = node.kubectl(&kubectl, &["apply", "-f", file]);
+    for kind in ["NetworkPolicy", "Ingress"] {
+        let warning = format!("Warning: {kind} is stored but not enforced");
+        assert!(applied.stderr.contains(&warning), "{}", applied.stderr);
+    }
+    applied.ok();
+    let policies = node.kubectl(&kubectl, &["get", "netpol"]).ok();
+    assert!(
+        policies.contains("POD-SELECTOR") && policies.contains("app=web"),
+        "{policies}"
+    );
+    let entrances = node.kubectl(&kubectl, &["get", "ing"]).ok();
+    assert!(
+        entrances.contains("HOSTS") && entrances.contains("a.example"),
+        "{entrances}"
+    );
+    let stored = node
+        .kubectl(
+            &kubectl,
+            &["get", "netpol", "deny", "-o", "jsonpath={.spec.policyTypes}"],
+        )
+        .ok();
+    assert_eq!(stored, r#"["Ingress"]"#);
+    wait_for("the events", PATIENCE, || {
+        let events = node.kubectl(&kubectl, &["get", "events"]).ok();
+        if events.matches("NotEnforced").count() == 2 {
+            Ok(())
+        } else {
+            Err(events)
+        }
+    });
+    let told = node.kubectl(&kubectl, &["describe", "ingress", "front"]).ok();
+    assert!(told.contains("NotEnforced"), "{told}");
+    let bad = manifest
+        .replace("Prefix", "Like")
+        .replace("{podSelector", "{policyTypes: [All], podSelector");
+    let error = application::feed(&node, &["apply", "-f", "-"], &bad).err();
+    assert!(error.contains("spec.policyTypes[0]"), "{error}");
+    node.kubectl(&kubectl, &["delete", "-f", file]).ok();
 }

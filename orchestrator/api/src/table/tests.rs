@@ -168,3 +168,32 @@ fn jobs() {
         ]
     );
 }
+
+#[test]
+fn entrances_from_outside() {
+    let meta = json!({"name": "web", "creationTimestamp": "2026-01-01T00:55:00Z"});
+    let service = |kind: &str, ips: Value| {
+        let spec = json!({"type": kind, "clusterIP": "10.96.0.40", "externalIPs": ips,
+            "ports": [{"port": 80, "protocol": "TCP"}]});
+        json!({"metadata": meta, "spec": spec, "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}})
+    };
+    assert_eq!(
+        shown(kinds::SERVICE, service("LoadBalancer", json!(["198.51.100.9"])))[3],
+        "192.0.2.1,198.51.100.9"
+    );
+    assert_eq!(
+        shown(kinds::SERVICE, service("ClusterIP", json!(["198.51.100.9"])))[3],
+        "198.51.100.9"
+    );
+    assert_eq!(
+        shown(kinds::SERVICE, service("ClusterIP", json!([])))[3],
+        "<none>"
+    );
+    let ingress = json!({"metadata": meta, "spec": {"rules": [{"host": "a.example"}, {"host": "b.example"}], "tls": [{}]}});
+    assert_eq!(
+        shown(kinds::INGRESS, ingress),
+        ["web", "<none>", "a.example,b.example", "", "80, 443", "5m"]
+    );
+    let policy = json!({"metadata": meta, "spec": {"podSelector": {"matchLabels": {"app": "web"}}}});
+    assert_eq!(shown(kinds::NETWORK_POLICY, policy), ["web", "app=web", "5m"]);
+}
