@@ -600,3 +600,43 @@ fn a_pod_uses_the_api_with_its_account() {
         }
     });
 }
+
+#[test]
+fn the_examples_of_services_run() {
+    need_root!();
+    let node = node("", None);
+    let folder = harness::repository_root().join("examples/manifests/services");
+    node.ctl(&["apply", "-f", &folder.to_string_lossy()]).ok();
+    wait_for("the Job to be complete", PATIENCE, || {
+        let status = &application::json(&node, &["job", "ask"])["status"];
+        if status["succeeded"] == 1 {
+            Ok(())
+        } else {
+            Err(status.to_string())
+        }
+    });
+    let told = node.ctl(&["logs", "job/ask"]);
+    let told = if told.status.success() {
+        told.stdout
+    } else {
+        let pods = application::json(&node, &["pods", "-l", "job-name=ask"]);
+        let names = pods["items"].as_array().into_iter().flatten();
+        let names = names.filter_map(|pod| pod["metadata"]["name"].as_str());
+        names.map(|name| node.ctl(&["logs", name]).stdout).collect()
+    };
+    assert!(told.matches("web-").count() >= 3, "{told}");
+    for member in ["member-0", "member-1.members.default.svc.cluster.local"] {
+        assert!(told.contains(member), "{member}: {told}");
+    }
+    assert!(told.contains("7946"), "{told}");
+    wait_for("the load balancer", PATIENCE, || {
+        let table = node.ctl(&["get", "service", "web-outside"]).ok();
+        if table.contains("192.0.2.1") {
+            Ok(())
+        } else {
+            Err(table)
+        }
+    });
+    let again = node.ctl(&["apply", "-f", &folder.to_string_lossy()]).ok();
+    assert!(!again.contains("configured"), "{again}");
+}

@@ -282,6 +282,35 @@ mod tests {
     }
 
     #[test]
+    fn damaged_packets_do_no_harm() {
+        let good = packet(Some(1232));
+        let asked = request(None, Transport::Udp);
+        let (mut questions, mut others) = (0, 0);
+        for _ in 0..20_000 {
+            let mut bad = good.clone();
+            for _ in 0..rand::random_range(1..4) {
+                let at = rand::random_range(0..bad.len());
+                bad[at] = rand::random();
+            }
+            bad.truncate(rand::random_range(0..=bad.len() * 2).min(bad.len()));
+            let _ = answers(&bad, 0x0708, &asked);
+            match read(&bad, Transport::Udp) {
+                Read::Question(request) => {
+                    questions += 1;
+                    assert!(request.question_length() + HEAD <= bad.len());
+                    assert!(request.reply(answer(200)).len() <= request.limit());
+                }
+                Read::Refused(reply) => {
+                    others += 1;
+                    assert!(reply.len() >= HEAD);
+                }
+                Read::Nothing => others += 1,
+            }
+        }
+        assert!(questions > 100 && others > 100, "{questions} {others}");
+    }
+
+    #[test]
     fn only_the_answer_to_the_question_counts() {
         let request = request(None, Transport::Udp);
         let mut reply = request.reply(answer(1));

@@ -215,8 +215,9 @@ async fn by_udp(server: Arc<Server>, socket: UdpSocket) {
         let (length, client) = match socket.recv_from(&mut buffer).await {
             Ok(received) => received,
             Err(error) => {
-                // An answer that nobody waited for comes back as an error of the socket.
-                tracing::debug!(%error, "receive a question");
+                // Out of memory, say: the condition passes, and must not spin.
+                tracing::warn!(%error, "cannot receive a question");
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
