@@ -119,7 +119,7 @@ pub async fn serve(
         };
         let stream = match accepted {
             Ok((_, client)) if local && !guests.admits(client.ip()) => {
-                tracing::warn!(%client, "a connection to the API from outside was closed: it listens for the host and its pods only");
+                tracing::debug!(%client, "a connection to the API from outside was closed: it listens for the host and its pods only");
                 continue;
             }
             Ok((stream, _)) => stream,
