@@ -15,6 +15,7 @@ import os
 import pathlib
 import re
 import shutil
+import socket
 import ssl
 import statistics
 import subprocess
@@ -40,6 +41,14 @@ def until(what, condition, seconds=120):
             return found
         time.sleep(0.05)
     raise SystemExit(f"waited in vain for {what}")
+
+
+def accepts(place):
+    try:
+        socket.create_connection(place, 1).close()
+        return True
+    except OSError:
+        return False
 
 
 class Node:
@@ -73,6 +82,8 @@ class Node:
         self.api.request(method, path, body and json.dumps(body), {"content-type": "application/json"})
         answer = self.api.getresponse()
         text = answer.read()
+        # The measurements are longer than an idle connection is kept.
+        self.api.close()
         if answer.status >= 300:
             raise SystemExit(f"{method} {path}: {answer.status} {text[:500]}")
         return json.loads(text)
@@ -170,8 +181,8 @@ def main():
                                    stdout=subprocess.DEVNULL)
         service = node.service("server", "server")
         clients = [("the host", None), ("another pod", other)]
-        until("the Service", lambda: subprocess.run(["busybox", "nc", "-z", "-w", "1", service, str(HTTP)]).returncode == 0)
-        until("iperf3", lambda: subprocess.run(["busybox", "nc", "-z", "-w", "1", address, str(STREAM)]).returncode == 0)
+        for place in [(service, HTTP), (address, STREAM), (service, STREAM)]:
+            until(f"{place}", lambda: accepts(place))
         print("| Services | client | | straight | by the Service | ratio (median of pairs, range) |\n|---|---|---|---|---|---|")
         measure("1", clients, address, service)
         for number in range(1, SERVICES):

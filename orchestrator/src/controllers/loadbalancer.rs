@@ -215,16 +215,16 @@ mod tests {
             service("two", "2026-01-02T00:00:00Z", 80),
         );
         let none = BTreeMap::new();
-        assert_eq!(decide(&one, &[two.clone()], &none), Ok(()));
+        assert_eq!(decide(&one, std::slice::from_ref(&two), &none), Ok(()));
         assert!(
-            decide(&two, &[one.clone()], &none)
+            decide(&two, std::slice::from_ref(&one), &none)
                 .unwrap_err()
                 .contains("80/TCP of the node is taken by Service default/one")
         );
         // Whoever has it keeps it.
         let mut has = two.clone();
         has["status"]["loadBalancer"]["ingress"] = json!([{"ip": "192.0.2.1"}]);
-        assert_eq!(decide(&has, &[one.clone()], &none), Ok(()));
+        assert_eq!(decide(&has, std::slice::from_ref(&one), &none), Ok(()));
         assert!(decide(&one, &[has], &none).is_err());
         let other = service("three", "2026-01-03T00:00:00Z", 81);
         assert_eq!(decide(&other, &[one, two], &none), Ok(()));

@@ -54,9 +54,9 @@ impl Own {
         // What the DNS server listens on changes from time to time; the Service does not.
         let domain = [("dns", "UDP", 53, 53), ("dns-tcp", "TCP", 53, 53)];
         let labels = json!({"component": "apiserver", "provider": "kubernetes"});
-        let mut pairs = vec![pair(API, labels, api_address(network), &https, api)];
+        let mut pairs = vec![pair(API, &labels, api_address(network), &https, api)];
         let labels = json!({"k8s-app": "kube-dns"});
-        pairs.push(pair(DNS, labels, dns_address(network), &domain, dns));
+        pairs.push(pair(DNS, &labels, dns_address(network), &domain, dns));
         Own { pairs }
     }
 
@@ -80,7 +80,7 @@ impl Own {
 
 fn pair(
     (namespace, name): (&str, &str),
-    labels: Value,
+    labels: &Value,
     address: Ipv4Addr,
     ports: &[(&str, &str, u16, u16)],
     target: Option<SocketAddrV4>,

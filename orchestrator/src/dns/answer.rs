@@ -118,13 +118,12 @@ fn follow(zone: &Zone, answer: &mut Answer, target: Name, wanted: RecordType, tu
         return;
     }
     let labels = labels(&target);
-    let found = match labels.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [rest @ .., "cluster", "local"] => inside(zone, rest, wanted, turn),
-        _ => {
-            answer.elsewhere = Some(target);
-            return;
-        }
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    let [rest @ .., "cluster", "local"] = labels.as_slice() else {
+        answer.elsewhere = Some(target);
+        return;
     };
+    let found = inside(zone, rest, wanted, turn);
     let Found::Here(data, _) = found else {
         answer.code = ResponseCode::NXDomain;
         answer.authority = Some(soa(zone));

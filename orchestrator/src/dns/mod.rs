@@ -117,12 +117,18 @@ struct Server {
     forwarded: Arc<Semaphore>,
 }
 
+/// An answer that ends in a name of somebody else's zone.
+struct Begun {
+    answer: Answer,
+    target: Name,
+}
+
 /// What becomes of a packet.
 enum Step {
     Drop,
     Reply(Vec<u8>),
     /// Somebody else has to be asked: for the whole, or for the end of an answer.
-    Ask(Box<Request>, Option<(Answer, Name)>),
+    Ask(Box<Request>, Option<Box<Begun>>),
 }
 
 impl Server {
@@ -152,20 +158,26 @@ impl Server {
         match found {
             None => Step::Ask(request, None),
             Some(mut found) => match found.elsewhere.take() {
-                Some(target) => Step::Ask(request, Some((found, target))),
+                Some(target) => {
+                    let begun = Begun {
+                        answer: found,
+                        target,
+                    };
+                    Step::Ask(request, Some(Box::new(begun)))
+                }
                 None => Step::Reply(request.reply(found)),
             },
         }
     }
 
     /// The reply that somebody else has to be asked for.
-    async fn ask(&self, request: &Request, begun: Option<(Answer, Name)>, client: IpAddr) -> Vec<u8> {
+    async fn ask(&self, request: &Request, begun: Option<Box<Begun>>, client: IpAddr) -> Vec<u8> {
         let from_host = !self.guests.is_pod(client);
-        let Some((answer, target)) = begun else {
+        let Some(begun) = begun else {
             return self.upstream.ask(request, from_host).await;
         };
         match self
-            .complete(answer, target, request.question.query_type(), from_host)
+            .complete(*begun, request.question.query_type(), from_host)
             .await
         {
             Some(answer) => request.reply(answer),
@@ -174,13 +186,8 @@ impl Server {
     }
 
     /// Adds to an alias what its target is. A client that is told the alias alone takes it for the end.
-    async fn complete(
-        &self,
-        mut answer: Answer,
-        target: Name,
-        kind: RecordType,
-        from_host: bool,
-    ) -> Option<Answer> {
+    async fn complete(&self, begun: Begun, kind: RecordType, from_host: bool) -> Option<Answer> {
+        let Begun { mut answer, target } = begun;
         let mut found = None;
         for transport in [Transport::Udp, Transport::Tcp] {
             let request = Request::about(target.clone(), kind, transport)?;

@@ -82,12 +82,9 @@ impl Upstream {
 
     /// The reply to a request; `from_host` says that the host itself asks.
     pub async fn ask(&self, request: &Request, from_host: bool) -> Vec<u8> {
-        let _round = match self.enter(request, from_host) {
-            Ok(round) => round,
-            Err(()) => {
-                tracing::debug!(question = %request.question, "the question goes round in a circle");
-                return request.failure(ResponseCode::ServFail);
-            }
+        let Ok(_round) = self.enter(request, from_host) else {
+            tracing::debug!(question = %request.question, "the question goes round in a circle");
+            return request.failure(ResponseCode::ServFail);
         };
         let found = timeout(ALL, self.ask_all(request)).await.ok().flatten();
         found.unwrap_or_else(|| request.failure(ResponseCode::ServFail))

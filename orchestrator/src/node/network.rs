@@ -433,7 +433,7 @@ fn argument(cached: &Cached, name: &str) -> String {
 /// The addresses of the pods that an earlier `berthd` has attached.
 pub fn guests(data_dir: &Path) -> Guests {
     let guests = Guests::default();
-    let attached = Runtime::new([], &data_dir.join("cni")).attachments();
+    let attached = Runtime::new([], data_dir.join("cni")).attachments();
     for cached in attached.iter().filter(|c| c.if_name == INTERFACE) {
         guests.enter(&cached.container_id, recorded(cached));
     }

@@ -56,7 +56,7 @@ impl Publisher {
     pub(super) async fn needed(&mut self) {
         if self.need.changed().await.is_err() {
             // Nobody is left who could need them.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

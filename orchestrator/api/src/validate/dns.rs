@@ -40,7 +40,7 @@ pub(super) fn validate(at: &Path, spec: &Value, errors: &mut Errors) {
         errors.invalid(&servers, &config["nameservers"], &detail);
     }
     for (index, server) in each(config, "nameservers") {
-        if !server.as_str().is_some_and(|text| text.parse::<IpAddr>().is_ok()) {
+        if server.as_str().is_none_or(|text| text.parse::<IpAddr>().is_err()) {
             errors.invalid(&servers.index(index), server, "must be a valid IP address");
         }
     }
