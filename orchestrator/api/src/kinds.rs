@@ -5,11 +5,13 @@
 //! and `table/`.
 
 mod access;
+mod apps;
 mod batch;
 mod networking;
 mod policy;
 
 pub use access::{CLUSTER_ROLE, CLUSTER_ROLE_BINDING, REVIEWS, ROLE, ROLE_BINDING};
+pub use apps::{CONTROLLER_REVISION, DAEMON_SET, STATEFUL_SET};
 pub use batch::{CRON_JOB, JOB};
 pub use networking::{INGRESS, NETWORK_POLICY};
 pub use policy::{
@@ -413,6 +415,8 @@ pub static ALL: &[&Kind] = &[
     SECRET,
     SERVICE_ACCOUNT,
     SERVICE,
+    CONTROLLER_REVISION,
+    DAEMON_SET,
     DEPLOYMENT,
     REPLICA_SET,
     CRON_JOB,

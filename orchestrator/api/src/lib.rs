@@ -15,6 +15,7 @@ pub mod limits;
 pub mod openapi;
 pub mod parse;
 pub mod patch;
+pub mod placement;
 pub mod protobuf;
 pub mod qos;
 pub mod quantity;

@@ -10,6 +10,20 @@ pub(super) fn number(object: &Value, pointer: &str) -> i64 {
     object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
 }
 
+/// A number, or a percentage of `whole`, rounded up or down; anything else is 0.
+pub(super) fn scaled(value: &Value, whole: i64, up: bool) -> i64 {
+    let Some(text) = value.as_str() else {
+        return value.as_i64().unwrap_or(0).max(0);
+    };
+    let percent = text.trim_end_matches('%').parse::<i64>().unwrap_or(0).max(0);
+    let hundredths = whole * percent;
+    if up {
+        (hundredths + 99).div_euclid(100)
+    } else {
+        hundredths.div_euclid(100)
+    }
+}
+
 /// A text, empty where it is absent.
 pub(super) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object

@@ -14,6 +14,7 @@
 
 mod accounts;
 pub mod cronjob;
+pub mod daemonset;
 mod dependents;
 pub mod deployment;
 pub(crate) mod disruption;
@@ -23,12 +24,15 @@ pub mod gc;
 pub mod job;
 mod loadbalancer;
 pub mod namespace;
+mod node;
 pub mod own;
 mod ownership;
 pub mod pod_gc;
+mod pod_state;
 mod queue;
 mod quota;
 pub mod replicaset;
+mod revisions;
 mod roles;
 mod unenforced;
 
@@ -84,6 +88,11 @@ pub async fn run(store: Store, authority: String, own: own::Own, shutdown: watch
         ),
         drive(job::JobController, store.clone(), shutdown.clone()),
         drive(cronjob::CronJobController, store.clone(), shutdown.clone()),
+        drive(
+            daemonset::DaemonSetController::default(),
+            store.clone(),
+            shutdown.clone()
+        ),
         drive(gc::GarbageCollector::default(), store.clone(), shutdown.clone()),
         drive(namespace::NamespaceController, store.clone(), shutdown.clone()),
         drive(endpoints::EndpointsController, store.clone(), shutdown.clone()),

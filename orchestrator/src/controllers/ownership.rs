@@ -1,7 +1,6 @@
 //! Who controls what: owner references, adoption, release (Kubernetes documentation, "Owners and
 //! Dependents"; upstream's controller_ref_manager).
 
-use berth_api::selector::LabelSelector;
 use serde_json::{Value, json};
 
 use super::fields::{is_deleting, name, uid};
@@ -59,11 +58,11 @@ pub(super) struct Claimed {
 
 /// PURE: sorts out which of the candidates `owner` controls. Matching orphans are adopted, and
 /// owned objects that no longer match are released, unless the owner is being deleted.
-pub(super) fn claim(owner: &Value, selector: &LabelSelector, candidates: Vec<Value>) -> Claimed {
+pub(super) fn claim(owner: &Value, matches: impl Fn(&Value) -> bool, candidates: Vec<Value>) -> Claimed {
     let mut claimed = Claimed::default();
     let going = is_deleting(owner);
     for mut object in candidates {
-        let matches = selector.matches_object(&object);
+        let matches = matches(&object);
         match controller_of(&object) {
             Some(reference) if reference["uid"] != uid(owner) => {}
             Some(_) if matches || going => claimed.owned.push(object),
@@ -89,6 +88,8 @@ pub(super) fn claim(owner: &Value, selector: &LabelSelector, candidates: Vec<Val
 
 #[cfg(test)]
 mod tests {
+    use berth_api::selector::LabelSelector;
+
     use super::*;
 
     fn owner(deleting: bool) -> Value {
@@ -130,7 +131,7 @@ mod tests {
     #[test]
     fn orphans_are_adopted_and_strays_released() {
         let selector = LabelSelector::parse("app=web").unwrap();
-        let claimed = claim(&owner(false), &selector, candidates());
+        let claimed = claim(&owner(false), |o| selector.matches_object(o), candidates());
         assert_eq!(names(&claimed.owned), ["mine", "orphan"]);
         assert_eq!(names(&claimed.changed), ["strayed", "orphan"]);
         assert!(controller_of(&claimed.changed[0]).is_none());
@@ -140,7 +141,7 @@ mod tests {
     #[test]
     fn an_owner_that_is_being_deleted_changes_nothing() {
         let selector = LabelSelector::parse("app=web").unwrap();
-        let claimed = claim(&owner(true), &selector, candidates());
+        let claimed = claim(&owner(true), |o| selector.matches_object(o), candidates());
         assert_eq!(names(&claimed.owned), ["mine", "strayed"]);
         assert!(claimed.changed.is_empty());
     }

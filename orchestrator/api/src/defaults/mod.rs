@@ -22,6 +22,8 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         "Pod" => pod::pod(object),
         "Deployment" => workload::deployment(object),
         "ReplicaSet" => workload::replica_set(object),
+        "DaemonSet" => workload::daemon_set(object),
+        "StatefulSet" => workload::stateful_set(object),
         "Job" => batch::job(object),
         "CronJob" => batch::cron_job(object),
         "Namespace" => namespace::namespace(object),

@@ -6,7 +6,9 @@
 mod access;
 mod config;
 mod container;
+mod controller_revision;
 mod cron_job;
+mod daemon_set;
 mod dns;
 pub mod field;
 mod job;
@@ -16,10 +18,12 @@ pub mod names;
 mod namespace;
 mod networking;
 mod own_users;
+mod placement;
 mod pod;
 mod policy;
 mod probe;
 mod service;
+mod stateful_set;
 mod update;
 mod volume;
 mod workload;
@@ -98,6 +102,9 @@ fn content(kind: &Kind, object: &Value, node: &Node, errors: &mut Errors) {
         "Pod" => pod::validate(&spec, object.get("spec").unwrap_or(&Value::Null), node, errors),
         "Deployment" => workload::deployment(object, node, errors),
         "ReplicaSet" => workload::replica_set(object, node, errors),
+        "DaemonSet" => daemon_set::daemon_set(object, errors),
+        "StatefulSet" => stateful_set::stateful_set(object, node, errors),
+        "ControllerRevision" => controller_revision::validate(object, errors),
         "Job" => job::job(object, node, errors),
         "CronJob" => cron_job::cron_job(object, node, errors),
         "ConfigMap" => config::config_map(object, errors),

@@ -8,9 +8,15 @@ use super::Node;
 use super::container;
 use super::dns;
 use super::field::{Errors, Path, each, text};
-use super::{names, own_users, volume};
+use super::{names, own_users, placement, volume};
 
 pub(super) fn validate(at: &Path, spec: &Value, node: &Node, errors: &mut Errors) {
+    content(at, spec, errors);
+    placement::fits(at, spec, node, errors);
+}
+
+/// Checks all but whether the one node is among those that the pod asks for.
+pub(super) fn content(at: &Path, spec: &Value, errors: &mut Errors) {
     let volumes = volume::validate(at, spec, errors);
     containers(at, spec, &volumes, errors);
     errors.one_of(
@@ -59,7 +65,7 @@ pub(super) fn validate(at: &Path, spec: &Value, node: &Node, errors: &mut Errors
         );
     }
     own_users::validate(at, spec, errors);
-    placement(at, spec, node, errors);
+    placement::form(at, spec, errors);
 }
 
 fn containers(at: &Path, spec: &Value, volumes: &HashSet<&str>, errors: &mut Errors) {
@@ -154,54 +160,5 @@ pub(super) fn identity(at: &Path, value: Option<&Value>, errors: &mut Errors) {
             .is_some_and(|n| (0..=i64::from(i32::MAX)).contains(&n))
     {
         errors.invalid(at, value, "must be between 0 and 2147483647, inclusive");
-    }
-}
-
-/// What would keep the pod from ever running on the one node there is.
-fn placement(at: &Path, spec: &Value, node: &Node, errors: &mut Errors) {
-    let named = text(spec, "nodeName");
-    if !named.is_empty() && named != node.name {
-        let detail = format!("there is one node, named {:?}: leave the field out", node.name);
-        errors.invalid_text(&at.child("nodeName"), named, &detail);
-    }
-    for (key, value) in spec
-        .get("nodeSelector")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-    {
-        let wanted = value.as_str().unwrap_or_default();
-        let at = at.child("nodeSelector").key(key);
-        for wrong in names::qualified_name(key)
-            .into_iter()
-            .chain(names::label_value(wanted))
-        {
-            errors.invalid_text(&at, wanted, &wrong);
-        }
-        match node.labels.get(key) {
-            Some(label) if label == wanted => {}
-            Some(label) => {
-                let detail = format!(
-                    "the one node, {:?}, has {label:?}: the pod could never run",
-                    node.name
-                );
-                errors.invalid_text(&at, wanted, &detail);
-            }
-            None => {
-                let detail = format!(
-                    "the one node, {:?}, has no such label: the pod could never run",
-                    node.name
-                );
-                errors.invalid_text(&at, wanted, &detail);
-            }
-        }
-    }
-    let scheduler = text(spec, "schedulerName");
-    if !scheduler.is_empty() && scheduler != "default-scheduler" {
-        errors.unsupported(&at.child("schedulerName"), scheduler, &["default-scheduler"]);
-    }
-    let system = text(spec.get("os").unwrap_or(&Value::Null), "name");
-    if !system.is_empty() && system != "linux" {
-        errors.unsupported(&at.child("os").child("name"), system, &["linux"]);
     }
 }

@@ -11,7 +11,7 @@ const IMMUTABLE: &str = "field is immutable";
 pub(super) fn immutable(kind: &Kind, object: &Value, old: &Value, errors: &mut Errors) -> bool {
     match kind.kind {
         "Pod" => pod(object, old, errors),
-        "Deployment" | "ReplicaSet" => {
+        "Deployment" | "ReplicaSet" | "DaemonSet" => {
             let (new, was) = (object.pointer("/spec/selector"), old.pointer("/spec/selector"));
             if new != was {
                 errors.invalid(
@@ -19,6 +19,14 @@ pub(super) fn immutable(kind: &Kind, object: &Value, old: &Value, errors: &mut E
                     new.unwrap_or(&Value::Null),
                     IMMUTABLE,
                 );
+            }
+            true
+        }
+        "StatefulSet" => super::stateful_set::changed(object, old, errors),
+        "ControllerRevision" => {
+            if object.get("data") != old.get("data") {
+                let data = object.get("data").unwrap_or(&Value::Null);
+                errors.invalid(&Path::root("data"), data, IMMUTABLE);
             }
             true
         }

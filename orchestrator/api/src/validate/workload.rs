@@ -1,4 +1,4 @@
-//! Validation of Deployment and ReplicaSet.
+//! Validation of Deployment and ReplicaSet, and of what all workloads of an endless kind have.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,10 @@ use crate::selector::LabelSelector;
 pub(super) fn deployment(object: &Value, node: &Node, errors: &mut Errors) {
     let at = Path::root("spec");
     let spec = object.get("spec").unwrap_or(&Value::Null);
-    common(&at, spec, node, errors);
+    errors.not_negative(&at.child("replicas"), spec.get("replicas"));
+    common(&at, spec, &SETS, errors, |at, spec, errors| {
+        pod::validate(at, spec, node, errors);
+    });
     strategy(
         &at.child("strategy"),
         spec.get("strategy").unwrap_or(&Value::Null),
@@ -33,18 +36,37 @@ pub(super) fn deployment(object: &Value, node: &Node, errors: &mut Errors) {
 }
 
 pub(super) fn replica_set(object: &Value, node: &Node, errors: &mut Errors) {
-    common(
-        &Path::root("spec"),
-        object.get("spec").unwrap_or(&Value::Null),
-        node,
-        errors,
-    );
+    let at = Path::root("spec");
+    let spec = object.get("spec").unwrap_or(&Value::Null);
+    errors.not_negative(&at.child("replicas"), spec.get("replicas"));
+    common(&at, spec, &SETS, errors, |at, spec, errors| {
+        pod::validate(at, spec, node, errors);
+    });
 }
 
-fn common(at: &Path, spec: &Value, node: &Node, errors: &mut Errors) {
-    errors.not_negative(&at.child("replicas"), spec.get("replicas"));
+/// How messages name a kind.
+pub(super) struct Words {
+    /// In what is said of its selector.
+    pub(super) selector: &'static str,
+    /// In what is said of its template.
+    pub(super) template: &'static str,
+}
+
+const SETS: Words = Words {
+    selector: "deployment",
+    template: "ReplicaSet",
+};
+
+/// Checks minReadySeconds, selector and template; `pod_spec` checks the specification of the template's pods.
+pub(super) fn common(
+    at: &Path,
+    spec: &Value,
+    words: &Words,
+    errors: &mut Errors,
+    pod_spec: impl FnOnce(&Path, &Value, &mut Errors),
+) {
     errors.not_negative(&at.child("minReadySeconds"), spec.get("minReadySeconds"));
-    let selector = selector(&at.child("selector"), spec.get("selector"), errors);
+    let selector = selector(&at.child("selector"), spec.get("selector"), words, errors);
     let Some(template) = spec.get("template") else {
         errors.required(&at.child("template"), "");
         return;
@@ -58,25 +80,28 @@ fn common(at: &Path, spec: &Value, node: &Node, errors: &mut Errors) {
         errors.invalid(&path, &shown, "`selector` does not match template `labels`");
     }
     let at = at.child("spec");
-    let pod_spec = template.get("spec").unwrap_or(&Value::Null);
-    pod::validate(&at, pod_spec, node, errors);
-    if text(pod_spec, "restartPolicy") != "Always" && !text(pod_spec, "restartPolicy").is_empty() {
+    let inner = template.get("spec").unwrap_or(&Value::Null);
+    pod_spec(&at, inner, errors);
+    if text(inner, "restartPolicy") != "Always" && !text(inner, "restartPolicy").is_empty() {
         errors.unsupported(
             &at.child("restartPolicy"),
-            text(pod_spec, "restartPolicy"),
+            text(inner, "restartPolicy"),
             &["Always"],
         );
     }
-    if pod_spec.get("activeDeadlineSeconds").is_some() {
-        errors.forbidden(
-            &at.child("activeDeadlineSeconds"),
-            "activeDeadlineSeconds in ReplicaSet is not Supported",
-        );
+    if inner.get("activeDeadlineSeconds").is_some() {
+        let told = format!("activeDeadlineSeconds in {} is not Supported", words.template);
+        errors.forbidden(&at.child("activeDeadlineSeconds"), &told);
     }
 }
 
 /// Checks a selector; `None` if there is no usable one.
-fn selector(at: &Path, selector: Option<&Value>, errors: &mut Errors) -> Option<LabelSelector> {
+fn selector(
+    at: &Path,
+    selector: Option<&Value>,
+    words: &Words,
+    errors: &mut Errors,
+) -> Option<LabelSelector> {
     let Some(selector) = selector else {
         errors.required(at, "");
         return None;
@@ -114,7 +139,8 @@ fn selector(at: &Path, selector: Option<&Value>, errors: &mut Errors) -> Option<
             _ => true,
         });
     if empty {
-        errors.invalid(at, selector, "empty selector is invalid for deployment");
+        let told = format!("empty selector is invalid for {}", words.selector);
+        errors.invalid(at, selector, &told);
     }
     if errors.len() > before {
         None
@@ -143,16 +169,7 @@ fn strategy(at: &Path, strategy: &Value, errors: &mut Errors) {
     let Some(rolling) = rolling else { return };
     let unavailable = int_or_percent(&at.child("maxUnavailable"), rolling.get("maxUnavailable"), errors);
     let surge = int_or_percent(&at.child("maxSurge"), rolling.get("maxSurge"), errors);
-    if let Some(value) = rolling.get("maxUnavailable")
-        && value.as_str().is_some()
-        && unavailable.is_some_and(|n| n > 100)
-    {
-        errors.invalid(
-            &at.child("maxUnavailable"),
-            value,
-            "must not be greater than 100%",
-        );
-    }
+    at_most_all(&at.child("maxUnavailable"), rolling.get("maxUnavailable"), errors);
     if unavailable == Some(0) && surge == Some(0) {
         let value = rolling.get("maxUnavailable").cloned().unwrap_or_default();
         errors.invalid(
@@ -164,7 +181,7 @@ fn strategy(at: &Path, strategy: &Value, errors: &mut Errors) {
 }
 
 /// The number in `3` or `25%`; an error is recorded for anything else.
-fn int_or_percent(at: &Path, value: Option<&Value>, errors: &mut Errors) -> Option<i64> {
+pub(super) fn int_or_percent(at: &Path, value: Option<&Value>, errors: &mut Errors) -> Option<i64> {
     match value? {
         Value::String(text) => {
             let number = text
@@ -180,5 +197,15 @@ fn int_or_percent(at: &Path, value: Option<&Value>, errors: &mut Errors) -> Opti
             errors.not_negative(at, Some(value));
             value.as_i64().filter(|n| *n >= 0)
         }
+    }
+}
+
+/// A percentage of pods is not more than all of them.
+pub(super) fn at_most_all(at: &Path, value: Option<&Value>, errors: &mut Errors) {
+    if let Some(value) = value
+        && let Some(text) = value.as_str()
+        && text.trim_end_matches('%').parse::<i64>().is_ok_and(|n| n > 100)
+    {
+        errors.invalid(at, value, "must not be greater than 100%");
     }
 }

@@ -15,8 +15,9 @@ use berth_api::selector::LabelSelector;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::dependents;
 use super::fields::{is_deleting, number, uid};
-use super::ownership::{claim, controller_of};
+use super::ownership::controller_of;
 use super::{Again, Controller, is_closing};
 use crate::events::{self, ObjectRef, Severity};
 use crate::store::{Deletion, Event, Key, Object, Preconditions, Store, StoreError};
@@ -46,31 +47,11 @@ impl Controller for DeploymentController {
                 Vec::new()
             };
         }
-        let mut keys = Vec::new();
-        for set in [Some(&event.object), event.previous.as_ref()]
-            .into_iter()
-            .flatten()
-        {
-            let value = set.value();
-            match controller_of(&value) {
-                Some(owner) if owner["kind"] == "Deployment" => {
-                    keys.push(Key::new(kinds::DEPLOYMENT, set.namespace(), name_of(owner)));
-                }
-                Some(_) => {}
-                None => keys.extend(matching(store, set.namespace(), &value)),
-            }
-        }
-        keys.dedup();
-        keys
+        dependents::owners(store, kinds::DEPLOYMENT, event)
     }
 
     fn all(&mut self, store: &Store) -> Vec<Key> {
-        store
-            .list(kinds::DEPLOYMENT, None)
-            .items
-            .iter()
-            .map(|object| object.key().clone())
-            .collect()
+        dependents::all(store, kinds::DEPLOYMENT)
     }
 
     async fn sync(&mut self, store: &Store, key: &Key) -> Result<Again, StoreError> {
@@ -86,12 +67,8 @@ impl Controller for DeploymentController {
             record(store, &object, Severity::Warning, "SelectingAll", message).await?;
             return Ok(None);
         }
-        let sets = store.list(kinds::REPLICA_SET, Some(&key.namespace)).items;
-        let claimed = claim(&deployment, &selector, sets.iter().map(Object::value).collect());
-        for set in claimed.changed {
-            store.update(set).await?;
-        }
-        let sets = claimed_now(store, key, &deployment);
+        let matches = |set: &Value| selector.matches_object(set);
+        let sets = dependents::claimed(store, kinds::REPLICA_SET, &deployment, matches, |_| {}).await?;
         let pods = pods_of(store, key, &sets);
         let view = View {
             deployment,
@@ -120,26 +97,6 @@ fn deployment_of_pod(store: &Store, pod: &Object) -> Option<Key> {
     let value = set.value();
     let owner = controller_of(&value).filter(|owner| owner["kind"] == "Deployment")?;
     Some(Key::new(kinds::DEPLOYMENT, pod.namespace(), name_of(owner)))
-}
-
-fn matching(store: &Store, namespace: &str, set: &Value) -> Vec<Key> {
-    let deployments = store.list(kinds::DEPLOYMENT, Some(namespace)).items;
-    let matches = |deployment: &&Object| {
-        LabelSelector::from_object(deployment.value().pointer("/spec/selector"))
-            .is_ok_and(|selector| selector.matches_object(set))
-    };
-    deployments
-        .iter()
-        .filter(matches)
-        .map(|deployment| deployment.key().clone())
-        .collect()
-}
-
-/// The ReplicaSets that the deployment controls, as they are after claiming.
-fn claimed_now(store: &Store, key: &Key, deployment: &Value) -> Vec<Value> {
-    let sets = store.list(kinds::REPLICA_SET, Some(&key.namespace)).items;
-    let mine = |set: &Value| controller_of(set).is_some_and(|owner| owner["uid"] == uid(deployment));
-    sets.iter().map(Object::value).filter(mine).collect()
 }
 
 /// The pods of these ReplicaSets, ended and ending ones included.

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use serde_json::{Value, json};
 
 use super::revision::{self, revision_of};
-use crate::controllers::fields::{name, number, set_annotation, text, uid};
+use crate::controllers::fields::{name, number, scaled, set_annotation, text, uid};
 
 /// The label that tells the pods of one template from those of another.
 pub(super) const TEMPLATE_HASH: &str = "pod-template-hash";
@@ -131,8 +131,10 @@ impl Wanted {
             };
         }
         let parameter = |name: &str| deployment.pointer(&format!("/spec/strategy/rollingUpdate/{name}"));
-        let surge = scaled(parameter("maxSurge"), replicas, true);
-        let mut unavailable = scaled(parameter("maxUnavailable"), replicas, false);
+        let default = json!("25%");
+        let scaled = |name: &str, up: bool| scaled(parameter(name).unwrap_or(&default), replicas, up);
+        let surge = scaled("maxSurge", true);
+        let mut unavailable = scaled("maxUnavailable", false);
         if surge == 0 && unavailable == 0 {
             unavailable = 1;
         }
@@ -150,21 +152,6 @@ impl Wanted {
 
     pub(super) fn least_available(&self) -> i64 {
         self.replicas - self.unavailable
-    }
-}
-
-/// A number, or a percentage of `whole`; 25% where it is absent (the API sets that default, too).
-fn scaled(value: Option<&Value>, whole: i64, up: bool) -> i64 {
-    let percent = match value {
-        Some(Value::Number(number)) => return number.as_i64().unwrap_or(0).max(0),
-        Some(Value::String(text)) => text.trim_end_matches('%').parse::<i64>().unwrap_or(0).max(0),
-        _ => 25,
-    };
-    let hundredths = whole * percent;
-    if up {
-        (hundredths + 99).div_euclid(100)
-    } else {
-        hundredths.div_euclid(100)
     }
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::dependents::{self, Words, random_suffix};
 use super::fields::{is_deleting, name, remove_finalizer, text, uid};
-use super::ownership::{claim, controller_of};
+use super::ownership::controller_of;
 use super::{Again, Controller, is_closing};
 use crate::events::{self, ObjectRef, Severity};
 use crate::store::{Deletion, Event, Key, Object, Preconditions, Propagation, Store, StoreError};
@@ -55,7 +55,7 @@ impl Controller for JobController {
                 }
                 Some(_) => {}
                 None => {
-                    keys.extend(matching(store, pod.namespace(), &value));
+                    keys.extend(dependents::matching(store, kinds::JOB, pod.namespace(), &value));
                     // Its Job has let it go: somebody must let it go as well.
                     if keys.is_empty() && pods::is_tracked(&value) {
                         keys.push(orphans_of(pod.namespace()));
@@ -92,7 +92,9 @@ impl Controller for JobController {
         let Ok(selector) = LabelSelector::from_object(job.pointer("/spec/selector")) else {
             return Ok(None);
         };
-        let pods = claimed_pods(store, key, &job, &selector).await?;
+        let matches = |pod: &Value| selector.matches_object(pod);
+        let parting = |pod: &mut Value| remove_finalizer(pod, pods::FINALIZER);
+        let pods = dependents::claimed(store, kinds::POD, &job, matches, parting).await?;
         let plan = plan(&job, &pods, Timestamp::now());
         carry_out(store, &object, &job, plan).await
     }
@@ -101,38 +103,6 @@ impl Controller for JobController {
 /// The key that stands for the pods of a namespace whose Jobs are gone.
 fn orphans_of(namespace: &str) -> Key {
     Key::new(kinds::JOB, namespace, "")
-}
-
-/// The Jobs of a namespace whose selector matches a pod.
-fn matching(store: &Store, namespace: &str, pod: &Value) -> Vec<Key> {
-    let jobs = store.list(kinds::JOB, Some(namespace)).items;
-    let matches = |job: &&Object| {
-        LabelSelector::from_object(job.value().pointer("/spec/selector"))
-            .is_ok_and(|selector| selector.matches_object(pod))
-    };
-    jobs.iter().filter(matches).map(|job| job.key().clone()).collect()
-}
-
-/// The pods that the Job controls; adoptions and releases are written.
-async fn claimed_pods(
-    store: &Store,
-    key: &Key,
-    job: &Value,
-    selector: &LabelSelector,
-) -> Result<Vec<Value>, StoreError> {
-    let pods = store.list(kinds::POD, Some(&key.namespace)).items;
-    let claimed = claim(job, selector, pods.iter().map(Object::value).collect());
-    if claimed.changed.is_empty() {
-        return Ok(claimed.owned);
-    }
-    for mut pod in claimed.changed {
-        if controller_of(&pod).is_none() {
-            remove_finalizer(&mut pod, pods::FINALIZER);
-        }
-        store.update(pod).await?;
-    }
-    let pods = store.list(kinds::POD, Some(&key.namespace)).items;
-    Ok(claim(job, selector, pods.iter().map(Object::value).collect()).owned)
 }
 
 /// Takes the finalizer off pods whose Job is gone or has let them go.
@@ -147,7 +117,7 @@ async fn release_orphans(store: &Store, namespace: &str) -> Result<(), StoreErro
                 let job = store.get(&Key::new(kinds::JOB, namespace, text(owner, "/name")))?;
                 job.is_some_and(|job| owner["uid"] == job.uid())
             }
-            None => !matching(store, namespace, &value).is_empty(),
+            None => !dependents::matching(store, kinds::JOB, namespace, &value).is_empty(),
         };
         if !kept {
             release(store, value).await?;

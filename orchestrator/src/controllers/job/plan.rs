@@ -9,12 +9,13 @@ use serde_json::Value;
 
 use super::desired::{Desired, expiry, finished};
 use super::pods::{
-    Slot, ended_at, failed, failures_before, has_ended, index, is_active, is_terminating, is_tracked, pause,
-    pause_of_all, succeeded,
+    Slot, ended_at, failed, failures_before, index, is_terminating, is_tracked, pause, pause_of_all,
+    succeeded,
 };
 use super::policy::{Answer, answer};
 use super::{status, verdict};
 use crate::controllers::fields::{is_deleting, uid};
+use crate::controllers::pod_state::{has_ended, is_active};
 use crate::events::Severity;
 
 /// How many pods are made or deleted for one look: more come with the next.

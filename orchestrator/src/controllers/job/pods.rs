@@ -6,8 +6,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
 use super::desired::Desired;
-use crate::controllers::fields::{annotation, condition, has_finalizer, is_deleting, name, text, time};
+use crate::controllers::fields::{annotation, has_finalizer, is_deleting, name, text, time};
 use crate::controllers::ownership::controller_reference;
+use crate::controllers::pod_state::has_ended;
 
 /// Holds a pod until its end has been counted.
 pub(super) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
@@ -28,15 +29,6 @@ pub(super) fn is_tracked(pod: &Value) -> bool {
 
 pub(super) fn succeeded(pod: &Value) -> bool {
     text(pod, "/status/phase") == "Succeeded"
-}
-
-pub(super) fn has_ended(pod: &Value) -> bool {
-    succeeded(pod) || text(pod, "/status/phase") == "Failed"
-}
-
-/// Neither ended nor asked to.
-pub(super) fn is_active(pod: &Value) -> bool {
-    !is_deleting(pod) && !has_ended(pod)
 }
 
 /// The node has let go of a deleted pod: what is left is the object.
@@ -60,12 +52,6 @@ pub(super) fn failed(pod: &Value, desired: &Desired<'_>) -> bool {
         is_deleting(pod)
     };
     gone && !succeeded(pod)
-}
-
-pub(super) fn is_ready(pod: &Value) -> bool {
-    pod.get("status")
-        .and_then(|status| condition(status, "Ready"))
-        .is_some_and(|ready| ready["status"] == "True")
 }
 
 /// The pod's completion index, if it is one the Job has.

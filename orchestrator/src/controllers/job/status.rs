@@ -11,10 +11,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::plan::{Plan, Seen, may_go};
-use super::pods::{failed, index, is_ready, is_tracked, succeeded};
+use super::pods::{failed, index, is_tracked, succeeded};
 use super::policy::{Answer, answer};
 use super::verdict::Verdict;
 use crate::controllers::fields::{condition, put_condition, uid};
+use crate::controllers::pod_state::is_ready;
 use crate::events::Severity;
 use crate::store::prepare::rfc3339;
 

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::controllers::fields::{condition, has_finalizer};
+use crate::controllers::pod_state::{has_ended, is_active};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -90,7 +91,7 @@ fn pods_are_made_up_to_parallelism_and_what_is_left() {
     ] {
         let plan = plan(&job(&spec), &pods, at(10));
         assert_eq!(plan.create.len(), expected, "{spec}");
-        let running = pods.iter().filter(|pod| pods::is_active(pod)).count();
+        let running = pods.iter().filter(|pod| is_active(pod)).count();
         assert_eq!(
             plan.status["active"].as_u64().unwrap_or(0) as usize,
             running + expected
@@ -337,7 +338,7 @@ impl World {
             remove_finalizer(pod, pods::FINALIZER);
         }
         self.pods
-            .retain(|pod| !is_deleting(pod) || pods::is_tracked(pod) || !pods::has_ended(pod));
+            .retain(|pod| !is_deleting(pod) || pods::is_tracked(pod) || !has_ended(pod));
     }
 
     /// One look of the controller, which may be interrupted after any step.
@@ -397,7 +398,7 @@ impl World {
     /// Something happens to a pod.
     fn happen(&mut self, failing: u64) {
         let running: Vec<usize> = (0..self.pods.len())
-            .filter(|n| !pods::has_ended(&self.pods[*n]))
+            .filter(|n| !has_ended(&self.pods[*n]))
             .collect();
         if running.is_empty() {
             return;
@@ -422,7 +423,7 @@ impl World {
         let entry = (id, index.parse().ok(), ok);
         self.ended.push(entry);
         self.pods
-            .retain(|pod| !(is_deleting(pod) && pods::has_ended(pod) && !pods::is_tracked(pod)));
+            .retain(|pod| !(is_deleting(pod) && has_ended(pod) && !pods::is_tracked(pod)));
     }
 }
 
@@ -456,7 +457,7 @@ fn whatever_happens_every_pod_is_counted_once() {
                 0 => world.happen(25),
                 _ => world.look(),
             }
-            let active = world.pods.iter().filter(|pod| pods::is_active(pod)).count();
+            let active = world.pods.iter().filter(|pod| is_active(pod)).count();
             assert!(active <= most, "{spec}: {active} pods at once");
         }
         let status = &world.job["status"];

@@ -6,9 +6,10 @@ use serde_json::Value;
 
 use super::desired::{Desired, holds};
 use super::plan::Seen;
-use super::pods::{failed, has_ended};
+use super::pods::failed;
 use super::policy::{self, Answer, answer};
-use crate::controllers::fields::{is_deleting, text};
+use crate::controllers::fields::text;
+use crate::controllers::pod_state::is_active;
 
 /// The end of a Job that has been decided on: no more pods are made, those that run are stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +106,7 @@ fn restarted_too_often(desired: &Desired<'_>, pods: &[Value]) -> bool {
     }
     let restarts: u64 = pods
         .iter()
-        .filter(|pod| !has_ended(pod) && !is_deleting(pod))
+        .filter(|pod| is_active(pod))
         .flat_map(|pod| ["initContainerStatuses", "containerStatuses"].map(|list| (pod, list)))
         .filter_map(|(pod, list)| pod.pointer(&format!("/status/{list}"))?.as_array())
         .flatten()

@@ -12,7 +12,6 @@ use serde_json::Value;
 
 use super::dependents::{self, Words, random_suffix};
 use super::fields::name;
-use super::ownership::{claim, controller_of};
 use super::{Again, Controller, is_closing};
 use crate::events::{self, ObjectRef, Severity};
 use crate::store::{Event, Key, Object, Store, StoreError};
@@ -59,32 +58,11 @@ impl Controller for ReplicaSetController {
         if event.object.key().kind == kinds::REPLICA_SET {
             return vec![event.object.key().clone()];
         }
-        let mut keys = Vec::new();
-        for pod in [Some(&event.object), event.previous.as_ref()]
-            .into_iter()
-            .flatten()
-        {
-            let value = pod.value();
-            match controller_of(&value) {
-                Some(owner) if owner["kind"] == "ReplicaSet" => {
-                    keys.push(Key::new(kinds::REPLICA_SET, pod.namespace(), name_of(owner)));
-                }
-                Some(_) => {}
-                // An orphan: whoever's selector matches may adopt it.
-                None => keys.extend(matching(store, pod.namespace(), &value)),
-            }
-        }
-        keys.dedup();
-        keys
+        dependents::owners(store, kinds::REPLICA_SET, event)
     }
 
     fn all(&mut self, store: &Store) -> Vec<Key> {
-        store
-            .list(kinds::REPLICA_SET, None)
-            .items
-            .iter()
-            .map(|set| set.key().clone())
-            .collect()
+        dependents::all(store, kinds::REPLICA_SET)
     }
 
     async fn sync(&mut self, store: &Store, key: &Key) -> Result<Again, StoreError> {
@@ -95,7 +73,11 @@ impl Controller for ReplicaSetController {
         let Ok(selector) = LabelSelector::from_object(set.pointer("/spec/selector")) else {
             return Ok(None);
         };
-        let pods = claimed_pods(store, key, &set, &selector).await?;
+        let claimed = || {
+            let matches = |pod: &Value| selector.matches_object(pod);
+            dependents::claimed(store, kinds::POD, &set, matches, |_| {})
+        };
+        let pods = claimed().await?;
         let now = Timestamp::now();
         let wanted = plan(&set, &pods, now);
         let mut failure = None;
@@ -108,7 +90,7 @@ impl Controller for ReplicaSetController {
             dependents::delete(store, &about, pod, &words(pod)).await?;
         }
         // Read again: the status counts what there is now.
-        let pods = claimed_pods(store, key, &set, &selector).await?;
+        let pods = claimed().await?;
         let fresh = status(&set, &pods, failure.as_ref(), now);
         if set.get("status") != Some(&fresh.status) {
             store.update_status(key, object.uid(), fresh.status).await?;
@@ -118,35 +100,6 @@ impl Controller for ReplicaSetController {
             None => Ok(fresh.again),
         }
     }
-}
-
-fn name_of(reference: &Value) -> &str {
-    reference["name"].as_str().unwrap_or_default()
-}
-
-/// The ReplicaSets of a namespace whose selector matches a pod.
-fn matching(store: &Store, namespace: &str, pod: &Value) -> Vec<Key> {
-    let sets = store.list(kinds::REPLICA_SET, Some(namespace)).items;
-    let matches = |set: &&Object| {
-        LabelSelector::from_object(set.value().pointer("/spec/selector"))
-            .is_ok_and(|selector| selector.matches_object(pod))
-    };
-    sets.iter().filter(matches).map(|set| set.key().clone()).collect()
-}
-
-/// The pods that the set controls; adoptions and releases are written.
-async fn claimed_pods(
-    store: &Store,
-    key: &Key,
-    set: &Value,
-    selector: &LabelSelector,
-) -> Result<Vec<Value>, StoreError> {
-    let pods = store.list(kinds::POD, Some(&key.namespace)).items;
-    let claimed = claim(set, selector, pods.iter().map(Object::value).collect());
-    for pod in claimed.changed {
-        store.update(pod).await?;
-    }
-    Ok(claimed.owned)
 }
 
 /// Makes pods: one, then two, four and so on, so that a template that is always refused costs

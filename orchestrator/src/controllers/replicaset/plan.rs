@@ -4,8 +4,9 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::rank;
-use crate::controllers::fields::{is_deleting, name, number, text};
+use crate::controllers::fields::{is_deleting, name};
 use crate::controllers::ownership::controller_reference;
+use crate::controllers::pod_state::is_active;
 
 /// What brings a ReplicaSet to its size.
 #[derive(Debug, Default, PartialEq)]
@@ -14,11 +15,6 @@ pub struct Plan {
     pub create: usize,
     /// Pods to delete, in this order.
     pub delete: Vec<Value>,
-}
-
-/// Whether a pod counts: it has not ended and is not being deleted.
-pub(super) fn is_active(pod: &Value) -> bool {
-    !is_deleting(pod) && !matches!(text(pod, "/status/phase"), "Succeeded" | "Failed")
 }
 
 /// Compares the wanted size with the pods that count. `pods` are those the set controls.
@@ -68,46 +64,6 @@ pub fn pod_from_template(set: &Value, suffix: &str, node: &str) -> Value {
     });
     berth_api::defaults::pod(&mut pod, node);
     pod
-}
-
-/// Whether the `Ready` condition holds.
-pub(super) fn is_ready(pod: &Value) -> bool {
-    ready_condition(pod).is_some_and(|condition| condition["status"] == "True")
-}
-
-/// When the `Ready` condition last changed.
-pub(super) fn ready_since(pod: &Value) -> Option<Timestamp> {
-    ready_condition(pod)?["lastTransitionTime"].as_str()?.parse().ok()
-}
-
-fn ready_condition(pod: &Value) -> Option<&Value> {
-    crate::controllers::fields::condition(pod.get("status")?, "Ready")
-}
-
-/// Seconds until a pod counts as available: 0 if it does, nothing if it is not even ready.
-pub(super) fn available_in(pod: &Value, min_ready: i64, now: Timestamp) -> Option<i64> {
-    if !is_ready(pod) {
-        return None;
-    }
-    if min_ready == 0 {
-        return Some(0);
-    }
-    let ready_for = now.as_millisecond() - ready_since(pod)?.as_millisecond();
-    Some(
-        (min_ready * 1000 - ready_for).max(0).div_euclid(1000)
-            + i64::from((min_ready * 1000 - ready_for).max(0) % 1000 != 0),
-    )
-}
-
-/// Restarts of the container that restarted most.
-pub(super) fn most_restarts(pod: &Value) -> i64 {
-    let statuses = pod.pointer("/status/containerStatuses").and_then(Value::as_array);
-    statuses
-        .into_iter()
-        .flatten()
-        .map(|status| number(status, "/restartCount"))
-        .max()
-        .unwrap_or(0)
 }
 
 #[cfg(test)]

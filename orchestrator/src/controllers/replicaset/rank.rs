@@ -5,8 +5,8 @@ use std::cmp::Ordering;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::plan::{is_ready, most_restarts, ready_since};
 use crate::controllers::fields::{annotation, text, time, uid};
+use crate::controllers::pod_state::{is_ready, most_restarts, ready_since};
 
 /// Users make pods cheaper or dearer to delete with this annotation.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";

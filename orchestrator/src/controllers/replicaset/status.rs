@@ -6,8 +6,8 @@ use berth_api::selector::LabelSelector;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::plan::{available_in, is_active, is_ready};
 use crate::controllers::fields::{condition, is_deleting, number, put_condition, remove_condition};
+use crate::controllers::pod_state::{available_in, has_ended, is_active, is_ready};
 use crate::store::StoreError;
 use crate::store::prepare::rfc3339;
 
@@ -46,13 +46,7 @@ pub fn status(set: &Value, pods: &[Value], failure: Option<&Failure>, now: Times
     });
     let terminating = pods
         .iter()
-        .filter(|pod| {
-            is_deleting(pod)
-                && !matches!(
-                    crate::controllers::fields::text(pod, "/status/phase"),
-                    "Succeeded" | "Failed"
-                )
-        })
+        .filter(|pod| is_deleting(pod) && !has_ended(pod))
         .count();
     for (field, value) in [
         ("fullyLabeledReplicas", count(&|pod| template.matches_object(pod))),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::controllers::pod_state::available_in;
 use crate::controllers::replicaset::status::{Failure, status};
 use crate::store::StoreError;
 

@@ -1,0 +1,140 @@
+//! Validation of StatefulSet (upstream `ValidateStatefulSetSpec`, `ValidateStatefulSetUpdate`).
+
+use serde_json::{Value, json};
+
+use super::field::{Errors, Path, each, text};
+use super::workload::{Words, at_most_all, common, int_or_percent};
+use super::{Node, names, pod};
+
+const WORDS: Words = Words {
+    selector: "statefulset",
+    template: "StatefulSet",
+};
+/// Bytes of a name: up to eleven more make the name of a revision, which is the value of a label.
+const NAME_LIMIT: usize = 52;
+/// What may change, in the order in which upstream names them.
+const CHANGEABLE: [&str; 7] = [
+    "replicas",
+    "ordinals",
+    "template",
+    "updateStrategy",
+    "revisionHistoryLimit",
+    "persistentVolumeClaimRetentionPolicy",
+    "minReadySeconds",
+];
+
+pub(super) fn stateful_set(object: &Value, node: &Node, errors: &mut Errors) {
+    name(object, errors);
+    let at = Path::root("spec");
+    let spec = object.get("spec").unwrap_or(&Value::Null);
+    for field in ["replicas", "revisionHistoryLimit"] {
+        errors.not_negative(&at.child(field), spec.get(field));
+    }
+    common(&at, spec, &WORDS, errors, |at, inner, errors| {
+        pod::validate(at, &with_claims(spec, inner), node, errors);
+    });
+    let service = text(spec, "serviceName");
+    if !service.is_empty() {
+        for wrong in names::dns_label(service) {
+            errors.invalid_text(&at.child("serviceName"), service, &wrong);
+        }
+    }
+    let policy = text(spec, "podManagementPolicy");
+    if policy.is_empty() {
+        errors.required(&at.child("podManagementPolicy"), "");
+    } else if !["OrderedReady", "Parallel"].contains(&policy) {
+        let told = "must be 'Parallel' or 'OrderedReady'";
+        errors.invalid_text(&at.child("podManagementPolicy"), policy, told);
+    }
+    let start = spec.pointer("/ordinals/start");
+    errors.not_negative(&at.child("ordinals").child("start"), start);
+    let strategy = spec.get("updateStrategy").unwrap_or(&Value::Null);
+    update_strategy(&at.child("updateStrategy"), strategy, errors);
+    let at = at.child("persistentVolumeClaimRetentionPolicy");
+    for field in ["whenDeleted", "whenScaled"] {
+        let value = spec.pointer(&format!("/persistentVolumeClaimRetentionPolicy/{field}"));
+        errors.one_of(&at.child(field), value, &["Delete", "Retain"]);
+    }
+}
+
+/// A set's name begins those of its pods, which are host names, and those of its revisions.
+fn name(object: &Value, errors: &mut Errors) {
+    let name = object.get("metadata").map_or("", |m| text(m, "name"));
+    let at = Path::root("metadata").child("name");
+    if name.len() > NAME_LIMIT {
+        let told = "must be no more than 52 characters: its pods and revisions have longer names";
+        errors.invalid_text(&at, name, told);
+    } else if name.contains('.') {
+        errors.invalid_text(
+            &at,
+            name,
+            "must not contain dots: its pods have it in their host names",
+        );
+    }
+}
+
+/// The template's pods as they will be: claims are volumes, in place of those of the same name.
+fn with_claims(spec: &Value, inner: &Value) -> Value {
+    let mut inner = inner.clone();
+    let claims: Vec<&str> = each(spec, "volumeClaimTemplates")
+        .filter_map(|(_, claim)| claim.pointer("/metadata/name")?.as_str())
+        .collect();
+    if claims.is_empty() {
+        return inner;
+    }
+    let own = each(&inner, "volumes").map(|(_, volume)| volume.clone());
+    let mut volumes: Vec<Value> = own
+        .filter(|volume| !claims.contains(&text(volume, "name")))
+        .collect();
+    // Only the names matter here: a folder stands for each claim.
+    volumes.extend(
+        claims
+            .iter()
+            .map(|claim| json!({ "name": claim, "emptyDir": {} })),
+    );
+    inner["volumes"] = Value::Array(volumes);
+    inner
+}
+
+fn update_strategy(at: &Path, strategy: &Value, errors: &mut Errors) {
+    let kind = text(strategy, "type");
+    let rolling = strategy.get("rollingUpdate");
+    match (kind, rolling) {
+        ("", _) => errors.required(&at.child("type"), ""),
+        ("OnDelete", Some(value)) => {
+            let told = "only allowed for updateStrategy 'RollingUpdate'";
+            errors.invalid(&at.child("rollingUpdate"), value, told);
+        }
+        ("RollingUpdate", Some(rolling)) => {
+            let at = at.child("rollingUpdate");
+            errors.not_negative(&at.child("partition"), rolling.get("partition"));
+            let (at, value) = (at.child("maxUnavailable"), rolling.get("maxUnavailable"));
+            at_most_all(&at, value, errors);
+            if int_or_percent(&at, value, errors) == Some(0) {
+                errors.invalid(&at, &rolling["maxUnavailable"], "cannot be 0");
+            }
+        }
+        ("OnDelete" | "RollingUpdate", None) => {}
+        (other, _) => {
+            let told = "must be 'RollingUpdate' or 'OnDelete'";
+            errors.invalid_text(&at.child("type"), other, told);
+        }
+    }
+}
+
+/// Checks what must stay. Returns whether the content is worth checking any further.
+pub(super) fn changed(object: &Value, old: &Value, errors: &mut Errors) -> bool {
+    let rest = |object: &Value| {
+        let mut spec = object.get("spec").cloned().unwrap_or_default();
+        if let Some(spec) = spec.as_object_mut() {
+            spec.retain(|field, _| !CHANGEABLE.contains(&field.as_str()));
+        }
+        spec
+    };
+    if rest(object) == rest(old) {
+        return true;
+    }
+    let told = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
+    errors.forbidden(&Path::root("spec"), told);
+    false
+}
