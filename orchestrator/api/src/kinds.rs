@@ -419,6 +419,7 @@ pub static ALL: &[&Kind] = &[
     DAEMON_SET,
     DEPLOYMENT,
     REPLICA_SET,
+    STATEFUL_SET,
     CRON_JOB,
     JOB,
     LEASE,

@@ -23,6 +23,7 @@ impl Controller for Disruption {
             kinds::POD,
             kinds::REPLICA_SET,
             kinds::DEPLOYMENT,
+            kinds::STATEFUL_SET,
         ];
         KINDS
     }

@@ -34,6 +34,7 @@ mod quota;
 pub mod replicaset;
 mod revisions;
 mod roles;
+pub mod statefulset;
 mod unenforced;
 
 use std::future::Future;
@@ -90,6 +91,11 @@ pub async fn run(store: Store, authority: String, own: own::Own, shutdown: watch
         drive(cronjob::CronJobController, store.clone(), shutdown.clone()),
         drive(
             daemonset::DaemonSetController::default(),
+            store.clone(),
+            shutdown.clone()
+        ),
+        drive(
+            statefulset::StatefulSetController,
             store.clone(),
             shutdown.clone()
         ),
