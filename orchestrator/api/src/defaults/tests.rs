@@ -106,3 +106,41 @@ fn namespaces_carry_their_name_as_label() {
     );
     assert_eq!(namespace["status"]["phase"], "Active");
 }
+
+#[test]
+fn sets_with_a_history() {
+    let template = json!({"spec": {"containers": []}});
+    let specification = |kind: &Kind, more: Value| {
+        let mut object = json!({"spec": {"template": template}});
+        for (field, value) in more.as_object().unwrap() {
+            object["spec"][field] = value.clone();
+        }
+        let mut object = defaulted(kind, object);
+        object["spec"].as_object_mut().unwrap().remove("template");
+        object["spec"].take()
+    };
+    assert_eq!(
+        specification(kinds::DAEMON_SET, json!({})),
+        json!({
+            "revisionHistoryLimit": 10,
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}},
+        })
+    );
+    let by_hand = json!({"updateStrategy": {"type": "OnDelete"}});
+    assert_eq!(
+        specification(kinds::DAEMON_SET, by_hand.clone())["updateStrategy"],
+        by_hand["updateStrategy"]
+    );
+    assert_eq!(
+        specification(kinds::STATEFUL_SET, json!({})),
+        json!({
+            "replicas": 1, "revisionHistoryLimit": 10, "podManagementPolicy": "OrderedReady",
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0, "maxUnavailable": 1}},
+            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"},
+        })
+    );
+    assert_eq!(
+        specification(kinds::STATEFUL_SET, by_hand.clone())["updateStrategy"],
+        by_hand["updateStrategy"]
+    );
+}

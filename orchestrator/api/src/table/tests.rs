@@ -197,3 +197,46 @@ fn entrances_from_outside() {
     let policy = json!({"metadata": meta, "spec": {"podSelector": {"matchLabels": {"app": "web"}}}});
     assert_eq!(shown(kinds::NETWORK_POLICY, policy), ["web", "app=web", "5m"]);
 }
+
+#[test]
+fn sets_with_a_history() {
+    let meta = json!({"name": "a", "creationTimestamp": "2026-01-01T00:55:00Z"});
+    let spec = json!({
+        "replicas": 3,
+        "selector": {"matchLabels": {"app": "a"}},
+        "template": {"spec": {"nodeSelector": {"disk": "ssd", "arch": "x"}, "containers": [{"name": "c", "image": "i:1"}]}},
+    });
+    let status = json!({
+        "desiredNumberScheduled": 1, "currentNumberScheduled": 1, "numberReady": 1, "updatedNumberScheduled": 1,
+        "readyReplicas": 2,
+    });
+    let object = json!({"metadata": meta, "spec": spec, "status": status});
+    assert_eq!(
+        shown(kinds::DAEMON_SET, object.clone()),
+        [
+            "a",
+            "1",
+            "1",
+            "1",
+            "1",
+            "0",
+            "arch=x,disk=ssd",
+            "5m",
+            "c",
+            "i:1",
+            "app=a"
+        ]
+    );
+    assert_eq!(shown(kinds::STATEFUL_SET, object), ["a", "2/3", "5m", "c", "i:1"]);
+    let mut revision = json!({"metadata": meta, "data": {}, "revision": 4});
+    assert_eq!(
+        shown(kinds::CONTROLLER_REVISION, revision.clone()),
+        ["a", "<none>", "4", "5m"]
+    );
+    revision["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "controller": true}]);
+    assert_eq!(
+        shown(kinds::CONTROLLER_REVISION, revision),
+        ["a", "daemonset.apps/agent", "4", "5m"]
+    );
+}

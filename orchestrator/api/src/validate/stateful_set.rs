@@ -138,3 +138,146 @@ pub(super) fn changed(object: &Value, old: &Value, errors: &mut Errors) -> bool 
     errors.forbidden(&Path::root("spec"), told);
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{create, update};
+    use super::*;
+    use crate::{defaults, kinds};
+
+    fn set() -> Value {
+        json!({
+            "metadata": { "name": "web", "namespace": "default" },
+            "spec": {
+                "selector": { "matchLabels": { "app": "a" } },
+                "serviceName": "nginx",
+                "template": {
+                    "metadata": { "labels": { "app": "a" } },
+                    "spec": { "containers": [{ "name": "a", "image": "x:1" }] },
+                },
+            },
+        })
+    }
+
+    fn told(change: impl FnOnce(&mut Value)) -> String {
+        let mut set = set();
+        change(&mut set);
+        defaults::apply(kinds::STATEFUL_SET, &mut set);
+        let causes = create(kinds::STATEFUL_SET, &set, &Node::default());
+        let told: Vec<String> = causes
+            .iter()
+            .map(|cause| format!("{}: {}", cause.field, cause.message))
+            .collect();
+        told.join("; ")
+    }
+
+    #[test]
+    fn bad_ones_are_refused() {
+        let rolling = |more: Value| json!({ "type": "RollingUpdate", "rollingUpdate": more });
+        for (field, value, expected) in [
+            (
+                "replicas",
+                json!(-1),
+                "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
+            ),
+            (
+                "selector",
+                json!({}),
+                "spec.selector: Invalid value: {}: empty selector is invalid for statefulset",
+            ),
+            (
+                "podManagementPolicy",
+                json!("Any"),
+                "spec.podManagementPolicy: Invalid value: \"Any\": must be 'Parallel' or 'OrderedReady'",
+            ),
+            (
+                "ordinals",
+                json!({ "start": -1 }),
+                "spec.ordinals.start: Invalid value: -1: must be greater",
+            ),
+            (
+                "serviceName",
+                json!("a.b"),
+                "spec.serviceName: Invalid value: \"a.b\"",
+            ),
+            (
+                "updateStrategy",
+                json!({ "type": "Recreate" }),
+                "spec.updateStrategy.type: Invalid value: \"Recreate\": must be 'RollingUpdate' or 'OnDelete'",
+            ),
+            (
+                "updateStrategy",
+                json!({ "type": "OnDelete", "rollingUpdate": { "partition": 1 } }),
+                "only allowed for updateStrategy 'RollingUpdate'",
+            ),
+            (
+                "updateStrategy",
+                rolling(json!({ "partition": -1 })),
+                "spec.updateStrategy.rollingUpdate.partition: Invalid value: -1: must be greater",
+            ),
+            (
+                "updateStrategy",
+                rolling(json!({ "maxUnavailable": 0 })),
+                "spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: 0: cannot be 0",
+            ),
+            (
+                "persistentVolumeClaimRetentionPolicy",
+                json!({ "whenScaled": "Keep" }),
+                "spec.persistentVolumeClaimRetentionPolicy.whenScaled: Unsupported value: \"Keep\"",
+            ),
+        ] {
+            let told = told(|set| set["spec"][field] = value);
+            assert!(told.contains(expected), "{told}");
+        }
+        assert_eq!(told(|_| {}), "");
+        for (name, expected) in [
+            (
+                "a.b",
+                "metadata.name: Invalid value: \"a.b\": must not contain dots",
+            ),
+            (&"a".repeat(53), "must be no more than 52 characters"),
+        ] {
+            let told = told(|set| set["metadata"]["name"] = json!(name));
+            assert!(told.contains(expected), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_claim_may_be_mounted() {
+        let told = |name: &str| {
+            told(|set| {
+                set["spec"]["volumeClaimTemplates"] = json!([{ "metadata": { "name": "data" }, "spec": {} }]);
+                set["spec"]["template"]["spec"]["volumes"] = json!([{ "name": "data", "emptyDir": {} }]);
+                set["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] =
+                    json!([{ "name": name, "mountPath": "/data" }]);
+            })
+        };
+        assert!(!told("data").contains("volumeMounts"), "{}", told("data"));
+        assert!(told("other").contains("volumeMounts[0].name: Not found: \"other\""));
+    }
+
+    #[test]
+    fn what_a_set_is_stays() {
+        let mut old = set();
+        defaults::apply(kinds::STATEFUL_SET, &mut old);
+        let told = |field: &str, value: Value| {
+            let mut new = old.clone();
+            new["spec"][field] = value;
+            let causes = update(kinds::STATEFUL_SET, &new, &old, &Node::default());
+            causes
+                .iter()
+                .map(|cause| cause.message.clone())
+                .collect::<String>()
+        };
+        for field in ["serviceName", "podManagementPolicy"] {
+            let told = told(field, json!("Parallel"));
+            assert!(
+                told.contains("updates to statefulset spec for fields other than"),
+                "{told}"
+            );
+        }
+        assert_eq!(told("replicas", json!(5)), "");
+        assert_eq!(told("minReadySeconds", json!(5)), "");
+        assert!(told("replicas", json!(-5)).contains("must be greater"));
+    }
+}
