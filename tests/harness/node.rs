@@ -210,7 +210,15 @@ impl Node {
 
     /// Deletes every pod and what would bring it back, and waits until the node holds none.
     pub fn clear(&self) {
-        for kind in ["cronjobs", "jobs", "deployments", "replicasets", "pods"] {
+        for kind in [
+            "cronjobs",
+            "jobs",
+            "daemonsets",
+            "statefulsets",
+            "deployments",
+            "replicasets",
+            "pods",
+        ] {
             let outcome = self.ctl(&["delete", kind, "--all", "-A", "--grace-period", "1"]);
             assert!(outcome.status.success(), "delete {kind}: {}", outcome.stderr);
         }
@@ -236,7 +244,15 @@ impl Drop for Node {
         if !std::thread::panicking() {
             self.clear();
         } else {
-            for kind in ["cronjobs", "jobs", "deployments", "replicasets", "pods"] {
+            for kind in [
+                "cronjobs",
+                "jobs",
+                "daemonsets",
+                "statefulsets",
+                "deployments",
+                "replicasets",
+                "pods",
+            ] {
                 self.ctl(&["delete", kind, "--all", "-A", "--grace-period", "0", "--force"]);
             }
         }

@@ -1,19 +1,19 @@
 //! Jobs and CronJobs on the real node, with kubectl.
 
 use crate::pods::{PATIENCE, WAIT, World, script};
-use harness::{kubectl, kubectl_versions, need_root, repository_root, skip, wait_for};
+use harness::{kubectl_versions, repository_root, wait_for};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// A world and the newest kubectl.
-struct Bench {
-    world: World,
-    kubectl: PathBuf,
+pub(crate) struct Bench {
+    pub(crate) world: World,
+    pub(crate) kubectl: PathBuf,
 }
 
 impl Bench {
-    fn new(kubectl: PathBuf) -> Self {
+    pub(crate) fn new(kubectl: PathBuf) -> Self {
         Self {
             world: World::new(),
             kubectl,
@@ -21,16 +21,16 @@ impl Bench {
     }
 
     #[track_caller]
-    fn kube(&self, arguments: &[&str]) -> String {
+    pub(crate) fn kube(&self, arguments: &[&str]) -> String {
         self.world.node.kubectl(&self.kubectl, arguments).ok()
     }
 
-    fn get(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn get(&self, arguments: &[&str]) -> Value {
         let text = self.kube(&[&["get"], arguments, &["-o", "json"]].concat());
         serde_json::from_str(&text).expect("JSON")
     }
 
-    fn items(&self, arguments: &[&str]) -> Vec<Value> {
+    pub(crate) fn items(&self, arguments: &[&str]) -> Vec<Value> {
         self.get(arguments)["items"].as_array().expect("a list").clone()
     }
 
@@ -91,7 +91,7 @@ impl Bench {
         });
     }
 
-    fn events(&self, reason: &str) -> Vec<String> {
+    pub(crate) fn events(&self, reason: &str) -> Vec<String> {
         let events = self.items(&["events", "--field-selector", &format!("reason={reason}")]);
         let text = |event: &Value| event["message"].as_str().unwrap_or_default().to_owned();
         events.iter().map(text).collect()
@@ -133,13 +133,14 @@ fn reason(job: &Value, condition: &str) -> String {
 
 macro_rules! bench {
     () => {{
-        need_root!();
-        match kubectl() {
-            Some(kubectl) => Bench::new(kubectl),
-            None => skip!("needs a kubectl"),
+        harness::need_root!();
+        match harness::kubectl() {
+            Some(kubectl) => $crate::jobs::Bench::new(kubectl),
+            None => harness::skip!("needs a kubectl"),
         }
     }};
 }
+pub(crate) use bench;
 
 #[test]
 fn a_job_completes_for_every_kubectl() {
