@@ -263,6 +263,35 @@ const FORMS: &[(u32, &str, i32, &str)] = &[
         0,
         "web",
     ),
+    // Sets with a history. They want no pods: what is asked for is done at once.
+    (20, "apply -f {sets}", 0, "statefulset.apps/store created"),
+    (20, "apply -f {sets}", 0, "daemonset.apps/agent unchanged"),
+    (20, "rollout status ds/agent", 0, "successfully rolled out"),
+    (20, "rollout status sts/store", 0, "partitioned roll out complete"),
+    (20, "get ds agent", 0, "nowhere=yes"),
+    (20, "get sts store", 0, "0/0"),
+    (20, "get sts store -o wide", 0, "nowhere/store:1"),
+    (20, "get controllerrevisions", 0, "daemonset.apps/agent"),
+    (20, "get all", 0, "statefulset.apps/store"),
+    (20, "describe ds agent", 0, "Desired Number of Nodes Scheduled: 0"),
+    (20, "describe sts store", 0, "0 desired | 0 total"),
+    (20, "set image ds/agent agent=nowhere/agent:2", 0, "image updated"),
+    (20, "set image sts/store store=nowhere/store:2", 0, "image updated"),
+    (20, "rollout status ds/agent", 0, "successfully rolled out"),
+    (20, "rollout status sts/store", 0, "partitioned roll out complete"),
+    (20, "rollout history ds/agent", 0, "2"),
+    (20, "rollout history ds/agent --revision=1", 0, "nowhere/agent:1"),
+    (20, "rollout history sts/store --revision=1", 0, "nowhere/store:1"),
+    (20, "rollout history sts/store --revision=9", 1, "unable to find"),
+    (20, "rollout undo ds/agent", 0, "rolled back"),
+    (20, "rollout undo sts/store --to-revision=1", 0, "rolled back"),
+    (20, "get ds agent -o jsonpath={..image}", 0, "nowhere/agent:1"),
+    (20, "get sts store -o jsonpath={..image}", 0, "nowhere/store:1"),
+    (20, "rollout restart ds/agent sts/store", 0, "statefulset.apps/store restarted"),
+    (20, "rollout pause ds/agent", 1, "pausing is not supported"),
+    (20, "scale sts/store --replicas=0 --current-replicas=0", 0, "scaled"),
+    (20, "explain daemonset.spec.updateStrategy", 0, "rollingUpdate"),
+    (20, "delete -f {sets}", 0, "deleted"),
     // What is wrong says so.
     (
         20,
@@ -315,6 +344,34 @@ spec:
       - {name: web, image: "nowhere/web:1", ports: [{containerPort: 8080}]}
 "#;
 
+/// A StatefulSet of no pods, and a DaemonSet for another node.
+const SETS: &str = r#"
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: store}
+spec:
+  replicas: 0
+  serviceName: store
+  selector: {matchLabels: {app: store}}
+  template:
+    metadata: {labels: {app: store}}
+    spec:
+      containers:
+      - {name: store, image: "nowhere/store:1"}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: agent}
+spec:
+  selector: {matchLabels: {app: agent}}
+  template:
+    metadata: {labels: {app: agent}}
+    spec:
+      nodeSelector: {nowhere: "yes"}
+      containers:
+      - {name: agent, image: "nowhere/agent:1"}
+"#;
+
 fn ask(node: &Node, kubectl: &Path, form: &str, words: &[(&str, &str)]) -> harness::Outcome {
     let mut arguments: Vec<String> = form.split(' ').map(|word| word.replace('~', " ")).collect();
     for argument in &mut arguments {
@@ -342,6 +399,8 @@ fn every_kubectl_has_its_forms() {
     let node = Node::start(NodeOptions::default());
     let manifest = node.path().join("web.yaml");
     std::fs::write(&manifest, MANIFEST).expect("write the manifest");
+    let sets = node.path().join("sets.yaml");
+    std::fs::write(&sets, SETS).expect("write the manifest");
     let name = node
         .kubectl(
             versions.last().expect("a version"),
@@ -351,6 +410,7 @@ fn every_kubectl_has_its_forms() {
     let words = [
         ("{node}", name.as_str()),
         ("{manifest}", manifest.to_str().expect("UTF-8")),
+        ("{sets}", sets.to_str().expect("UTF-8")),
     ];
     let mut wrong = Vec::new();
     for kubectl in &versions {

@@ -73,11 +73,11 @@ pub(super) fn next(owner: &Value, revisions: &[Value], label: &str) -> Next {
             same["revision"] = json!(newest + 1);
             Next::Renumber(same)
         }
-        None => Next::New(new(owner, data, newest + 1, label)),
+        None => Next::New(new(owner, &data, newest + 1, label)),
     }
 }
 
-fn new(owner: &Value, data: Value, number: i64, label: &str) -> Value {
+fn new(owner: &Value, data: &Value, number: i64, label: &str) -> Value {
     let hash = template_hash(owner);
     let mut labels = strings(owner, "/spec/template/metadata/labels");
     labels.insert(label.to_owned(), hash.clone());

@@ -2,6 +2,7 @@
 
 mod fields;
 mod pod;
+mod sets;
 
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -31,6 +32,8 @@ pub(crate) async fn object(client: &Client, target: &Target, object: &Value) -> 
         "Pod" => pod::describe(&mut fields, object),
         "Deployment" => deployment(client, target, &mut fields, object).await?,
         "ReplicaSet" => replica_set(&mut fields, object),
+        "DaemonSet" => sets::daemon_set(&mut fields, object),
+        "StatefulSet" => sets::stateful_set(&mut fields, object),
         "Node" => node(&mut fields, object),
         "ConfigMap" => config_map(&mut fields, object),
         "Secret" => secret(&mut fields, object),

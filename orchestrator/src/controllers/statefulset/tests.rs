@@ -522,7 +522,7 @@ impl World {
         let state = ["up", "up", "up", "up", "up", "down", "failed"][dice.roll(7)];
         let clock = self.clock;
         let pod = &mut self.view.pods[index];
-        if !has_ended(pod) && !(state == "up" && is_up(pod)) {
+        if !has_ended(pod) && (state != "up" || !is_up(pod)) {
             put(pod, state, clock);
         }
     }
