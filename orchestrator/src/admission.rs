@@ -1,13 +1,17 @@
-//! What becomes of a pod on its way into the store, whoever makes it: defaults, the node, LimitRanges, the ServiceAccount's
-//! token.
-//! The API server and every controller that makes pods call [`pod`].
+//! What becomes of a pod or a claim on its way into the store, whoever makes it: defaults, the node, LimitRanges, the
+//! ServiceAccount's token; a claim's class.
+//! The API server and every controller that makes them call [`pod`] and [`claim`].
 //!
 //! Source: Kubernetes' admission plugins ServiceAccount and LimitRanger.
 
-use berth_api::{defaults, kinds, limits, qos};
+use std::collections::BTreeMap;
+
+use berth_api::kinds::{self, Kind};
+use berth_api::{defaults, limits, qos, storage, validate};
 use serde_json::{Value, json};
 
 use crate::controllers::AUTHORITY;
+use crate::controllers::volumes::may_grow;
 use crate::store::{Key, Store, StoreError};
 
 /// Where programs look for their account's token.
@@ -119,6 +123,83 @@ fn mount_token(pod: &mut Value) {
                 None => container["volumeMounts"] = json!([mount]),
             }
         }
+    }
+}
+
+/// Makes a new claim ready for the store: defaults and the default class.
+///
+/// # Errors
+/// [`StoreError::Forbidden`] when a LimitRange of the namespace is not kept.
+pub fn claim(store: &Store, claim: &mut Value) -> Result<(), StoreError> {
+    let kind = kinds::PERSISTENT_VOLUME_CLAIM;
+    defaults::apply(kind, claim);
+    if !storage::names_class(claim)
+        && let Some(class) = storage::default_class(&all(store, kinds::STORAGE_CLASS, None))
+        && claim["spec"].is_object()
+    {
+        claim["spec"]["storageClassName"] = class["metadata"]["name"].clone();
+    }
+    let namespace = claim["metadata"]["namespace"].as_str().unwrap_or_default();
+    let wrong: Vec<String> = all(store, kinds::LIMIT_RANGE, Some(namespace))
+        .iter()
+        .flat_map(|range| limits::claim_violations(range, claim))
+        .collect();
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(forbidden(kind, claim, wrong.join(", ")))
+}
+
+/// Whether a claim may be made bigger: only a volume of Berth's own making grows, where its class allows it.
+///
+/// # Errors
+/// [`StoreError::Forbidden`] otherwise.
+pub fn resize(store: &Store, claim: &Value, old: &Value) -> Result<(), StoreError> {
+    let bound = old.pointer("/spec/volumeName").and_then(Value::as_str);
+    let Some(bound) = bound.filter(|_| storage::size(claim) > storage::size(old)) else {
+        return Ok(());
+    };
+    let volume = store.get(&Key::new(kinds::PERSISTENT_VOLUME, "", bound))?;
+    let classes = all(store, kinds::STORAGE_CLASS, None);
+    if volume.is_some_and(|volume| may_grow(old, &volume.value(), &classes)) {
+        return Ok(());
+    }
+    let why = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize";
+    Err(forbidden(kinds::PERSISTENT_VOLUME_CLAIM, claim, why.to_owned()))
+}
+
+fn forbidden(kind: &'static Kind, object: &Value, why: String) -> StoreError {
+    StoreError::Forbidden {
+        kind,
+        name: object["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+        why,
+    }
+}
+
+fn all(store: &Store, kind: &'static Kind, namespace: Option<&str>) -> Vec<Value> {
+    store
+        .list(kind, namespace)
+        .items
+        .iter()
+        .map(crate::store::Object::value)
+        .collect()
+}
+
+/// What selectors of nodes are held against: the labels that the node has by itself, and those it was given.
+pub fn node(store: &Store, name: &str) -> validate::Node {
+    let stored = store.get(&Key::new(kinds::NODE, "", name));
+    let stored = stored.ok().flatten().map(|node| node.value());
+    let mut labels: BTreeMap<String, String> = crate::config::node_labels(name).into_iter().collect();
+    let own = stored
+        .as_ref()
+        .and_then(|n| n.pointer("/metadata/labels"))
+        .and_then(Value::as_object);
+    for (key, value) in own.into_iter().flatten() {
+        labels.insert(key.clone(), value.as_str().unwrap_or_default().to_owned());
+    }
+    validate::Node {
+        name: name.to_owned(),
+        labels,
     }
 }
 

@@ -195,6 +195,11 @@ impl Config {
         self.data_dir.join("pki")
     }
 
+    /// Where the volumes of claims are made.
+    pub fn volume_dir(&self) -> PathBuf {
+        self.data_dir.join("volumes")
+    }
+
     /// Where images are kept.
     pub fn image_dir(&self) -> PathBuf {
         self.data_dir.join("images")

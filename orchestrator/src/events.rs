@@ -84,23 +84,7 @@ pub async fn record(
     message: &str,
     component: &str,
 ) -> Result<(), StoreError> {
-    let namespace = if involved.namespace.is_empty() {
-        "default"
-    } else {
-        &involved.namespace
-    };
-    let mut hasher = DefaultHasher::new();
-    (
-        &involved.uid,
-        &involved.field_path,
-        severity,
-        reason,
-        message,
-        component,
-    )
-        .hash(&mut hasher);
-    let name = format!("{}.{:016x}", involved.name, hasher.finish());
-    let key = Key::new(kinds::EVENT, namespace, name);
+    let key = key_of(involved, severity, reason, message, component);
     // Two racing recorders: the loser of the create or of the update tries once more.
     for _ in 0..4 {
         let now = rfc3339(Timestamp::now());
@@ -120,6 +104,43 @@ pub async fn record(
         }
     }
     Ok(())
+}
+
+/// Records an event that is not stored yet; one that is stays as it is.
+pub async fn record_once(
+    store: &Store,
+    involved: &ObjectRef,
+    severity: Severity,
+    reason: &str,
+    message: &str,
+    component: &str,
+) -> Result<(), StoreError> {
+    let key = key_of(involved, severity, reason, message, component);
+    if store.get(&key)?.is_some() {
+        return Ok(());
+    }
+    record(store, involved, severity, reason, message, component).await
+}
+
+/// Equal events have the same name.
+fn key_of(involved: &ObjectRef, severity: Severity, reason: &str, message: &str, component: &str) -> Key {
+    let namespace = if involved.namespace.is_empty() {
+        "default"
+    } else {
+        &involved.namespace
+    };
+    let mut hasher = DefaultHasher::new();
+    (
+        &involved.uid,
+        &involved.field_path,
+        severity,
+        reason,
+        message,
+        component,
+    )
+        .hash(&mut hasher);
+    let name = format!("{}.{:016x}", involved.name, hasher.finish());
+    Key::new(kinds::EVENT, namespace, name)
 }
 
 fn counted(mut event: Value, now: &str) -> Value {

@@ -238,10 +238,15 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
         has_pods(&store, &node_name),
         stopped.clone(),
     );
+    let place = controllers::volumes::Place {
+        folders: config.volume_dir(),
+        node: node_name.clone(),
+    };
     let controlling = tokio::spawn(controllers::run(
         store.clone(),
         keys.authority.clone(),
         own,
+        place,
         stopped.clone(),
     ));
     let context = NodeContext {

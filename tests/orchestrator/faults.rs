@@ -527,7 +527,7 @@ fn live_shells(stage: &Stage) -> usize {
 }
 
 /// What a reboot takes: every process, namespace, mount and cgroup of the node, and what lies in memory.
-fn pull_the_plug(world: &mut World) {
+pub(crate) fn pull_the_plug(world: &mut World) {
     world.node.kill_daemon();
     let node = world.node.path().to_string_lossy().into_owned();
     let cgroup = format!("/{}/", world.cgroup);

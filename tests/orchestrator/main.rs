@@ -27,3 +27,4 @@ mod resolver;
 mod services;
 mod statefulsets;
 mod streams;
+mod volumes;

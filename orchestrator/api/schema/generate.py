@@ -30,6 +30,7 @@ api.networking.v1.{Ingress IngressClass NetworkPolicy}
 api.policy.v1.{Eviction PodDisruptionBudget}
 api.rbac.v1.{ClusterRole ClusterRoleBinding Role RoleBinding}
 api.scheduling.v1.{PriorityClass}
+api.storage.v1.{StorageClass}
 apimachinery.pkg.apis.meta.v1.{DeleteOptions Status}
 """
 SCALARS = {

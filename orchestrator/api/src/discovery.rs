@@ -187,7 +187,11 @@ mod tests {
             group("apps").unwrap()["preferredVersion"]["groupVersion"],
             "apps/v1"
         );
-        assert!(group("storage.k8s.io").is_none() && group("").is_none() && resources("x", "v1").is_none());
+        assert!(
+            group("apiregistration.k8s.io").is_none()
+                && group("").is_none()
+                && resources("x", "v1").is_none()
+        );
         for (core, group) in [(true, ""), (false, "apps")] {
             let plain = resources(group, "v1").unwrap();
             let plain: Vec<&str> = plain["resources"]

@@ -9,6 +9,7 @@ mod apps;
 mod batch;
 mod networking;
 mod policy;
+mod storage;
 
 pub use access::{CLUSTER_ROLE, CLUSTER_ROLE_BINDING, REVIEWS, ROLE, ROLE_BINDING};
 pub use apps::{CONTROLLER_REVISION, DAEMON_SET, STATEFUL_SET};
@@ -17,6 +18,7 @@ pub use networking::{INGRESS, NETWORK_POLICY};
 pub use policy::{
     LEASE, LIMIT_RANGE, MEASURED, NODE_METRICS, POD_DISRUPTION_BUDGET, POD_METRICS, RESOURCE_QUOTA,
 };
+pub use storage::{PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, STORAGE_CLASS};
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -410,6 +412,8 @@ pub static ALL: &[&Kind] = &[
     LIMIT_RANGE,
     NAMESPACE,
     NODE,
+    PERSISTENT_VOLUME_CLAIM,
+    PERSISTENT_VOLUME,
     POD,
     RESOURCE_QUOTA,
     SECRET,
@@ -431,6 +435,7 @@ pub static ALL: &[&Kind] = &[
     CLUSTER_ROLE,
     ROLE_BINDING,
     ROLE,
+    STORAGE_CLASS,
 ];
 
 /// Every kind that is served: the stored ones, then those that are answered or measured.

@@ -25,6 +25,7 @@ pub mod schedule;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod storage;
 pub mod support;
 pub mod table;
 pub mod validate;

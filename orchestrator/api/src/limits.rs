@@ -90,6 +90,28 @@ pub fn violations(range: &Value, pod: &Value) -> Vec<String> {
     wrong
 }
 
+/// What of a claim is outside of a range.
+pub fn claim_violations(range: &Value, claim: &Value) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let Some(asked) = crate::storage::size(claim) else {
+        return wrong;
+    };
+    for item in items(range).filter(|i| i["type"] == "PersistentVolumeClaim") {
+        let amount = |field: &str| -> Option<Quantity> { item[field].get("storage")?.as_str()?.parse().ok() };
+        if let Some(least) = amount("min").filter(|least| asked < *least) {
+            wrong.push(format!(
+                "minimum storage usage per PersistentVolumeClaim is {least}, but request is {asked}"
+            ));
+        }
+        if let Some(most) = amount("max").filter(|most| asked > *most) {
+            wrong.push(format!(
+                "maximum storage usage per PersistentVolumeClaim is {most}, but request is {asked}"
+            ));
+        }
+    }
+    wrong
+}
+
 fn check(item: &Value, kind: &str, amount: &dyn Fn(&str, &str) -> Option<Quantity>, wrong: &mut Vec<String>) {
     let parse = |value: &Value| value.as_str().and_then(|t| t.parse::<Quantity>().ok());
     for (name, value) in amounts(item, "min") {

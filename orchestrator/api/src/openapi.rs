@@ -261,7 +261,7 @@ mod tests {
                 "{group}"
             );
         }
-        assert!(document("storage.k8s.io", "v1").is_none());
+        assert!(document("apiregistration.k8s.io", "v1").is_none());
         let core = document("", "v1").unwrap();
         let volumes = &core["components"]["schemas"]["io.k8s.api.core.v1.PodSpec"]["properties"]["volumes"];
         assert_eq!(volumes["x-kubernetes-patch-strategy"], "merge,retainKeys");

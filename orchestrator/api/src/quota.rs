@@ -9,6 +9,10 @@ use serde_json::{Value, json};
 use crate::kinds::{self, Kind};
 use crate::qos;
 use crate::quantity::Quantity;
+use crate::storage;
+
+/// Between the name of a class and what is counted of its claims.
+pub const CLASS_SUFFIX: &str = ".storageclass.storage.k8s.io/";
 
 /// Amounts by the names that quotas have for them.
 pub type Amounts = BTreeMap<String, Quantity>;
@@ -26,6 +30,19 @@ pub fn usage(kind: &Kind, object: &Value) -> Amounts {
     used.insert(format!("count/{}", kind.resource()), one());
     if kind.group.is_empty() {
         used.insert(kind.plural.to_owned(), one());
+    }
+    if kind == kinds::PERSISTENT_VOLUME_CLAIM {
+        let class = storage::class(object);
+        let of_class = |name: &str| format!("{class}{CLASS_SUFFIX}{name}");
+        if !class.is_empty() {
+            used.insert(of_class(kind.plural), one());
+        }
+        if let Some(size) = storage::size(object) {
+            used.insert("requests.storage".to_owned(), size);
+            if !class.is_empty() {
+                used.insert(of_class("requests.storage"), size);
+            }
+        }
     }
     if kind == kinds::POD {
         for (list, prefix) in [("requests", "requests."), ("limits", "limits.")] {

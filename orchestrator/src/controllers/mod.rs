@@ -36,6 +36,7 @@ mod revisions;
 mod roles;
 pub mod statefulset;
 mod unenforced;
+pub mod volumes;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -74,12 +75,24 @@ pub(crate) trait Controller: Send {
     fn sync(&mut self, store: &Store, key: &Key) -> impl Future<Output = Result<Again, StoreError>> + Send;
 }
 
-/// Runs all controllers until `shutdown` turns true. `authority` is the certificate (PEM) that namespaces publish.
-pub async fn run(store: Store, authority: String, own: own::Own, shutdown: watch::Receiver<bool>) {
+/// Runs all controllers until `shutdown` turns true. `authority` is the certificate (PEM) that namespaces publish;
+/// `place` is where volumes are made.
+pub async fn run(
+    store: Store,
+    authority: String,
+    own: own::Own,
+    place: volumes::Place,
+    shutdown: watch::Receiver<bool>,
+) {
     tokio::join!(
         drive(accounts::Accounts { authority }, store.clone(), shutdown.clone()),
         drive(disruption::Disruption, store.clone(), shutdown.clone()),
         drive(quota::QuotaStatus, store.clone(), shutdown.clone()),
+        drive(
+            volumes::VolumeController { place },
+            store.clone(),
+            shutdown.clone()
+        ),
         drive(roles::RoleAggregation, store.clone(), shutdown.clone()),
         drive(deployment::DeploymentController, store.clone(), shutdown.clone()),
         drive(

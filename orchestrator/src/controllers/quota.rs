@@ -57,7 +57,11 @@ pub(crate) fn counted(value: &Value) -> Vec<&'static Kind> {
     let hard = quota::hard(value);
     let is_counted = |kind: &&'static Kind| {
         let names = [format!("count/{}", kind.resource()), kind.plural.to_owned()];
-        kind.namespaced && (*kind == kinds::POD || names.iter().any(|n| hard.contains_key(n)))
+        let sized = *kind == kinds::PERSISTENT_VOLUME_CLAIM
+            && hard
+                .keys()
+                .any(|name| name == "requests.storage" || name.contains(quota::CLASS_SUFFIX));
+        kind.namespaced && (*kind == kinds::POD || sized || names.iter().any(|n| hard.contains_key(n)))
     };
     kinds::ALL.iter().copied().filter(is_counted).collect()
 }

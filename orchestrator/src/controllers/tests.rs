@@ -36,6 +36,10 @@ impl Bench {
                 store.clone(),
                 String::new(),
                 own::Own::default(),
+                volumes::Place {
+                    folders: folder.path().join("volumes"),
+                    node: "node".to_owned(),
+                },
                 stopped.clone(),
             )),
             tokio::spawn(node(store.clone(), Arc::clone(&made), stopped)),

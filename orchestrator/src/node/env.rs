@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1 as api;
 
+use super::claims::Backing;
 use super::pod::Pod;
 use super::resources::thousandths;
 
@@ -16,6 +17,8 @@ pub trait Sources {
     /// A token of the pod's ServiceAccount for an audience (the API's own, if it is empty), good for some seconds; None
     /// when the account does not exist.
     fn token(&self, pod: &Pod, audience: &str, seconds: i64) -> Option<String>;
+    /// Where the volume of a claim of the pod's namespace is; None while it has none.
+    fn backing(&self, claim: &str) -> Option<Backing>;
 }
 
 /// What only the node knows of a pod.

@@ -31,6 +31,10 @@ impl Sources for Fixed {
     fn token(&self, _: &super::super::pod::Pod, _: &str, _: i64) -> Option<String> {
         None
     }
+
+    fn backing(&self, _: &str) -> Option<super::super::claims::Backing> {
+        None
+    }
 }
 
 fn resolve(container: &Value) -> Result<Vec<(String, String)>, EnvError> {

@@ -18,7 +18,7 @@ use super::pod::Definition;
 use super::prepare::{Preparation, Refusal};
 use super::sources::Stored;
 use super::worker::{Worker, stopped};
-use super::{Node, blocking, etc, links, monitor, resources, sandbox, teardown, volumes};
+use super::{Node, blocking, claims, etc, links, monitor, resources, sandbox, teardown, volumes};
 use crate::fault::point;
 use crate::store::{Preconditions, StoreError};
 
@@ -26,6 +26,8 @@ use crate::store::{Preconditions, StoreError};
 const DRAIN: Duration = Duration::from_secs(5);
 /// First and longest pause before a failed set-up is tried again, in seconds.
 const RETRY: (i64, i64) = (1, 30);
+/// Before a pod's claims are looked at again if nothing changes, in seconds.
+const WAIT_FOR_CLAIMS: i64 = 3600;
 /// The same for a missing image or ConfigMap; a changed ConfigMap or Secret ends the pause.
 const RETRY_REFUSED: (i64, i64) = (1, 10);
 
@@ -151,6 +153,9 @@ impl Worker {
     }
 
     async fn set_up(&mut self) {
+        if self.waits_for_claims().await {
+            return;
+        }
         let Some(pod) = self.pod.clone() else { return };
         self.seen.sandbox.touched = true;
         // Its first question about a name must find the way to the DNS server.
@@ -194,7 +199,8 @@ impl Worker {
             let warnings = etc::write_files(&pod, &paths, &node, &ips, dns, ids)
                 .map_err(|error| ("FailedCreatePodSandBox", chain(&error)))?;
             volumes::prepare(&pod, &paths.volumes(), &facts, &sources)
-                .map(|_| warnings)
+                .and_then(|_| volumes::give_group(&pod, &sources))
+                .map(|()| warnings)
                 .map_err(|error| ("FailedMount", chain(&error)))
         });
         match ready.await {
@@ -208,6 +214,53 @@ impl Worker {
             Some(Err((reason, message))) => self.fail(reason, message),
             None => self.fail("FailedCreatePodSandBox", "the set-up was cut off".to_owned()),
         }
+    }
+
+    /// Whether the pod's claims keep it from running; it is woken when they change.
+    async fn waits_for_claims(&mut self) -> bool {
+        let Some(pod) = self.pod.clone().filter(|pod| claims::has_claims(pod)) else {
+            return false;
+        };
+        let look = |worker: &Worker| {
+            let node = crate::admission::node(&worker.node.store, &worker.node.config.name);
+            claims::obstacle(&worker.node.store, &node, &pod)
+        };
+        let mut why = look(self);
+        let waited = self
+            .seen
+            .failure
+            .as_ref()
+            .is_some_and(|f| f.reason == claims::UNSCHEDULABLE);
+        if why.is_none() && waited {
+            self.seen.failure = None;
+            // A claim is let go while its pods wait. From now on this one does not: what was asked for in between is seen
+            // by the second look.
+            self.publish().await;
+            why = look(self);
+        }
+        let Some(why) = why else { return false };
+        let known = self.seen.failure.as_ref().filter(|f| f.message == why);
+        let count = known.map_or(0, |failure| failure.count) + 1;
+        // Most claims are bound within moments of their pod's creation: only what lasts is told.
+        if count == 2
+            && let Some(pod) = &self.pod
+        {
+            self.node.event_by(
+                "default-scheduler",
+                pod.about.clone(),
+                true,
+                claims::UNSCHEDULABLE,
+                &why,
+            );
+        }
+        let pause = if count == 1 { RETRY.0 } else { WAIT_FOR_CLAIMS };
+        self.seen.failure = Some(Failure {
+            reason: claims::UNSCHEDULABLE.to_owned(),
+            message: why,
+            count,
+            retry: after(Timestamp::now(), pause),
+        });
+        true
     }
 
     async fn start_monitor(&mut self) {

@@ -7,6 +7,7 @@
 //! ```
 
 pub mod backoff;
+pub mod claims;
 pub mod env;
 mod etc;
 mod execute;
@@ -171,6 +172,18 @@ impl Node {
 
     /// Records an event without waiting for it.
     fn event(&self, about: crate::events::ObjectRef, warning: bool, reason: &str, message: &str) {
+        self.event_by(COMPONENT, about, warning, reason, message);
+    }
+
+    /// The same, said by another component.
+    fn event_by(
+        &self,
+        component: &'static str,
+        about: crate::events::ObjectRef,
+        warning: bool,
+        reason: &str,
+        message: &str,
+    ) {
         let store = self.store.clone();
         let (reason, message) = (reason.to_owned(), message.to_owned());
         tokio::spawn(async move {
@@ -179,7 +192,7 @@ impl Node {
             } else {
                 crate::events::Severity::Normal
             };
-            let done = crate::events::record(&store, &about, severity, &reason, &message, COMPONENT).await;
+            let done = crate::events::record(&store, &about, severity, &reason, &message, component).await;
             if let Err(error) = done {
                 tracing::debug!(%error, reason, "an event was not recorded");
             }

@@ -308,7 +308,8 @@ impl Preparation {
             binds.push(Bind {
                 source,
                 target: wanted.mount_path.clone(),
-                read_only: wanted.read_only.unwrap_or(false),
+                read_only: wanted.read_only.unwrap_or(false)
+                    || volumes::is_read_only(&self.pod, &wanted.name),
                 propagation: match wanted.mount_propagation.as_deref() {
                     Some("Bidirectional") => "rshared",
                     Some("HostToContainer") => "rslave",

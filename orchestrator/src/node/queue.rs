@@ -40,8 +40,10 @@ pub(super) async fn run(node: Arc<Node>, mut shutdown: watch::Receiver<bool>) ->
             node.store.watch(kinds::POD, None, from),
             node.store.watch(kinds::CONFIG_MAP, None, from),
             node.store.watch(kinds::SECRET, None, from),
+            node.store.watch(kinds::PERSISTENT_VOLUME_CLAIM, None, from),
+            node.store.watch(kinds::PERSISTENT_VOLUME, None, from),
         );
-        let (Ok(mut pods), Ok(mut maps), Ok(mut secrets)) = watches else {
+        let (Ok(mut pods), Ok(mut maps), Ok(mut secrets), Ok(mut claims), Ok(mut volumes)) = watches else {
             tracing::warn!("the history of the store is too short: listing again");
             tokio::task::yield_now().await;
             continue;
@@ -61,6 +63,14 @@ pub(super) async fn run(node: Arc<Node>, mut shutdown: watch::Receiver<bool>) ->
                 },
                 event = secrets.recv() => match event {
                     Ok(event) => { queue.source(&event.object); None }
+                    Err(error) => Some(error),
+                },
+                event = claims.recv() => match event {
+                    Ok(event) => { queue.claim(event.object.namespace()); None }
+                    Err(error) => Some(error),
+                },
+                event = volumes.recv() => match event {
+                    Ok(_) => { queue.claim(""); None }
                     Err(error) => Some(error),
                 },
                 Some(uid) = done.recv() => { queue.workers.remove(&uid); None }
@@ -126,6 +136,10 @@ impl Queue {
 
     fn pod(&mut self, object: &Object, deleted: bool) {
         let uid = object.uid().to_owned();
+        // Another may wait for a claim that only one pod may have.
+        if (deleted || has_ended(object)) && object.json().contains("\"persistentVolumeClaim\"") {
+            self.claim(object.namespace());
+        }
         if deleted {
             if let Some(worker) = self.workers.get(&uid) {
                 let _ = worker.send(Input::Gone);
@@ -162,4 +176,17 @@ impl Queue {
             let _ = worker.send(Input::Source(Arc::clone(&namespace)));
         }
     }
+
+    /// A claim has changed, or who uses it: pods that wait for theirs look again.
+    fn claim(&self, namespace: &str) {
+        let namespace: Arc<str> = namespace.into();
+        for worker in self.workers.values() {
+            let _ = worker.send(Input::Claim(Arc::clone(&namespace)));
+        }
+    }
+}
+
+fn has_ended(pod: &Object) -> bool {
+    let text = pod.json();
+    text.contains("\"phase\":\"Succeeded\"") || text.contains("\"phase\":\"Failed\"")
 }

@@ -1,4 +1,4 @@
-//! ConfigMaps and Secrets of a namespace, as they are stored now, and tokens of its ServiceAccounts.
+//! ConfigMaps, Secrets and claims of a namespace, as they are stored now, and tokens of its ServiceAccounts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1 as api;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::claims::Backing;
 use super::env::Sources;
 use super::pod::Pod;
 use crate::controllers::own;
@@ -84,6 +85,10 @@ impl Sources for Stored {
             .flatten()
             .map(|(key, value)| (key, value.into_bytes()));
         Some(data.chain(text).collect())
+    }
+
+    fn backing(&self, claim: &str) -> Option<Backing> {
+        super::claims::backing(&self.store, &self.namespace, claim)
     }
 
     fn token(&self, pod: &Pod, audience: &str, seconds: i64) -> Option<String> {

@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use super::claims::UNSCHEDULABLE;
 use super::observed::{Ended, Observed, Seen, State};
 use super::pod::{Definition, Pod, RestartPolicy, Role};
 use super::{plan, resources};
@@ -18,6 +19,11 @@ pub fn status(pod: &Pod, seen: &Observed, host_ip: &str, now: Timestamp) -> Valu
     if pod.finished && !seen.sandbox.touched {
         // The pod is over and what was observed of it is gone: the stored status is the truth.
         return previous;
+    }
+    if let Some(failure) = seen.failure.as_ref().filter(|f| f.reason == UNSCHEDULABLE)
+        && !seen.sandbox.touched
+    {
+        return unplaced(pod, &failure.message, &previous, now);
     }
     let phase = phase(pod, seen);
     let mut status = json!({
@@ -52,6 +58,32 @@ pub fn status(pod: &Pod, seen: &Observed, host_ip: &str, now: Timestamp) -> Valu
     if let Some((reason, message)) = &seen.verdict {
         status["reason"] = json!(reason);
         status["message"] = json!(message);
+    }
+    status
+}
+
+/// The status of a pod that waits for its claims, as kube-scheduler leaves it.
+fn unplaced(pod: &Pod, message: &str, previous: &Value, now: Timestamp) -> Value {
+    let old = previous["conditions"].as_array();
+    let same = old
+        .into_iter()
+        .flatten()
+        .find(|c| c["type"] == "PodScheduled" && c["status"] == "False");
+    let since = same.map_or_else(|| json!(rfc3339(now)), |c| c["lastTransitionTime"].clone());
+    let mut status = json!({
+        "phase": "Pending",
+        "qosClass": resources::qos(pod.spec()),
+        "conditions": [{
+            "type": "PodScheduled",
+            "status": "False",
+            "lastProbeTime": null,
+            "lastTransitionTime": since,
+            "reason": "Unschedulable",
+            "message": message,
+        }],
+    });
+    if let Some(generation) = pod.object.metadata.generation {
+        status["observedGeneration"] = json!(generation);
     }
     status
 }

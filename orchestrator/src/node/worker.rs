@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
+use super::claims::UNSCHEDULABLE;
 use super::monitor::{Link, Notice};
 use super::observed::{Ended, Observed, Seen, State};
 use super::paths::PodPaths;
@@ -51,6 +52,8 @@ pub enum Input {
     },
     /// A ConfigMap or Secret of this namespace has changed.
     Source(Arc<str>),
+    /// A claim of this namespace (of all, if it is empty) has changed, or who uses it.
+    Claim(Arc<str>),
 }
 
 /// One pod.
@@ -247,6 +250,14 @@ impl Worker {
                 outcome,
             } => {
                 self.hooked(&container, attempt, pre_stop, outcome);
+            }
+            Input::Claim(namespace) => {
+                if (namespace.is_empty() || *namespace == *self.seen.namespace)
+                    && let Some(failure) = &mut self.seen.failure
+                    && matches!(failure.reason.as_str(), UNSCHEDULABLE | "FailedMount")
+                {
+                    failure.retry = Timestamp::now();
+                }
             }
             Input::Source(namespace) => {
                 if *namespace == *self.seen.namespace {

@@ -18,21 +18,7 @@ const GENERATED_BASE: usize = 58;
 impl Api {
     /// What validation must know about the node.
     pub(super) fn node(&self) -> validate::Node {
-        let key = Key::new(kinds::NODE, "", self.node_name.as_str());
-        let stored = self.store.get(&key).ok().flatten().map(|o| o.value());
-        let mut labels: std::collections::BTreeMap<String, String> =
-            crate::config::node_labels(&self.node_name).into_iter().collect();
-        let own = stored
-            .as_ref()
-            .and_then(|n| n.pointer("/metadata/labels"))
-            .and_then(Value::as_object);
-        for (key, value) in own.into_iter().flatten() {
-            labels.insert(key.clone(), value.as_str().unwrap_or_default().to_owned());
-        }
-        validate::Node {
-            name: self.node_name.clone(),
-            labels,
-        }
+        crate::admission::node(&self.store, &self.node_name)
     }
 
     /// Makes a decoded new object ready for the store.
@@ -76,6 +62,9 @@ impl Api {
             self.check_account(value)?;
             crate::admission::pod(&self.store, value, &self.node_name).map_err(super::store_error)?;
         }
+        if kind == kinds::PERSISTENT_VOLUME_CLAIM {
+            crate::admission::claim(&self.store, value).map_err(super::store_error)?;
+        }
         self.guard(target, value, None)?;
         let mut causes = Vec::new();
         if kind == kinds::SERVICE {
@@ -105,7 +94,11 @@ impl Api {
             causes = self.services.complete(&self.store, value, Some(old));
         }
         causes.extend(validate::update(kind, value, old, &self.node()));
-        invalid(kind, value, causes)
+        invalid(kind, value, causes)?;
+        if kind == kinds::PERSISTENT_VOLUME_CLAIM {
+            crate::admission::resize(&self.store, value, old).map_err(super::store_error)?;
+        }
+        Ok(())
     }
 
     /// The namespace must be there and not on its way out.

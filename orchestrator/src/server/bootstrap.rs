@@ -1,7 +1,8 @@
-//! What must be in the store before the first request: the namespaces, roles and bindings that every cluster has.
+//! What must be in the store before the first request: the namespaces, roles, bindings and the class of storage that every
+//! cluster has.
 
 use berth_api::rbac::{self, Rule};
-use berth_api::{defaults, kinds, rbac::builtins};
+use berth_api::{defaults, kinds, rbac::builtins, storage};
 use serde_json::{Value, json};
 
 use crate::store::{Key, Store, StoreError};
@@ -20,7 +21,8 @@ pub struct BootstrapError {
 /// Says whether the built-in roles follow the program; users may set it to `false`.
 const AUTOUPDATE: &str = "/metadata/annotations/rbac.authorization.kubernetes.io~1autoupdate";
 
-/// Makes the namespaces `default` and `kube-system` unless they are there, and brings the built-in roles up to date.
+/// Makes the namespaces `default` and `kube-system` unless they are there, a StorageClass unless there is any, and brings
+/// the built-in roles up to date.
 pub async fn bootstrap(store: &Store) -> Result<(), BootstrapError> {
     for name in ["default", "kube-system"] {
         let mut namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
@@ -30,7 +32,26 @@ pub async fn bootstrap(store: &Store) -> Result<(), BootstrapError> {
     for builtin in builtins() {
         reconcile(store, builtin.object).await?;
     }
+    if store.list(kinds::STORAGE_CLASS, None).items.is_empty() {
+        create(store, standard_class()).await?;
+    }
     Ok(())
+}
+
+/// The class of claims that name none. On one node nothing is gained by waiting for the first pod: any folder will do.
+fn standard_class() -> Value {
+    json!({
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {
+            "name": storage::STANDARD_CLASS,
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+        },
+        "provisioner": storage::PROVISIONER,
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": "Immediate",
+        "allowVolumeExpansion": true,
+    })
 }
 
 fn failed(object: &Value) -> impl FnOnce(StoreError) -> BootstrapError + use<> {

@@ -9,6 +9,11 @@ use serde_json::{Map, Value, json};
 use super::error::StoreError;
 use super::object::{Key, Object, Preconditions};
 
+/// Holds a claim while a pod uses it.
+pub const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
+/// Holds a volume while it is bound.
+pub const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
+
 /// RFC 3339 in whole seconds, as `metav1.Time`.
 pub fn rfc3339(now: Timestamp) -> String {
     now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
@@ -19,6 +24,10 @@ pub fn created(mut value: Value, kind: &Kind, now: Timestamp) -> Result<Value, S
     let uid = uuid::Uuid::new_v4().to_string();
     if kind == kinds::JOB {
         berth_api::defaults::job_identity(&mut value, &uid);
+    } else if kind == kinds::PERSISTENT_VOLUME_CLAIM {
+        add_finalizer(&mut value, CLAIM_PROTECTION)?;
+    } else if kind == kinds::PERSISTENT_VOLUME {
+        add_finalizer(&mut value, VOLUME_PROTECTION)?;
     }
     let meta = metadata(&mut value)?;
     meta.insert("uid".into(), json!(uid));

@@ -9,7 +9,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use berth_api::kinds::{self, Kind};
-use berth_api::quota;
+use berth_api::{quota, storage};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -193,6 +193,7 @@ impl Group<'_> {
                 .flat_map(|kind| {
                     self.listed(kind, &key.namespace)
                         .into_iter()
+                        .filter(|object| object.key() != key)
                         .map(move |o| (kind, o.value()))
                 })
                 .collect();
@@ -236,6 +237,10 @@ impl Group<'_> {
         value["metadata"]["resourceVersion"] = Value::String(old.resource_version().to_string());
         if value == old.value() {
             return Ok(Deleted::Marked(old));
+        }
+        // What a pod uses is fixed; a claim may ask for more later.
+        if key.kind == kinds::PERSISTENT_VOLUME_CLAIM && storage::size(&value) > storage::size(&old.value()) {
+            self.within_quotas(key, &value)?;
         }
         self.put(key, value, Some(old), true)
     }

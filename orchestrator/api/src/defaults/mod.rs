@@ -10,6 +10,7 @@ mod networking;
 mod pod;
 mod secret;
 mod service;
+mod storage;
 mod workload;
 
 use serde_json::{Map, Value};
@@ -26,6 +27,9 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         "StatefulSet" => workload::stateful_set(object),
         "Job" => batch::job(object),
         "CronJob" => batch::cron_job(object),
+        "PersistentVolumeClaim" => storage::claim(object),
+        "PersistentVolume" => storage::volume(object),
+        "StorageClass" => storage::class(object),
         "Namespace" => namespace::namespace(object),
         "Secret" => secret::secret(object),
         "Service" => service::service(object),

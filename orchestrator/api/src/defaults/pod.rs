@@ -159,6 +159,9 @@ fn volume(volume: &mut Value) {
             }
         }
     }
+    if let Some(spec) = volume.pointer_mut("/ephemeral/volumeClaimTemplate/spec") {
+        super::storage::claim_spec(spec);
+    }
     if let Some(host_path) = volume.get_mut("hostPath") {
         default(host_path, "type", "");
     }

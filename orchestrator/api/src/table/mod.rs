@@ -10,6 +10,7 @@ mod core;
 mod networking;
 mod pod;
 mod service;
+mod storage;
 mod workload;
 
 use jiff::Timestamp;
@@ -72,6 +73,9 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         "ControllerRevision" => workload::CONTROLLER_REVISION,
         "Job" => batch::JOB,
         "CronJob" => batch::CRON_JOB,
+        "PersistentVolumeClaim" => storage::CLAIM,
+        "PersistentVolume" => storage::VOLUME,
+        "StorageClass" => storage::CLASS,
         "Namespace" => core::NAMESPACE,
         "Node" => core::NODE,
         "ConfigMap" => core::CONFIG_MAP,
@@ -104,6 +108,9 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
         "ControllerRevision" => workload::controller_revision(object, now),
         "Job" => batch::job(object, now),
         "CronJob" => batch::cron_job(object, now),
+        "PersistentVolumeClaim" => storage::claim(object, now),
+        "PersistentVolume" => storage::volume(object, now),
+        "StorageClass" => storage::class(object, now),
         "Namespace" => core::namespace(object, now),
         "Node" => core::node(object, now),
         "ConfigMap" => core::config_map(object, now),

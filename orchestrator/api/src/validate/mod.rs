@@ -24,6 +24,7 @@ mod policy;
 mod probe;
 mod service;
 mod stateful_set;
+mod storage;
 mod update;
 mod volume;
 mod workload;
@@ -111,6 +112,9 @@ fn content(kind: &Kind, object: &Value, node: &Node, errors: &mut Errors) {
         "Secret" => config::secret(object, errors),
         "Namespace" => namespace::validate(object, errors),
         "Event" => config::event(object, errors),
+        "PersistentVolumeClaim" => storage::claim(object, errors),
+        "PersistentVolume" => storage::volume(object, errors),
+        "StorageClass" => storage::class(object, errors),
         "Service" => service::service(object, errors),
         "Endpoints" => service::endpoints(object, errors),
         "EndpointSlice" => service::endpoint_slice(object, errors),

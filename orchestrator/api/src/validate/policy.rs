@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::field::{Errors, Path, each, text};
 use crate::quantity::Quantity;
+use crate::quota::CLASS_SUFFIX;
 use crate::selector::LabelSelector;
 
 /// Resources that a quota counts, beside `requests.*`, `limits.*` and `count/RESOURCE`.
@@ -32,7 +33,10 @@ pub(super) fn quota(object: &Value, errors: &mut Errors) {
             || ["requests.", "limits."]
                 .iter()
                 .any(|p| name.strip_prefix(p).is_some_and(|r| !r.is_empty()))
-            || name.strip_prefix("count/").is_some_and(|r| !r.is_empty());
+            || name.strip_prefix("count/").is_some_and(|r| !r.is_empty())
+            || name
+                .split_once(CLASS_SUFFIX)
+                .is_some_and(|(_, what)| matches!(what, "requests.storage" | "persistentvolumeclaims"));
         if !counted {
             errors.invalid_text(&at.key(name), name, "must be a standard resource for quota");
         }

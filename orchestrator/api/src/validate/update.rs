@@ -38,6 +38,18 @@ pub(super) fn immutable(kind: &Kind, object: &Value, old: &Value, errors: &mut E
             service(object, old, errors);
             true
         }
+        "PersistentVolumeClaim" => {
+            super::storage::claim_changed(object, old, errors);
+            true
+        }
+        "PersistentVolume" => {
+            super::storage::volume_changed(object, old, errors);
+            true
+        }
+        "StorageClass" => {
+            super::storage::class_changed(object, old, errors);
+            true
+        }
         "EndpointSlice" => {
             if object.get("addressType") != old.get("addressType") {
                 errors.invalid(

@@ -66,6 +66,28 @@ fn source(at: &Path, volume: &Value, errors: &mut Errors) {
                 errors.unsupported(&at.child("medium"), medium, &["", "Memory"]);
             }
         }
+        "persistentVolumeClaim" => {
+            let name = text(value, "claimName");
+            if name.is_empty() {
+                errors.required(&at.child("claimName"), "");
+            } else {
+                for wrong in names::dns_subdomain(name) {
+                    errors.invalid_text(&at.child("claimName"), name, &wrong);
+                }
+            }
+        }
+        "ephemeral" => {
+            let at = at.child("volumeClaimTemplate");
+            match value.get("volumeClaimTemplate").filter(|t| !t.is_null()) {
+                None => errors.required(&at, ""),
+                Some(template) => {
+                    let labels = template.pointer("/metadata/labels");
+                    super::metadata::labels(&at.child("metadata").child("labels"), labels, errors);
+                    let spec = template.get("spec").unwrap_or(&Value::Null);
+                    super::storage::claim_spec(&at.child("spec"), spec, errors);
+                }
+            }
+        }
         "downwardAPI" => {
             for (index, item) in each(value, "items") {
                 let at = at.child("items").index(index);
@@ -86,7 +108,7 @@ fn source(at: &Path, volume: &Value, errors: &mut Errors) {
     }
 }
 
-fn host_path(at: &Path, value: &Value, errors: &mut Errors) {
+pub(super) fn host_path(at: &Path, value: &Value, errors: &mut Errors) {
     let path = text(value, "path");
     if path.is_empty() {
         errors.required(&at.child("path"), "");

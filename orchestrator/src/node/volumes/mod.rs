@@ -6,7 +6,9 @@
 //! | configMap, downwardAPI, projected | a folder below the run directory |
 //! | secret, projected with a secret | a tmpfs below the run directory, never on a disk |
 //! | hostPath | the path itself |
+//! | persistentVolumeClaim, ephemeral | the path of the volume that the claim is bound to |
 
+mod claimed;
 mod project;
 mod subpath;
 
@@ -20,6 +22,7 @@ use nix::mount::{MsFlags, mount};
 use super::env::{EnvError, Facts, Sources, field, resource};
 use super::pod::Pod;
 use super::resources::thousandths;
+pub use claimed::{give_group, is_read_only};
 pub use project::File;
 pub use subpath::bind;
 
@@ -100,11 +103,29 @@ pub enum VolumeError {
     },
     /// A kind of volume that this node does not have.
     #[error(
-        "volume {volume}: this node serves emptyDir, hostPath, configMap, secret, downwardAPI and projected volumes only"
+        "volume {volume}: this node serves emptyDir, hostPath, configMap, secret, downwardAPI and projected volumes, and claims only"
     )]
     Kind {
         /// Name of the volume.
         volume: String,
+    },
+    /// A claim that is not bound to a volume of this node.
+    #[error("volume {volume}: claim {claim} is not bound to a volume of this node")]
+    Unbound {
+        /// Name of the volume.
+        volume: String,
+        /// Name of the claim.
+        claim: String,
+    },
+    /// The folder of a claim's volume.
+    #[error("volume {volume}: folder {} of PersistentVolume {persistent} does not exist: its data is gone, or a file system is not mounted", path.display())]
+    Folder {
+        /// Name of the volume in the pod.
+        volume: String,
+        /// Name of the PersistentVolume.
+        persistent: String,
+        /// Where it should be.
+        path: PathBuf,
     },
     /// A token of an account that is not there.
     #[error("volume {volume}: service account {account} does not exist: no token can be made")]
@@ -183,6 +204,9 @@ fn one(
     }
     if let Some(host) = &volume.host_path {
         return host_path(volume, host);
+    }
+    if let Some(path) = claimed::place(pod, volume, sources)? {
+        return Ok(path);
     }
     let dir = places.run.join(&volume.name);
     let Some((files, secret)) = files(pod, volume, &dir, facts, sources)? else {
