@@ -24,6 +24,7 @@ mod policy;
 mod processes;
 mod registry;
 mod resolver;
+mod rootless_images;
 mod services;
 mod statefulsets;
 mod streams;

@@ -107,8 +107,11 @@ pub(crate) enum Image {
         #[arg(short, long, value_enum)]
         output: Option<Format>,
     },
-    /// Verify every byte of the store
+    /// Verify every blob of the store, and that every image has what it needs
     Check {
+        /// Also every file of the unpacked layers: unpacks each once more, and compares
+        #[arg(long)]
+        deep: bool,
         /// Remove what is damaged, so that it can be pulled or imported anew
         #[arg(long)]
         repair: bool,

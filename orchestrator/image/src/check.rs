@@ -47,10 +47,21 @@ pub struct Usage {
     pub reclaimable: u64,
 }
 
+/// How [`ImageStore::check`] looks.
+#[derive(Debug, Clone, Default)]
+pub struct Check {
+    /// Delete damaged blobs and layers, so that the next pull or start brings them anew.
+    pub repair: bool,
+    /// Unpack every layer once more, and compare file by file: takes as long as unpacking, and room for one layer.
+    pub deep: bool,
+    /// Ids of the images whose layers are mounted: these are not deleted.
+    pub in_use: BTreeSet<Digest>,
+}
+
 impl ImageStore {
-    /// Hashes every blob, and looks whether every image has what it needs. With `repair`, damaged
-    /// blobs and layers are deleted, so that the next pull or start brings them anew.
-    pub fn check(&self, repair: bool) -> Result<Checked, StoreError> {
+    /// Hashes every blob, looks whether every image has what it needs, and does what else [`Check`] asks for.
+    pub fn check(&self, how: &Check) -> Result<Checked, StoreError> {
+        let repair = how.repair;
         let mut checked = Checked::default();
         let mut bad_blobs: BTreeMap<Digest, &'static str> = BTreeMap::new();
         let present: BTreeSet<Digest> = self.blobs().list()?.into_iter().collect();
@@ -109,6 +120,9 @@ impl ImageStore {
                 ));
             }
         }
+        if how.deep {
+            self.check_files(how, &bad_blobs, &mut checked)?;
+        }
         if repair {
             for blob in bad_blobs.keys() {
                 self.blobs().delete(blob)?;
@@ -117,6 +131,50 @@ impl ImageStore {
         let partial = self.downloads().idle()?;
         checked.partial = (partial.len() as u64, partial.iter().map(|(_, bytes)| bytes).sum());
         Ok(checked)
+    }
+
+    /// Compares every unpacked layer with its blob, where both are there.
+    fn check_files(
+        &self,
+        how: &Check,
+        bad_blobs: &BTreeMap<Digest, &'static str>,
+        checked: &mut Checked,
+    ) -> Result<(), StoreError> {
+        let mut mounted = BTreeSet::new();
+        for image in self.list().iter().filter(|image| how.in_use.contains(&image.id)) {
+            mounted.extend(self.chains(&image.manifest));
+        }
+        let mut done = BTreeSet::new();
+        for stack in self.stacks() {
+            for top in 1..=stack.len() {
+                let layer = &stack[top - 1];
+                let sound = self.blobs().has(&layer.blob) && !bad_blobs.contains_key(&layer.blob);
+                let below_ready = stack[..top].iter().all(|layer| {
+                    self.layers().is_ready(&layer.chain) && self.layers().is_present(&layer.chain)
+                });
+                if !sound || !below_ready || !done.insert(layer.chain) {
+                    continue;
+                }
+                let why = match self.layers().verify(&stack[..top], self.blobs()) {
+                    Ok(None) => continue,
+                    Ok(Some((path, wrong))) => format!("/{} {wrong}", path.display()),
+                    Err(error) => format!("cannot be compared with its blob: {}", with_sources(&error)),
+                };
+                let help = if mounted.contains(&layer.chain) {
+                    ": a pod uses it: delete the pod, then repair"
+                } else if how.repair {
+                    self.layers().distrust(&layer.chain, self.blobs())?;
+                    ": it is unpacked again when it is wanted"
+                } else {
+                    ""
+                };
+                checked.problems.push(Problem {
+                    what: format!("layer {}", layer.chain),
+                    why: format!("is damaged: {why}{help}"),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Counts what the store holds. `in_use` are the ids of images that must stay.
@@ -152,4 +210,15 @@ impl ImageStore {
         usage.reclaimable = (usage.blobs.1 + usage.layers.1 + usage.partial.1).saturating_sub(kept);
         Ok(usage)
     }
+}
+
+/// The whole chain of causes in one line.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }

@@ -12,10 +12,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::blob::{Blobs, failed};
+use crate::compare::difference;
 use crate::decompress::decompress;
 use crate::digest::{ChainId, Digest, Hashing};
 use crate::error::{LayerError, StoreError};
-use crate::unpack::{Limits, Lower, unpack};
+use crate::unpack::{Contents, Limits, Lower, unpack};
 
 /// How often a thread that waits for a layer looks whether it still comes.
 const LOOK: Duration = Duration::from_millis(100);
@@ -50,6 +51,37 @@ pub(crate) struct Layers {
     links: PathBuf,
     state: Mutex<State>,
     changed: Condvar,
+}
+
+/// Unpacks a layer into `made`/fs, and holds its plain archive against its name.
+fn unpack_into(
+    made: &Path,
+    wanted: &Wanted,
+    lower: &Lower<'_>,
+    source: impl Read,
+    limits: &Limits,
+) -> Result<(Contents, u64), LayerError> {
+    let root_path = made.join("fs");
+    for (folder, mode) in [(made, 0o700), (root_path.as_path(), 0o755)] {
+        fs::DirBuilder::new()
+            .mode(mode)
+            .create(folder)
+            .map_err(failed("create", folder))?;
+    }
+    let root = File::open(&root_path).map_err(failed("open", &root_path))?;
+    let plain = decompress(source).map_err(|source| LayerError::read(wanted.blob, source))?;
+    let mut hashing = Hashing::new(plain);
+    let contents = unpack(&mut hashing, root.as_fd(), lower, limits)
+        .map_err(|source| LayerError::unpack(wanted.blob, source))?;
+    let (_, found, plain_bytes) = hashing.finish();
+    if found != wanted.diff_id {
+        return Err(LayerError::DiffId {
+            layer: wanted.blob,
+            expected: wanted.diff_id,
+            found,
+        });
+    }
+    Ok((contents, plain_bytes))
 }
 
 /// A layer to be made ready.
@@ -253,28 +285,7 @@ impl Layers {
     ) -> Result<Record, LayerError> {
         let stage = blobs.stage()?;
         let made = stage.folder().join("layer");
-        let root_path = made.join("fs");
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&made)
-            .map_err(failed("create", &made))?;
-        fs::DirBuilder::new()
-            .mode(0o755)
-            .create(&root_path)
-            .map_err(failed("create", &root_path))?;
-        let root = File::open(&root_path).map_err(failed("open", &root_path))?;
-        let plain = decompress(source).map_err(|source| LayerError::read(wanted.blob, source))?;
-        let mut hashing = Hashing::new(plain);
-        let contents = unpack(&mut hashing, root.as_fd(), lower, limits)
-            .map_err(|source| LayerError::unpack(wanted.blob, source))?;
-        let (_, found, plain_bytes) = hashing.finish();
-        if found != wanted.diff_id {
-            return Err(LayerError::DiffId {
-                layer: wanted.blob,
-                expected: wanted.diff_id,
-                found,
-            });
-        }
+        let (contents, plain_bytes) = unpack_into(&made, wanted, lower, source, limits)?;
         let number = {
             let mut state = self.lock();
             state.next_number += 1;
@@ -289,6 +300,27 @@ impl Layers {
         };
         self.publish(wanted, &record, &made)?;
         Ok(record)
+    }
+
+    /// Unpacks the topmost layer of a stack once more, beside the store, and compares: the first file that is not as
+    /// its blob says, and what is wrong with it.
+    pub(crate) fn verify(
+        &self,
+        stack: &[Wanted],
+        blobs: &Blobs,
+    ) -> Result<Option<(PathBuf, &'static str)>, LayerError> {
+        let Some((wanted, below)) = stack.split_last() else {
+            return Ok(None);
+        };
+        let stage = blobs.stage()?;
+        let made = stage.folder().join("layer");
+        let path = blobs.path(&wanted.blob);
+        let source = File::open(&path).map_err(failed("open", &path))?;
+        let lower = Lower::new(|| self.open_all(below, &|| true));
+        unpack_into(&made, wanted, &lower, source, &Limits::default())?;
+        let found = self.path(&wanted.chain);
+        let compared = difference(&made.join("fs"), &found).map_err(failed("compare", &found))?;
+        Ok(compared)
     }
 
     /// Puts a finished layer into place. Whoever enters an image that needs it sees to it that it

@@ -18,6 +18,7 @@
 
 mod blob;
 mod check;
+mod compare;
 mod decompress;
 mod digest;
 mod download;
@@ -43,7 +44,7 @@ mod trust;
 mod unpack;
 pub mod user;
 
-pub use check::{Checked, Problem, Usage};
+pub use check::{Check, Checked, Problem, Usage};
 pub use digest::{ChainId, Digest, DigestError};
 pub use error::{ImportError, LayerError, RootfsError, StoreError};
 pub use import::{ImportFormat, ImportOptions, Imported, RootOptions};

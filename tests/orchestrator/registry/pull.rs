@@ -5,8 +5,9 @@ use super::image::{
     Image, OCI_INDEX, OCI_MANIFEST, Packing, architecture, digest, files, index, noise, put_manifest,
 };
 use super::server::{Auth, Fake, Fault, Proxy, Registry, TokenServer, key_and_certificate};
-use harness::{need_program, need_root};
+use harness::{need_program, need_root, run};
 use serde_json::json;
+use std::process::Command;
 
 /// Layers in all packings, the last over the first.
 fn mixed() -> Vec<(Vec<u8>, Packing)> {
@@ -437,4 +438,44 @@ fn what_is_no_image_is_refused_with_the_reason() {
     assert!(message.contains("refuses access"), "{message}");
     assert_eq!(lab.files("layers").len(), 0);
     lab.assert_clean();
+}
+
+#[test]
+fn a_terminal_gets_bars_and_a_file_gets_lines() {
+    need_root!();
+    need_program!("docker-registry");
+    let script = need_program!("script");
+    let lab = Lab::new();
+    let registry = Registry::start(&Auth::Nobody);
+    let layer = (files(&[("noise", &noise(77, 6_000_000))]), Packing::Gzip);
+    Image::new(&[layer]).push(registry.port, "app", "1");
+    let proxy = Proxy::start(registry.port, |asked| {
+        if asked.is_blob() {
+            Fault::Slow(5)
+        } else {
+            Fault::None
+        }
+    });
+    let name = format!("{}/app:1", proxy.host());
+    let plain = lab.node.ctl(&["image", "pull", &name]);
+    assert!(
+        plain.stderr.contains("Resolved") && plain.stderr.contains(": complete"),
+        "{plain:?}"
+    );
+    assert!(
+        !plain.stderr.contains('\x1b') && !plain.stderr.contains('█'),
+        "{plain:?}"
+    );
+    lab.node.ctl(&["image", "rm", &name]).ok();
+    let line = format!("{} image pull {name}", harness::bin("berthctl").display());
+    let drawn = run(Command::new(script)
+        .env("KUBECONFIG", lab.node.kubeconfig())
+        .args(["-qec", &line, "/dev/null"]))
+    .ok();
+    // Drawn over itself: partly full at first, and full at the end.
+    assert!(drawn.contains("█░") && drawn.contains("\x1b["), "{drawn:?}");
+    assert!(
+        drawn.contains("complete"),
+        "{drawn:?}"
+    );
 }

@@ -5,7 +5,9 @@ use super::image::{Image, Packing, architecture, digest, files, noise};
 use super::server::{Auth, Fault, Proxy, Registry};
 use harness::{need_program, need_root, run};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::process::Command;
+use std::sync::Mutex;
 
 fn sample() -> Image {
     let layers = [
@@ -81,6 +83,54 @@ fn an_image_is_pushed_byte_for_byte_and_blobs_are_mounted() {
             .ctl(&["image", "tag", "none", "x"])
             .err()
             .contains("NotFound")
+    );
+}
+
+#[test]
+fn a_push_that_is_cut_off_is_tried_again() {
+    need_root!();
+    need_program!("docker-registry");
+    let lab = Lab::new();
+    let (from, to) = (Registry::start(&Auth::Nobody), Registry::start(&Auth::Nobody));
+    let image = sample();
+    image.push(from.port, "a", "1");
+    let source = format!("{}/a:1", from.host());
+    lab.pull(&source);
+    // Of each blob the first upload breaks off in the middle, and one manifest before it is there.
+    let seen = Mutex::new(BTreeSet::new());
+    let proxy = Proxy::start(to.port, move |asked| {
+        let mut seen = seen.lock().expect("no panic");
+        let blob = asked.path.split("digest=").nth(1).unwrap_or_default().to_owned();
+        match asked.method.as_str() {
+            "PUT" if seen.insert(blob) => Fault::CutRequest(50),
+            _ => Fault::None,
+        }
+    });
+    let target = format!("{}/a:2", proxy.host());
+    let pushed = lab.node.ctl(&["image", "push", &source, &target]).ok();
+    assert!(pushed.contains(&image.digest()), "{pushed}");
+    let puts = proxy.asked().iter().filter(|asked| asked.method == "PUT").count();
+    assert_eq!(puts, 2 * (image.layers.len() + 2), "{:?}", proxy.asked());
+    lab.node.ctl(&["image", "rm", &source]).ok();
+    lab.pull(&format!("{}/a:2", to.host()));
+    lab.assert_clean();
+    // One that never succeeds ends with the reason.
+    let never = Proxy::start(to.port, |asked| match asked.method.as_str() {
+        "PUT" => Fault::CutRequest(50),
+        _ => Fault::None,
+    });
+    let message = lab
+        .node
+        .ctl(&[
+            "image",
+            "push",
+            &format!("{}/a:2", to.host()),
+            &format!("{}/b:2", never.host()),
+        ])
+        .err();
+    assert!(
+        message.contains("blob sha256:") && message.lines().count() < 30,
+        "{message}"
     );
 }
 
@@ -194,4 +244,53 @@ fn damage_is_found_and_repaired() {
     assert!(repaired.stderr.contains("pull or import"), "{repaired:?}");
     lab.pull(&name);
     lab.assert_clean();
+}
+
+#[test]
+fn damage_of_an_unpacked_file_is_found_by_a_deep_check() {
+    need_root!();
+    need_program!("docker-registry");
+    let lab = Lab::new();
+    let registry = Registry::start(&Auth::Nobody);
+    sample().push(registry.port, "a", "1");
+    let name = format!("{}/a:1", registry.host());
+    lab.pull(&name);
+    let deep = |more: &[&str]| lab.node.ctl(&[&["image", "check", "--deep"], more].concat());
+    assert!(deep(&[]).ok().contains("The store is clean"));
+    let chain = lab.inspect(&name)["layers"][0]["chainId"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+    let folder = lab
+        .store()
+        .join("layers")
+        .join(chain.trim_start_matches("sha256:"))
+        .join("fs");
+    // The same size and time: only the content tells.
+    let file = std::fs::File::options()
+        .write(true)
+        .open(folder.join("etc/a"))
+        .expect("open");
+    let time = file
+        .metadata()
+        .and_then(|meta| meta.modified())
+        .expect("its time");
+    std::io::Write::write_all(&mut &file, b"2").expect("damage it");
+    file.set_modified(time).expect("set the time");
+    lab.assert_clean();
+    let found = deep(&[]);
+    let line = format!("layer {chain} is damaged: /etc/a has another content");
+    assert!(
+        !found.status.success() && found.stdout.contains(&line),
+        "{found:?}"
+    );
+    let repaired = deep(&["--repair"]);
+    assert!(
+        repaired.stdout.contains("it is unpacked again when it is wanted"),
+        "{repaired:?}"
+    );
+    lab.pull(&name);
+    assert_eq!(lab.content(&name, "etc/a"), b"1");
+    assert!(deep(&[]).ok().contains("The store is clean"));
+    assert_eq!(lab.files("tmp").len(), 0);
 }

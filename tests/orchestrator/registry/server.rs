@@ -171,6 +171,8 @@ pub enum Fault {
     Status(u16),
     /// Each piece of the body waits so many milliseconds.
     Slow(u64),
+    /// The connection is cut after so many bytes of the request's body.
+    CutRequest(u64),
 }
 
 type Decide = dyn Fn(&Asked) -> Fault + Send + Sync;
@@ -235,6 +237,12 @@ fn serve(client: TcpStream, upstream: u16, seen: &Mutex<Vec<Asked>>, decide: &De
         .write_all(format!("{first}\r\nConnection: close\r\n{rest}").as_bytes())
         .ok()?;
     let mut up = server.try_clone().ok()?;
+    if let Fault::CutRequest(limit) = fault {
+        let passed = std::io::copy(&mut reader.take(limit), &mut up);
+        up.shutdown(std::net::Shutdown::Both).ok();
+        client_out.shutdown(std::net::Shutdown::Both).ok();
+        return passed.ok().map(drop);
+    }
     std::thread::spawn(move || std::io::copy(&mut reader, &mut up));
     let mut answer = BufReader::new(server);
     let mut head = Vec::new();

@@ -259,3 +259,110 @@ fn podman_and_skopeo_write_what_we_read_and_read_what_we_write() {
     }
     lab.node.clear();
 }
+
+/// A Docker daemon in a lab, with nothing but images: no network, no runtime of ours.
+struct Docker {
+    lab: harness::Lab,
+    daemon: std::process::Child,
+}
+
+impl Docker {
+    fn new() -> Self {
+        let lab = harness::Lab::new();
+        let dir = lab.path().display().to_string();
+        let config = json!({
+            "data-root": format!("{dir}/data"),
+            "exec-root": format!("{dir}/exec"),
+            "pidfile": format!("{dir}/docker.pid"),
+            "hosts": [format!("unix://{dir}/d.sock")],
+            "storage-driver": "overlay2",
+            "iptables": false,
+            "bridge": "none",
+        });
+        std::fs::write(lab.path().join("daemon.json"), config.to_string()).expect("write");
+        let daemon = lab.daemon("dockerd", "dockerd --config-file daemon.json");
+        let docker = Self { lab, daemon };
+        docker.sh("wait_until quietly docker version");
+        docker
+    }
+
+    #[track_caller]
+    fn sh(&self, script: &str) -> String {
+        self.lab
+            .sh(&format!(
+                "export DOCKER_HOST=unix://$LAB/d.sock DOCKER_BUILDKIT=0 HOME=$LAB\n{script}"
+            ))
+            .ok()
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+#[test]
+fn what_docker_saves_loads_and_runs_and_it_loads_what_we_save() {
+    need_root!();
+    need_program!("docker");
+    need_program!("dockerd");
+    let docker = Docker::new();
+    let lab = Lab::new();
+    let dir = docker.lab.path();
+    std::fs::create_dir(dir.join("context")).expect("make the context");
+    std::fs::copy(bin("user-service"), dir.join("context/user-service")).expect("copy the application");
+    std::fs::write(dir.join("context/gone"), "x").expect("write");
+    let file = "FROM scratch\nCOPY user-service gone /\nCOPY user-service /second/user-service\n\
+        ENV VERSION=docker DATABASE_URL=x\nENTRYPOINT [\"/second/user-service\"]\n";
+    std::fs::write(dir.join("context/Dockerfile"), file).expect("write");
+    docker.sh("docker build -q -t shop:1 -t other.example/shop:2 context; docker save -o two.tar shop:1 other.example/shop:2");
+    let archive = dir.join("two.tar");
+    let loaded = lab
+        .node
+        .ctl(&["image", "load", archive.to_str().expect("text")])
+        .ok();
+    for name in ["shop:1", "other.example/shop:2"] {
+        assert!(loaded.contains(name), "{loaded}");
+        runs(&lab, &format!("docker-{}", &name[name.len() - 1..]), name);
+    }
+    // The image is the same one for both.
+    let id = docker.sh("docker image inspect -f '{{.Id}}' shop:1");
+    assert_eq!(lab.inspect("shop:1")["id"], id.trim());
+    // Through a pipe, and back.
+    lab.node
+        .ctl(&["image", "rm", "shop:1", "other.example/shop:2"])
+        .ok();
+    let piped = std::fs::File::create(dir.join("piped.tar")).expect("create");
+    drop(piped);
+    docker.sh("docker save shop:1 >piped.tar");
+    let bytes = std::fs::read(dir.join("piped.tar")).expect("read");
+    let mut command = Command::new(bin("berthctl"));
+    command
+        .env("KUBECONFIG", lab.node.kubeconfig())
+        .args(["image", "load"]);
+    let loaded = harness::run_with_input(&mut command, &bytes).ok();
+    assert!(loaded.contains("shop:1"), "{loaded}");
+    lab.node
+        .ctl(&["image", "tag", "shop:1", "back.example/shop:3"])
+        .ok();
+    let back = dir.join("back.tar");
+    lab.node
+        .ctl(&[
+            "image",
+            "save",
+            "back.example/shop:3",
+            "-o",
+            back.to_str().expect("text"),
+        ])
+        .ok();
+    let answer = docker.sh("docker rmi -f $(docker images -q | sort -u) >/dev/null; docker load -i back.tar");
+    assert!(answer.contains("back.example/shop:3"), "{answer}");
+    assert_eq!(
+        docker.sh("docker image inspect -f '{{.Id}}' back.example/shop:3"),
+        id
+    );
+    lab.assert_clean();
+    lab.node.clear();
+}

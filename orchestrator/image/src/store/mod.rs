@@ -295,6 +295,16 @@ impl ImageStore {
         images.known.iter().map(one).collect()
     }
 
+    /// The layers of every image, lowest first.
+    pub(crate) fn stacks(&self) -> Vec<Vec<Wanted>> {
+        let images = self.images();
+        images
+            .known
+            .values()
+            .map(|parsed| parsed.layers.clone())
+            .collect()
+    }
+
     /// Gives an image another name, taking it over from whichever image had it.
     pub fn tag(&self, name: &str, new: &str) -> Result<Reference, StoreError> {
         let reference: Reference = new.parse()?;

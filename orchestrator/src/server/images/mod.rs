@@ -20,7 +20,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use berth_api::status::ApiError;
-use berth_image::{Collected, Reference, StoreError};
+use berth_image::{Check, Collected, Reference, StoreError};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -192,12 +192,15 @@ async fn usage(State(images): State<Images>) -> Result<Response, Failure> {
 }
 
 async fn check(State(images): State<Images>, Query(parameters): Parameters) -> Result<Response, Failure> {
-    let repair = value(&parameters, "repair").as_deref() == Some("true");
+    let asked = |name: &str| value(&parameters, name).as_deref() == Some("true");
+    let mut how = Check {
+        repair: asked("repair"),
+        deep: asked("deep"),
+        ..Check::default()
+    };
     let answer = blocking(move || {
-        let checked = images
-            .store()
-            .check(repair)
-            .map_err(|error| store_failed(&error))?;
+        how.in_use = images.in_use();
+        let checked = images.store().check(&how).map_err(|error| store_failed(&error))?;
         let problems: Vec<Value> = checked
             .problems
             .iter()

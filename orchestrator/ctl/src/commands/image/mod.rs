@@ -36,7 +36,7 @@ pub(super) async fn run(context: &Context, command: Image) -> Result<(), CtlErro
         Image::History { name, no_trunc } => list::history(context, &name, no_trunc).await,
         Image::Referrers(options) => transfer::referrers(context, &options).await,
         Image::Df { output } => list::usage(context, output).await,
-        Image::Check { repair } => check(context, repair).await,
+        Image::Check { repair, deep } => check(context, repair, deep).await,
         Image::Rm { names } => remove(context, &names).await,
         Image::Prune { all } => prune(context, all).await,
     }
@@ -49,8 +49,8 @@ async fn tag(context: &Context, name: &str, new: &str) -> Result<(), CtlError> {
     output::line(&format!("Tagged {}", text(&answer, "/name")))
 }
 
-async fn check(context: &Context, repair: bool) -> Result<(), CtlError> {
-    let path = format!("{IMAGES}/check?repair={repair}");
+async fn check(context: &Context, repair: bool, deep: bool) -> Result<(), CtlError> {
+    let path = format!("{IMAGES}/check?repair={repair}&deep={deep}");
     let call = Call {
         method: Method::POST,
         ..Call::get(&path)
