@@ -229,7 +229,7 @@ mod tests {
         ids.retain(|pod| pod == "d").unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         // Another range: what was given out under the old one is not given twice.
-        let ids = Ids::open(dir.path(), "165000:131072".parse().unwrap()).unwrap();
+        let ids = Ids::open(dir.path(), "165000:196608".parse().unwrap()).unwrap();
         assert!(ids.take("e").unwrap() >= b + LENGTH);
     }
 

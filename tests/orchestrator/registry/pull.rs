@@ -474,8 +474,5 @@ fn a_terminal_gets_bars_and_a_file_gets_lines() {
     .ok();
     // Drawn over itself: partly full at first, and full at the end.
     assert!(drawn.contains("█░") && drawn.contains("\x1b["), "{drawn:?}");
-    assert!(
-        drawn.contains("complete"),
-        "{drawn:?}"
-    );
+    assert!(drawn.contains("complete"), "{drawn:?}");
 }
