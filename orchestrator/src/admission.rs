@@ -1,13 +1,13 @@
-//! What becomes of a pod or a claim on its way into the store, whoever makes it: defaults, the node, LimitRanges, the
-//! ServiceAccount's token; a claim's class.
+//! What becomes of a pod or a claim on its way into the store, whoever makes it: defaults, the node, a pod's classes,
+//! LimitRanges, the ServiceAccount's token; a claim's class.
 //! The API server and every controller that makes them call [`pod`] and [`claim`].
 //!
-//! Source: Kubernetes' admission plugins ServiceAccount and LimitRanger.
+//! Source: Kubernetes' admission plugins Priority, RuntimeClass, LimitRanger and ServiceAccount.
 
 use std::collections::BTreeMap;
 
 use berth_api::kinds::{self, Kind};
-use berth_api::{defaults, limits, qos, storage, validate};
+use berth_api::{defaults, limits, priority, qos, runtime_class, storage, validate};
 use serde_json::{Value, json};
 
 use crate::controllers::AUTHORITY;
@@ -24,8 +24,9 @@ const TOKEN_SECONDS: i64 = 3607;
 /// Makes a new pod ready for the store.
 ///
 /// # Errors
-/// [`StoreError::Forbidden`] when a LimitRange of the namespace is not kept.
+/// [`StoreError::Forbidden`] when a LimitRange of the namespace is not kept, or a class is not there.
 pub fn pod(store: &Store, pod: &mut Value, node_name: &str) -> Result<(), StoreError> {
+    classes(store, pod)?;
     defaults::pod(pod, node_name);
     let text = |pod: &Value, pointer: &str| {
         let text = pod.pointer(pointer).and_then(Value::as_str);
@@ -58,6 +59,24 @@ pub fn pod(store: &Store, pod: &mut Value, node_name: &str) -> Result<(), StoreE
         mount_token(pod);
     }
     Ok(())
+}
+
+/// What the pod's PriorityClass and RuntimeClass say.
+fn classes(store: &Store, pod: &mut Value) -> Result<(), StoreError> {
+    let list = store.list(kinds::PRIORITY_CLASS, None).items;
+    let list: Vec<Value> = list.iter().map(crate::store::Object::value).collect();
+    let key = Key::new(kinds::RUNTIME_CLASS, "", runtime_class::name(pod));
+    let class = store.get(&key)?.map(|class| class.value());
+    let done = priority::admit(pod, &list).and_then(|()| runtime_class::admit(pod, class.as_ref()));
+    done.map_err(|why| StoreError::Forbidden {
+        kind: kinds::POD,
+        name: pod
+            .pointer("/metadata/name")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned(),
+        why,
+    })
 }
 
 /// `automountServiceAccountToken` of the pod, else of its account, else yes.

@@ -24,6 +24,10 @@ pub struct Config {
     #[arg(long, value_name = "PROGRAM", default_value = "berth")]
     pub runtime: PathBuf,
 
+    /// Runtime for pods whose RuntimeClass has this handler; may be repeated
+    #[arg(long, value_name = "NAME=PROGRAM", value_parser = handler)]
+    pub runtime_handler: Vec<(String, PathBuf)>,
+
     /// The program that holds a pod's containers
     #[arg(long, value_name = "PROGRAM", default_value = "berth-monitor")]
     pub monitor: PathBuf,
@@ -121,6 +125,12 @@ pub enum ConfigError {
         /// Where it ends.
         low: u8,
     },
+    /// Two runtimes for one handler.
+    #[error("--runtime-handler {name}: is given twice; leave one out")]
+    Handler {
+        /// The handler's name.
+        name: String,
+    },
     /// A folder is not absolute.
     #[error("{flag} {path}: must be an absolute path")]
     Relative {
@@ -146,6 +156,14 @@ impl Config {
             return Err(ConfigError::ServiceNetwork {
                 network: self.service_cidr,
             });
+        }
+        for (index, (name, _)) in self.runtime_handler.iter().enumerate() {
+            if self.runtime_handler[..index]
+                .iter()
+                .any(|(other, _)| other == name)
+            {
+                return Err(ConfigError::Handler { name: name.clone() });
+            }
         }
         let (high, low) = (self.image_gc_high_threshold, self.image_gc_low_threshold);
         if low >= high {
@@ -211,6 +229,18 @@ impl Config {
     }
 }
 
+/// Reads `NAME=PROGRAM`.
+fn handler(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, program) = text
+        .split_once('=')
+        .filter(|(_, program)| !program.is_empty())
+        .ok_or("must be NAME=PROGRAM, such as kata=/usr/bin/kata-runtime")?;
+    match berth_api::validate::names::dns_label(name).into_iter().next() {
+        None => Ok((name.to_owned(), PathBuf::from(program))),
+        Some(why) => Err(format!("{name:?} is no name of a handler: {why}")),
+    }
+}
+
 /// Labels that every node has, and that a nodeSelector may name.
 pub fn node_labels(name: &str) -> Vec<(String, String)> {
     let arch = match std::env::consts::ARCH {
@@ -269,6 +299,20 @@ mod tests {
                 .to_string()
                 .contains("--node-name")
         );
+        let twice = ["berthd", "--runtime-handler", "a=/x", "--runtime-handler", "a=/y"];
+        assert!(
+            Config::parse_from(twice)
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("--runtime-handler a")
+        );
+        for wrong in ["a", "a=", "A=/x", "=/x"] {
+            assert!(
+                Config::try_parse_from(["berthd", "--runtime-handler", wrong]).is_err(),
+                "{wrong}"
+            );
+        }
         let relative = Config::parse_from(["berthd", "--data-dir", "x"]);
         assert!(relative.check().unwrap_err().to_string().contains("--data-dir x"));
     }

@@ -341,6 +341,7 @@ fn node_config(config: &Config, name: String) -> NodeConfig {
         data_dir: config.data_dir.clone(),
         run_dir: config.run_dir.clone(),
         runtime: config.runtime.clone(),
+        handlers: config.runtime_handler.iter().cloned().collect(),
         monitor: config.monitor.clone(),
         cni_bin_dir: config.cni_bin_dir.clone(),
         cni_conf_dir: config.cni_conf_dir.clone(),

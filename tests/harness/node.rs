@@ -55,6 +55,11 @@ impl Node {
         node
     }
 
+    /// Changes the arguments for the next start of `berthd`.
+    pub fn reconfigure(&mut self, change: impl FnOnce(&mut Vec<String>)) {
+        change(&mut self.options.arguments);
+    }
+
     /// The directory that everything of the node lies below.
     pub fn path(&self) -> &Path {
         self.dir.path()

@@ -377,7 +377,7 @@ fn bad_manifests() -> Vec<(Value, &'static [&'static str])> {
         (with(json!({"nodeName": "elsewhere"})), &["bad", "spec.nodeName"]),
         (
             with(json!({"runtimeClassName": "kata"})),
-            &["bad", "spec.runtimeClassName"],
+            &["bad", "RuntimeClass \"kata\" not found"],
         ),
         (
             with(json!({"volumes": [{"name": "v", "nfs": {"server": "s", "path": "/"}}]})),

@@ -76,7 +76,11 @@ fn a_deployment_comes_up_rolls_undoes_and_goes() {
     wait_for("everything to be collected", Duration::from_secs(60), || {
         // The node's own Service is there as long as the node.
         let left = node.ctl(&["get", "all", "-o", "name"]).ok();
-        if left.trim() == "service/kubernetes" { Ok(()) } else { Err(left) }
+        if left.trim() == "service/kubernetes" {
+            Ok(())
+        } else {
+            Err(left)
+        }
     });
 }
 

@@ -3,6 +3,7 @@
 mod access;
 mod api;
 mod application;
+mod classes;
 mod connections;
 mod credentials;
 mod ctl;

@@ -21,11 +21,17 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> World {
+        World::with(&[])
+    }
+
+    /// With more arguments for `berthd`.
+    pub(crate) fn with(more: &[&str]) -> World {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         isolate();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let cgroup = format!("berth-test-{}-{number}", std::process::id());
-        let arguments = vec!["--cgroup-parent".to_owned(), cgroup.clone()];
+        let mut arguments = vec!["--cgroup-parent".to_owned(), cgroup.clone()];
+        arguments.extend(more.iter().map(|&text| text.to_owned()));
         let node = Node::start(NodeOptions {
             arguments,
             ..NodeOptions::default()

@@ -27,6 +27,7 @@ api.batch.v1.{CronJob Job}
 api.coordination.v1.{Lease}
 api.discovery.v1.{EndpointSlice}
 api.networking.v1.{Ingress IngressClass NetworkPolicy}
+api.node.v1.{RuntimeClass}
 api.policy.v1.{Eviction PodDisruptionBudget}
 api.rbac.v1.{ClusterRole ClusterRoleBinding Role RoleBinding}
 api.scheduling.v1.{PriorityClass}

@@ -7,6 +7,7 @@
 mod access;
 mod apps;
 mod batch;
+mod classes;
 mod networking;
 mod policy;
 mod storage;
@@ -14,6 +15,7 @@ mod storage;
 pub use access::{CLUSTER_ROLE, CLUSTER_ROLE_BINDING, REVIEWS, ROLE, ROLE_BINDING};
 pub use apps::{CONTROLLER_REVISION, DAEMON_SET, STATEFUL_SET};
 pub use batch::{CRON_JOB, JOB};
+pub use classes::{PRIORITY_CLASS, RUNTIME_CLASS};
 pub use networking::{INGRESS, NETWORK_POLICY};
 pub use policy::{
     LEASE, LIMIT_RANGE, MEASURED, NODE_METRICS, POD_DISRUPTION_BUDGET, POD_METRICS, RESOURCE_QUOTA,
@@ -430,11 +432,13 @@ pub static ALL: &[&Kind] = &[
     ENDPOINT_SLICE,
     INGRESS,
     NETWORK_POLICY,
+    RUNTIME_CLASS,
     POD_DISRUPTION_BUDGET,
     CLUSTER_ROLE_BINDING,
     CLUSTER_ROLE,
     ROLE_BINDING,
     ROLE,
+    PRIORITY_CLASS,
     STORAGE_CLASS,
 ];
 

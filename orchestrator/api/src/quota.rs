@@ -62,7 +62,8 @@ fn is_over(pod: &Value) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-/// What a pod asks for: of its containers and sidecars together, or of its largest init container if that is more.
+/// What a pod asks for: of its containers and sidecars together, or of its largest init container if that is more;
+/// and what its runtime takes (`overhead`), which limits have only where the containers do.
 pub fn pod_amounts(pod: &Value, list: &str) -> Amounts {
     let of = |container: &Value| -> Amounts {
         let amounts = container
@@ -100,6 +101,16 @@ pub fn pod_amounts(pod: &Value, list: &str) -> Amounts {
     for (name, amount) in most {
         let known = sum.entry(name).or_insert(amount);
         *known = amount.max(*known);
+    }
+    let overhead = pod.pointer("/spec/overhead").and_then(Value::as_object);
+    for (name, text) in overhead.into_iter().flatten() {
+        let amount: Option<Quantity> = text.as_str().and_then(|t| t.parse().ok());
+        if let Some(amount) = amount
+            && (list == "requests" || sum.contains_key(name))
+        {
+            let known = sum.entry(name.clone()).or_insert(Quantity::ZERO);
+            *known = known.plus(amount);
+        }
     }
     sum
 }

@@ -87,8 +87,7 @@ pub fn write_files(
         let path = paths.run.join(name);
         std::fs::write(&path, text).map_err(file_error("write", &path))?;
         if root.is_some() {
-            std::os::unix::fs::chown(&path, root, root)
-                .map_err(file_error("change the owner of", &path))?;
+            std::os::unix::fs::chown(&path, root, root).map_err(file_error("change the owner of", &path))?;
         }
     }
     Ok(warnings)

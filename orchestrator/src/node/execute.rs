@@ -93,6 +93,11 @@ impl Worker {
         point(after);
     }
 
+    /// The program of the pod's runtime, and the directory of its state.
+    pub(super) fn runtime(&self) -> (PathBuf, PathBuf) {
+        super::runtime::program_and_root(&self.node, self.seen.sandbox.runtime.as_ref())
+    }
+
     /// What environment and volumes can say about node and pod.
     pub(super) fn facts(&self) -> Facts {
         let host_ip = Node::host_ip();
@@ -158,6 +163,10 @@ impl Worker {
         }
         let Some(pod) = self.pod.clone() else { return };
         self.seen.sandbox.touched = true;
+        match super::runtime::find(&self.node, &pod) {
+            Ok(runtime) => self.seen.sandbox.runtime = runtime,
+            Err(error) => return self.fail("FailedCreatePodSandBox", chain(&error)),
+        }
         // Its first question about a name must find the way to the DNS server.
         self.node.routes.clone().ready().await;
         let (paths, node) = (self.paths.clone(), std::sync::Arc::clone(&self.node));
@@ -265,11 +274,12 @@ impl Worker {
 
     async fn start_monitor(&mut self) {
         let config = self.node.config.clone();
-        let (dir, root) = (self.paths.run.clone(), self.node.runtime_root());
+        let dir = self.paths.run.clone();
+        let (program, root) = self.runtime();
         let started = blocking(move || match monitor::pid(&dir) {
             // Another one serves the pod: it is connected to.
             Some(_) => Ok(()),
-            None => monitor::start(&config.monitor, &dir, &config.runtime, &root),
+            None => monitor::start(&config.monitor, &dir, &program, &root),
         });
         let result = match started.await {
             Some(Ok(())) => self.connect().await,

@@ -32,6 +32,7 @@ mod queue;
 mod recover;
 mod registration;
 pub mod resources;
+mod runtime;
 mod sandbox;
 pub mod seccomp;
 mod sources;
@@ -70,6 +71,8 @@ pub struct NodeConfig {
     pub run_dir: PathBuf,
     /// The OCI runtime.
     pub runtime: PathBuf,
+    /// More of them, by the handlers that RuntimeClasses name.
+    pub handlers: std::collections::BTreeMap<String, PathBuf>,
     /// The `berth-monitor` program.
     pub monitor: PathBuf,
     /// CNI plugins.
@@ -158,11 +161,6 @@ pub(crate) struct Node {
 impl Node {
     fn paths(&self, namespace: &str, name: &str, uid: &str) -> PodPaths {
         PodPaths::new(&self.config.run_dir, &self.config.data_dir, namespace, name, uid)
-    }
-
-    /// State directory of the runtime.
-    fn runtime_root(&self) -> PathBuf {
-        self.config.run_dir.join("runtime")
     }
 
     /// Address of the node in its own network namespace.

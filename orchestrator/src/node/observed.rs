@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::backoff::Backoff;
+use super::runtime::Handler;
 
 /// Version of the file; another one is refused.
 pub const VERSION: u32 = 1;
@@ -92,6 +93,9 @@ pub struct Sandbox {
     pub attached: bool,
     /// Addresses of the pod.
     pub ips: Vec<IpAddr>,
+    /// The runtime that a RuntimeClass has chosen; None for the node's.
+    #[serde(default)]
+    pub runtime: Option<Handler>,
 }
 
 /// Something that failed and is tried again.

@@ -369,7 +369,7 @@ async fn rebooted(worker: &mut Worker) {
             ended.removed = true;
         }
     }
-    let root = worker.node.runtime_root();
+    let (_, root) = worker.runtime();
     let ids: Vec<String> = worker
         .seen
         .containers

@@ -122,6 +122,10 @@ fn status(node: &Node, stored: &Value, now: Timestamp) -> Value {
             condition("PIDPressure", false, "KubeletHasSufficientPID", "the node has sufficient PID available"),
             condition("Ready", true, "KubeletReady", "the node runs pods"),
         ],
+        "runtimeHandlers": std::iter::once("")
+            .chain(node.config.handlers.keys().map(String::as_str))
+            .map(|name| json!({"name": name}))
+            .collect::<Vec<Value>>(),
         "nodeInfo": {
             "machineID": read("/etc/machine-id"),
             "systemUUID": read("/sys/class/dmi/id/product_uuid"),

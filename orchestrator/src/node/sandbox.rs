@@ -88,7 +88,10 @@ pub enum SandboxError {
     Volume(#[from] super::volumes::VolumeError),
 }
 
-pub(super) fn file_error(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> SandboxError + use<> {
+pub(super) fn file_error(
+    what: &'static str,
+    path: &Path,
+) -> impl FnOnce(std::io::Error) -> SandboxError + use<> {
     let path = path.to_owned();
     move |source| SandboxError::File { what, path, source }
 }

@@ -98,8 +98,9 @@ async fn containers(worker: &mut Worker) -> Result<(), String> {
 
 /// Deletes a container without a monitor.
 pub(super) async fn delete_directly(worker: &Worker, id: String) -> Result<(), String> {
-    let runtime = berth_client::Runtime::new(&worker.node.config.runtime)
-        .with_root(worker.node.runtime_root())
+    let (program, root) = worker.runtime();
+    let runtime = berth_client::Runtime::new(program)
+        .with_root(root)
         .with_log_dir(&worker.paths.run);
     run(move || match runtime.delete(&id, true).run() {
         Err(error) if !error.is_not_found() => Err(error),

@@ -66,6 +66,7 @@ impl Api {
             crate::admission::claim(&self.store, value).map_err(super::store_error)?;
         }
         self.guard(target, value, None)?;
+        self.one_default(target, value)?;
         let mut causes = Vec::new();
         if kind == kinds::SERVICE {
             causes = self.services.complete(&self.store, value, None);
@@ -89,6 +90,7 @@ impl Api {
             value["status"] = old.get("status").cloned().unwrap_or_default();
         }
         self.guard(target, value, Some(old))?;
+        self.one_default(target, value)?;
         let mut causes = Vec::new();
         if kind == kinds::SERVICE {
             causes = self.services.complete(&self.store, value, Some(old));
@@ -123,6 +125,24 @@ impl Api {
             );
         }
         Ok(())
+    }
+
+    /// There is at most one default PriorityClass.
+    fn one_default(&self, target: &Target, value: &Value) -> Result<(), ApiError> {
+        if target.kind != kinds::PRIORITY_CLASS || value["globalDefault"] != json!(true) {
+            return Ok(());
+        }
+        let name = value["metadata"]["name"].as_str().unwrap_or_default();
+        let classes = self.store.list(kinds::PRIORITY_CLASS, None).items;
+        let other = classes
+            .iter()
+            .find(|c| c.name() != name && c.value()["globalDefault"] == json!(true));
+        let Some(other) = other else { return Ok(()) };
+        let why = format!(
+            "PriorityClass {} is already marked as default. Only one default can exist",
+            other.name()
+        );
+        Err(ApiError::forbidden(target.kind, name, &why))
     }
 
     /// A pod's account must exist; `default` always does.

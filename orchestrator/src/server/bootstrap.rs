@@ -1,5 +1,4 @@
-//! What must be in the store before the first request: the namespaces, roles, bindings and the class of storage that every
-//! cluster has.
+//! What must be in the store before the first request: the namespaces, classes, roles and bindings that every cluster has.
 
 use berth_api::rbac::{self, Rule};
 use berth_api::{defaults, kinds, rbac::builtins, storage};
@@ -21,13 +20,16 @@ pub struct BootstrapError {
 /// Says whether the built-in roles follow the program; users may set it to `false`.
 const AUTOUPDATE: &str = "/metadata/annotations/rbac.authorization.kubernetes.io~1autoupdate";
 
-/// Makes the namespaces `default` and `kube-system` unless they are there, a StorageClass unless there is any, and brings
-/// the built-in roles up to date.
+/// Makes the namespaces `default` and `kube-system` and the system's PriorityClasses unless they are there, a StorageClass
+/// unless there is any, and brings the built-in roles up to date.
 pub async fn bootstrap(store: &Store) -> Result<(), BootstrapError> {
     for name in ["default", "kube-system"] {
         let mut namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         defaults::apply(kinds::NAMESPACE, &mut namespace);
         create(store, namespace).await?;
+    }
+    for class in berth_api::priority::system_classes() {
+        create(store, class).await?;
     }
     for builtin in builtins() {
         reconcile(store, builtin.object).await?;

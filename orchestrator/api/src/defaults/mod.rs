@@ -36,6 +36,7 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         "Endpoints" => service::endpoints(object),
         "EndpointSlice" => service::endpoint_slice(object),
         "NetworkPolicy" => networking::network_policy(object),
+        "PriorityClass" => default(object, "preemptionPolicy", "PreemptLowerPriority"),
         "RoleBinding" | "ClusterRoleBinding" => access::binding(object),
         _ => {}
     }

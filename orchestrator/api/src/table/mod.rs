@@ -6,6 +6,7 @@
 mod access;
 mod age;
 mod batch;
+mod classes;
 mod core;
 mod networking;
 mod pod;
@@ -90,6 +91,8 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         "LimitRange" => access::LIMIT_RANGE,
         "PodDisruptionBudget" => access::BUDGET,
         "Lease" => access::LEASE,
+        "RuntimeClass" => classes::RUNTIME_CLASS,
+        "PriorityClass" => classes::PRIORITY_CLASS,
         "ServiceAccount" => access::ACCOUNT,
         "NetworkPolicy" => networking::NETWORK_POLICY,
         "Ingress" => networking::INGRESS,
@@ -124,6 +127,8 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
         "ResourceQuota" => access::quota(object, now),
         "PodDisruptionBudget" => access::budget(object, now),
         "Lease" => access::lease(object, now),
+        "RuntimeClass" => classes::runtime_class(object, now),
+        "PriorityClass" => classes::priority_class(object, now),
         "ServiceAccount" => access::account(object, now),
         "NetworkPolicy" => networking::network_policy(object, now),
         "Ingress" => networking::ingress(object, now),

@@ -4,6 +4,7 @@
 //! users know from a real API server. Pure: what depends on other objects is the server's.
 
 mod access;
+mod classes;
 mod config;
 mod container;
 mod controller_revision;
@@ -126,6 +127,8 @@ fn content(kind: &Kind, object: &Value, node: &Node, errors: &mut Errors) {
         "Lease" => policy::lease(object, errors),
         "NetworkPolicy" => networking::network_policy(object, errors),
         "Ingress" => networking::ingress(object, errors),
+        "RuntimeClass" => classes::runtime_class(object, errors),
+        "PriorityClass" => classes::priority_class(object, errors),
         _ => {}
     }
 }

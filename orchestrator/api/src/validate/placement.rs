@@ -20,6 +20,19 @@ pub(super) fn form(at: &Path, spec: &Value, errors: &mut Errors) {
     if let Some(required) = placement::required(spec) {
         node_selector(&affinity(at), required, errors);
     }
+    super::classes::tolerations(&at.child("tolerations"), spec, errors);
+    for field in ["runtimeClassName", "priorityClassName"] {
+        let name = text(spec, field);
+        if !name.is_empty() {
+            for wrong in names::dns_subdomain(name) {
+                errors.invalid_text(&at.child(field), name, &wrong);
+            }
+        }
+    }
+    if let Some(policy) = spec.get("preemptionPolicy") {
+        let known = ["PreemptLowerPriority", "Never"];
+        errors.one_of(&at.child("preemptionPolicy"), Some(policy), &known);
+    }
     let scheduler = text(spec, "schedulerName");
     if !scheduler.is_empty() && scheduler != "default-scheduler" {
         errors.unsupported(&at.child("schedulerName"), scheduler, &["default-scheduler"]);

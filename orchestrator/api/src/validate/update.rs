@@ -50,6 +50,14 @@ pub(super) fn immutable(kind: &Kind, object: &Value, old: &Value, errors: &mut E
             super::storage::class_changed(object, old, errors);
             true
         }
+        "RuntimeClass" => {
+            super::classes::changed(&["handler"], object, old, errors);
+            true
+        }
+        "PriorityClass" => {
+            super::classes::changed(&["value", "preemptionPolicy"], object, old, errors);
+            true
+        }
         "EndpointSlice" => {
             if object.get("addressType") != old.get("addressType") {
                 errors.invalid(

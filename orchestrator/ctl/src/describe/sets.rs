@@ -46,7 +46,10 @@ pub(super) fn stateful_set(fields: &mut Fields, object: &Value) {
         ("ready", status("readyReplicas")),
         ("available", status("availableReplicas")),
     ];
-    let counts: Vec<String> = counts.iter().map(|(word, count)| format!("{count} {word}")).collect();
+    let counts: Vec<String> = counts
+        .iter()
+        .map(|(word, count)| format!("{count} {word}"))
+        .collect();
     fields.put("Replicas", &counts.join(" | "));
     fields.put("Pod Management Policy", text(object, "/spec/podManagementPolicy"));
     strategy(fields, object, &["partition", "maxUnavailable"]);

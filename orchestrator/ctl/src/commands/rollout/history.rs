@@ -164,9 +164,7 @@ pub(super) async fn undo(context: &Context, target: &Target, to_revision: i64) -
     );
     match context.client.json(call).await {
         // The status moved on, or somebody was faster: look anew.
-        Err(CtlError::Api { code: 409 | 422, .. }) => {
-            Box::pin(undo(context, target, revision.number)).await
-        }
+        Err(CtlError::Api { code: 409 | 422, .. }) => Box::pin(undo(context, target, revision.number)).await,
         answer => {
             answer?;
             output::line(&format!("{} rolled back", target.title()))

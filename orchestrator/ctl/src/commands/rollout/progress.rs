@@ -189,7 +189,10 @@ mod tests {
             ),
         ];
         for (status, line, done) in cases {
-            assert_eq!(of(kinds::DEPLOYMENT, &workload(&status)).unwrap(), (line.to_owned(), done));
+            assert_eq!(
+                of(kinds::DEPLOYMENT, &workload(&status)).unwrap(),
+                (line.to_owned(), done)
+            );
         }
         let condition = json!({ "type": "Progressing", "reason": "ProgressDeadlineExceeded" });
         let late = workload(&json!({ "observedGeneration": 2, "conditions": [condition] }));
