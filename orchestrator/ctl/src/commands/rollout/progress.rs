@@ -28,11 +28,12 @@ fn wanted(workload: &Value) -> i64 {
     replicas.unwrap_or(1)
 }
 
-/// Waits on, with this line.
+/// What to say, and whether the rollout is done.
 type Line = Result<(String, bool), CtlError>;
 
-fn waiting(line: String) -> Line {
-    Ok((line, false))
+/// It is not done yet.
+fn waiting(line: String) -> (String, bool) {
+    (line, false)
 }
 
 fn rolls(workload: &Value) -> Result<(), CtlError> {
@@ -47,7 +48,9 @@ fn rolls(workload: &Value) -> Result<(), CtlError> {
 fn deployment(deployment: &Value) -> Line {
     let title = name(deployment);
     if !is_observed(deployment) {
-        return waiting("Waiting for deployment spec update to be observed...".to_owned());
+        return Ok(waiting(
+            "Waiting for deployment spec update to be observed...".to_owned(),
+        ));
     }
     let timed_out = list(deployment, "/status/conditions").iter().any(|condition| {
         condition["type"] == "Progressing" && condition["reason"] == "ProgressDeadlineExceeded"
@@ -66,16 +69,18 @@ fn deployment(deployment: &Value) -> Line {
     let status = |field: &str| status(deployment, field);
     let (updated, available) = (status("updatedReplicas"), status("availableReplicas"));
     if updated < wanted {
-        return unfinished(format!(
+        return Ok(unfinished(format!(
             "{updated} out of {wanted} new replicas have been updated"
-        ));
+        )));
     }
     let old = status("replicas") - updated;
     if old > 0 {
-        return unfinished(format!("{old} old replicas are pending termination"));
+        return Ok(unfinished(format!("{old} old replicas are pending termination")));
     }
     if available < updated {
-        return unfinished(format!("{available} of {updated} updated replicas are available"));
+        return Ok(unfinished(format!(
+            "{available} of {updated} updated replicas are available"
+        )));
     }
     Ok((format!("deployment {title:?} successfully rolled out"), true))
 }
@@ -83,7 +88,9 @@ fn deployment(deployment: &Value) -> Line {
 fn daemon_set(set: &Value) -> Line {
     rolls(set)?;
     if !is_observed(set) {
-        return waiting("Waiting for daemon set spec update to be observed...".to_owned());
+        return Ok(waiting(
+            "Waiting for daemon set spec update to be observed...".to_owned(),
+        ));
     }
     let title = name(set);
     let wanted = status(set, "desiredNumberScheduled");
@@ -97,10 +104,14 @@ fn daemon_set(set: &Value) -> Line {
         ))
     };
     if updated < wanted {
-        return unfinished(format!("{updated} out of {wanted} new pods have been updated"));
+        return Ok(unfinished(format!(
+            "{updated} out of {wanted} new pods have been updated"
+        )));
     }
     if available < wanted {
-        return unfinished(format!("{available} of {wanted} updated pods are available"));
+        return Ok(unfinished(format!(
+            "{available} of {wanted} updated pods are available"
+        )));
     }
     Ok((format!("daemon set {title:?} successfully rolled out"), true))
 }
@@ -108,20 +119,22 @@ fn daemon_set(set: &Value) -> Line {
 fn stateful_set(set: &Value) -> Line {
     rolls(set)?;
     if !is_observed(set) {
-        return waiting("Waiting for statefulset spec update to be observed...".to_owned());
+        return Ok(waiting(
+            "Waiting for statefulset spec update to be observed...".to_owned(),
+        ));
     }
     let wanted = wanted(set);
     let missing = wanted - status(set, "readyReplicas");
     if missing > 0 {
-        return waiting(format!("Waiting for {missing} pods to be ready..."));
+        return Ok(waiting(format!("Waiting for {missing} pods to be ready...")));
     }
     let updated = status(set, "updatedReplicas");
     if let Some(partition) = set.pointer("/spec/updateStrategy/rollingUpdate/partition") {
         let above = wanted - partition.as_i64().unwrap_or(0);
         if updated < above {
-            return waiting(format!(
+            return Ok(waiting(format!(
                 "Waiting for partitioned roll out to finish: {updated} out of {above} new pods have been updated..."
-            ));
+            )));
         }
         return Ok((
             format!("partitioned roll out complete: {updated} new pods have been updated..."),
@@ -133,9 +146,9 @@ fn stateful_set(set: &Value) -> Line {
         text(set, "/status/currentRevision"),
     );
     if new != current {
-        return waiting(format!(
+        return Ok(waiting(format!(
             "waiting for statefulset rolling update to complete {updated} pods at revision {new}..."
-        ));
+        )));
     }
     let pods = status(set, "currentReplicas");
     Ok((
