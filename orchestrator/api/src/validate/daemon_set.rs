@@ -192,7 +192,6 @@ mod tests {
             let told = told(pointer, value);
             assert!(told.contains(expected), "{told}");
         }
-        assert_eq!(told("", Value::Null), "");
         assert_eq!(told("/spec/updateStrategy", json!({ "type": "OnDelete" })), "");
         assert_eq!(
             told(
