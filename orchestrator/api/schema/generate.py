@@ -21,7 +21,7 @@ api.core.v1.{ConfigMap Endpoints Event LimitRange Namespace Node PersistentVolum
 api.apps.v1.{ControllerRevision DaemonSet Deployment ReplicaSet StatefulSet}
 api.authentication.v1.{SelfSubjectReview TokenRequest TokenReview}
 api.authorization.v1.{LocalSubjectAccessReview SelfSubjectAccessReview SelfSubjectRulesReview SubjectAccessReview}
-api.autoscaling.v1.{Scale}
+api.autoscaling.v1.{HorizontalPodAutoscaler Scale}
 api.autoscaling.v2.{HorizontalPodAutoscaler}
 api.batch.v1.{CronJob Job}
 api.coordination.v1.{Lease}
@@ -42,9 +42,13 @@ SCALARS = {
     "FieldsV1": "any",
     "RawExtension": "any",
 }
-# Two types of the same short name in different groups: the second gets the group's name in front.
+# Two types of the same short name: the second gets its group's name in front, or its version behind.
 RENAMED = {
     "io.k8s.api.authentication.v1.UserInfo": "UserInfo",
+    "io.k8s.api.autoscaling.v1.CrossVersionObjectReference": "CrossVersionObjectReferenceV1",
+    "io.k8s.api.autoscaling.v1.HorizontalPodAutoscaler": "HorizontalPodAutoscalerV1",
+    "io.k8s.api.autoscaling.v1.HorizontalPodAutoscalerSpec": "HorizontalPodAutoscalerSpecV1",
+    "io.k8s.api.autoscaling.v1.HorizontalPodAutoscalerStatus": "HorizontalPodAutoscalerStatusV1",
     "io.k8s.api.discovery.v1.EndpointPort": "DiscoveryEndpointPort",
     "io.k8s.api.rbac.v1.Subject": "RbacSubject",
     "io.k8s.api.storage.v1.TokenRequest": "StorageTokenRequest",

@@ -36,28 +36,31 @@ pub fn core_versions(address: &str) -> Value {
 
 /// `/apis`.
 pub fn groups() -> Value {
-    let groups: Vec<Value> = group_versions()
+    let groups: Vec<Value> = by_group()
         .into_iter()
         .filter(|(group, _)| !group.is_empty())
-        .map(|(name, version)| group_body(name, version))
+        .map(|(name, versions)| group_body(name, &versions))
         .collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `/apis/GROUP`, if it is served.
 pub fn group(name: &str) -> Option<Value> {
-    let (_, version) = group_versions()
+    let (_, versions) = by_group()
         .into_iter()
         .find(|(g, _)| *g == name && !g.is_empty())?;
-    let mut body = group_body(name, version);
+    let mut body = group_body(name, &versions);
     body["kind"] = json!("APIGroup");
     body["apiVersion"] = json!("v1");
     Some(body)
 }
 
-fn group_body(name: &str, version: &str) -> Value {
-    let entry = json!({"groupVersion": format!("{name}/{version}"), "version": version});
-    json!({"name": name, "versions": [entry], "preferredVersion": entry})
+fn group_body(name: &str, versions: &[&str]) -> Value {
+    let entries: Vec<Value> = versions
+        .iter()
+        .map(|version| json!({"groupVersion": format!("{name}/{version}"), "version": version}))
+        .collect();
+    json!({"name": name, "versions": entries, "preferredVersion": entries.first()})
 }
 
 /// `/api/v1` or `/apis/GROUP/VERSION`, if it is served.
@@ -107,17 +110,22 @@ fn subresource(kind: &Kind, sub: &Subresource) -> Value {
 
 /// The aggregated form of `/api` (`core`) or `/apis`, for `v2` or `v2beta1`.
 pub fn aggregated(core: bool, version: &str) -> Value {
-    let items: Vec<Value> = group_versions()
+    let items: Vec<Value> = by_group()
         .into_iter()
         .filter(|(group, _)| group.is_empty() == core)
-        .map(|(group, api)| {
-            let resources: Vec<Value> = of(group, api).map(aggregated_resource).collect();
+        .map(|(group, versions)| {
             let metadata = if core {
                 json!({"creationTimestamp": null})
             } else {
                 json!({"name": group, "creationTimestamp": null})
             };
-            let versions = json!([{"version": api, "resources": resources, "freshness": "Current"}]);
+            let versions: Vec<Value> = versions
+                .into_iter()
+                .map(|api| {
+                    let resources: Vec<Value> = of(group, api).map(aggregated_resource).collect();
+                    json!({"version": api, "resources": resources, "freshness": "Current"})
+                })
+                .collect();
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();
@@ -170,6 +178,19 @@ pub fn group_versions() -> Vec<(&'static str, &'static str)> {
     all
 }
 
+/// Every served group with its versions, the preferred one first.
+fn by_group() -> Vec<(&'static str, Vec<&'static str>)> {
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (group, version) in group_versions() {
+        match groups.last_mut() {
+            // Later is newer: v1 comes before v2.
+            Some((known, versions)) if *known == group => versions.insert(0, version),
+            _ => groups.push((group, vec![version])),
+        }
+    }
+    groups
+}
+
 /// The kinds of a group and version.
 pub fn of<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Kind> + 'a {
     kinds::served().filter(move |k| k.group == group && k.version == version)
@@ -192,6 +213,9 @@ mod tests {
                 && group("").is_none()
                 && resources("x", "v1").is_none()
         );
+        let scaling = super::group("autoscaling").unwrap();
+        assert_eq!(scaling["preferredVersion"]["version"], "v2");
+        assert_eq!(scaling["versions"][1]["groupVersion"], "autoscaling/v1");
         for (core, group) in [(true, ""), (false, "apps")] {
             let plain = resources(group, "v1").unwrap();
             let plain: Vec<&str> = plain["resources"]

@@ -6,6 +6,7 @@
 
 mod access;
 mod apps;
+mod autoscaling;
 mod batch;
 mod classes;
 mod networking;
@@ -14,6 +15,7 @@ mod storage;
 
 pub use access::{CLUSTER_ROLE, CLUSTER_ROLE_BINDING, REVIEWS, ROLE, ROLE_BINDING};
 pub use apps::{CONTROLLER_REVISION, DAEMON_SET, STATEFUL_SET};
+pub use autoscaling::HORIZONTAL_POD_AUTOSCALER;
 pub use batch::{CRON_JOB, JOB};
 pub use classes::{PRIORITY_CLASS, RUNTIME_CLASS};
 pub use networking::{INGRESS, NETWORK_POLICY};
@@ -25,6 +27,8 @@ pub use storage::{PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, STORAGE_CLASS};
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+
+use serde_json::Value;
 
 /// One served resource type and what discovery says about it.
 #[derive(Debug)]
@@ -96,6 +100,11 @@ impl Kind {
         }
     }
 
+    /// The type in the schema table that its objects follow.
+    pub fn schema(&self) -> &'static str {
+        alias(self).map_or(self.kind, |alias| alias.schema)
+    }
+
     /// Whether a subresource is served.
     pub fn has(&self, subresource: &str) -> bool {
         self.subresources.iter().any(|s| s.name == subresource)
@@ -127,6 +136,32 @@ impl Kind {
             &["get", "list", "patch", "update", "watch"]
         }
     }
+}
+
+/// A second version or group of a stored kind: clients see the same objects in another form.
+#[derive(Debug)]
+pub struct Alias {
+    /// The kind as these clients name it.
+    pub kind: &'static Kind,
+    /// What is stored.
+    pub stored: &'static Kind,
+    /// The type in the schema table.
+    pub schema: &'static str,
+    /// Turns what clients send into what is stored.
+    pub to_stored: fn(Value) -> Value,
+    /// Turns what is stored into what clients see.
+    pub from_stored: fn(Value) -> Value,
+}
+
+/// Every such version.
+pub static ALIASES: &[&Alias] = &[autoscaling::V1];
+
+/// The alias that a kind is the clients' side of. Version counts here, as it does not where kinds are compared.
+pub fn alias(kind: &Kind) -> Option<&'static Alias> {
+    ALIASES
+        .iter()
+        .copied()
+        .find(|alias| alias.kind == kind && alias.kind.version == kind.version)
 }
 
 impl PartialEq for Kind {
@@ -426,6 +461,7 @@ pub static ALL: &[&Kind] = &[
     DEPLOYMENT,
     REPLICA_SET,
     STATEFUL_SET,
+    HORIZONTAL_POD_AUTOSCALER,
     CRON_JOB,
     JOB,
     LEASE,
@@ -442,9 +478,17 @@ pub static ALL: &[&Kind] = &[
     STORAGE_CLASS,
 ];
 
-/// Every kind that is served: the stored ones, then those that are answered or measured.
+/// Every kind that is served: the stored ones, their other versions, then those that are answered or measured.
 pub fn served() -> impl Iterator<Item = &'static Kind> {
-    ALL.iter().chain(REVIEWS).chain(MEASURED).copied()
+    let aliases = ALIASES.iter().map(|alias| alias.kind);
+    let answered = REVIEWS.iter().chain(MEASURED).copied();
+    ALL.iter().copied().chain(aliases).chain(answered)
+}
+
+/// Finds a kind by the `apiVersion` and `kind` of an object as clients write it, in any version.
+pub fn written(api_version: &str, kind: &str) -> Option<&'static Kind> {
+    let (group, version) = split_api_version(api_version);
+    served().find(|k| k.group == group && k.version == version && k.kind == kind && k.is_stored())
 }
 
 /// Finds a kind by what a request path names.

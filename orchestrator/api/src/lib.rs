@@ -6,6 +6,7 @@
 
 pub mod apply;
 pub mod base64;
+pub mod convert;
 pub mod defaults;
 pub mod discovery;
 pub mod disruption;

@@ -39,7 +39,7 @@ pub fn document(group: &str, version: &str) -> Option<Value> {
     let (mut paths, mut schemas, mut seen) = (Map::new(), Map::new(), BTreeSet::new());
     for kind in kinds {
         // What is measured is only read, and has no place in explain or apply.
-        let Some(root) = Type::named(kind.kind) else {
+        let Some(root) = Type::named(kind.schema()) else {
             continue;
         };
         let base = if group.is_empty() {

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::base64;
-use crate::kinds;
+use crate::kinds::{self, Kind};
 use crate::schema::{Field, Leaf, Shape, Type, shape};
 
 const MAGIC: &[u8] = b"k8s\0";
@@ -110,12 +110,14 @@ pub fn object(bytes: &[u8]) -> Result<Value, ProtobufError> {
         }
     }
     let (group, version) = kinds::split_api_version(&api_version);
-    let served = kinds::served().any(|k| k.group == group && k.version == version && k.kind == kind)
-        || matches!(
-            kind.as_str(),
-            "DeleteOptions" | "Scale" | "Eviction" | "TokenRequest"
-        );
-    let of = Type::named(&kind).filter(|_| served);
+    let served = kinds::served()
+        .find(|k| k.group == group && k.version == version && k.kind == kind)
+        .map(Kind::schema);
+    let other = matches!(
+        kind.as_str(),
+        "DeleteOptions" | "Scale" | "Eviction" | "TokenRequest"
+    );
+    let of = served.or(other.then_some(kind.as_str())).and_then(Type::named);
     let of = of.ok_or_else(|| ProtobufError::Unknown {
         api_version: api_version.clone(),
         kind: kind.clone(),

@@ -33,7 +33,7 @@ impl Manifest {
         if version.is_empty() || kind.is_empty() {
             return Err(self.wrong("apiVersion or kind not set"));
         }
-        kinds::by_api_version(version, kind)
+        kinds::written(version, kind)
             .ok_or_else(|| self.wrong(format!("no matches for kind {kind:?} in version {version:?}")))
     }
 

@@ -39,7 +39,7 @@ pub(crate) fn last_applied(live: &Value) -> Option<Value> {
 pub(crate) fn three_way(kind: &Kind, last: &Value, wanted: &Value, live: &Value) -> Value {
     let empty = Map::new();
     let map = |value: &'_ Value| value.as_object().cloned().unwrap_or_else(|| empty.clone());
-    let mut patch = merge(Type::named(kind.kind), &map(last), &map(wanted), &map(live));
+    let mut patch = merge(Type::named(kind.schema()), &map(last), &map(wanted), &map(live));
     // Nobody applies a status, and the identity is in the path.
     for field in ["status", "apiVersion", "kind"] {
         patch.remove(field);

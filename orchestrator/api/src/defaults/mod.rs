@@ -4,6 +4,7 @@
 //! on one node.
 
 mod access;
+mod autoscaling;
 mod batch;
 mod namespace;
 mod networking;
@@ -25,6 +26,7 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         "ReplicaSet" => workload::replica_set(object),
         "DaemonSet" => workload::daemon_set(object),
         "StatefulSet" => workload::stateful_set(object),
+        "HorizontalPodAutoscaler" => autoscaling::hpa(object),
         "Job" => batch::job(object),
         "CronJob" => batch::cron_job(object),
         "PersistentVolumeClaim" => storage::claim(object),

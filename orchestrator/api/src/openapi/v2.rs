@@ -12,9 +12,14 @@ use crate::discovery;
 use crate::kinds::{self, Kind};
 use crate::schema::Type;
 
+/// The kinds whose objects are kept, in every version.
+fn kept() -> impl Iterator<Item = &'static Kind> {
+    kinds::served().filter(|kind| kind.is_stored())
+}
+
 /// One object path with its operations.
 fn paths() -> impl Iterator<Item = (String, Value)> {
-    kinds::ALL.iter().flat_map(|kind| {
+    kept().flat_map(|kind| {
         let base = if kind.group.is_empty() {
             format!("/api/{}", kind.version)
         } else {
@@ -58,11 +63,11 @@ fn operation(kind: &Kind, action: &str, parameters: &[&str]) -> Value {
 /// Every definition that a stored kind reaches, with its full name.
 fn definitions() -> impl Iterator<Item = (&'static str, Value)> {
     let mut seen = BTreeSet::new();
-    for root in kinds::ALL.iter().filter_map(|kind| Type::named(kind.kind)) {
+    for root in kept().filter_map(|kind| Type::named(kind.schema())) {
         collect(root, &mut seen);
     }
     seen.into_iter().filter_map(Type::named).map(|of| {
-        let kind = kinds::ALL.iter().copied().find(|k| k.kind == of.name);
+        let kind = kept().find(|k| k.schema() == of.name);
         let mut value = definition(of, kind);
         older(&mut value);
         (of.full_name, value)

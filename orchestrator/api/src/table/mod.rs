@@ -5,6 +5,7 @@
 
 mod access;
 mod age;
+mod autoscaling;
 mod batch;
 mod classes;
 mod core;
@@ -72,6 +73,7 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         "DaemonSet" => workload::DAEMON_SET,
         "StatefulSet" => workload::STATEFUL_SET,
         "ControllerRevision" => workload::CONTROLLER_REVISION,
+        "HorizontalPodAutoscaler" => autoscaling::HPA,
         "Job" => batch::JOB,
         "CronJob" => batch::CRON_JOB,
         "PersistentVolumeClaim" => storage::CLAIM,
@@ -109,6 +111,7 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
         "DaemonSet" => workload::daemon_set(object, now),
         "StatefulSet" => workload::stateful_set(object, now),
         "ControllerRevision" => workload::controller_revision(object, now),
+        "HorizontalPodAutoscaler" => autoscaling::hpa(object, now),
         "Job" => batch::job(object, now),
         "CronJob" => batch::cron_job(object, now),
         "PersistentVolumeClaim" => storage::claim(object, now),

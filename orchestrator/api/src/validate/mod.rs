@@ -5,6 +5,7 @@
 
 mod access;
 mod classes;
+mod autoscaling;
 mod config;
 mod container;
 mod controller_revision;
@@ -107,6 +108,7 @@ fn content(kind: &Kind, object: &Value, node: &Node, errors: &mut Errors) {
         "DaemonSet" => daemon_set::daemon_set(object, errors),
         "StatefulSet" => stateful_set::stateful_set(object, node, errors),
         "ControllerRevision" => controller_revision::validate(object, errors),
+        "HorizontalPodAutoscaler" => autoscaling::hpa(object, errors),
         "Job" => job::job(object, node, errors),
         "CronJob" => cron_job::cron_job(object, node, errors),
         "ConfigMap" => config::config_map(object, errors),
