@@ -13,3 +13,4 @@ pub mod proxy;
 pub mod server;
 pub mod service;
 pub mod store;
+mod usage;

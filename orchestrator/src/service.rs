@@ -238,17 +238,16 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
         has_pods(&store, &node_name),
         stopped.clone(),
     );
-    let place = controllers::volumes::Place {
-        folders: config.volume_dir(),
-        node: node_name.clone(),
-    };
-    let controlling = tokio::spawn(controllers::run(
-        store.clone(),
-        keys.authority.clone(),
+    let settings = controllers::Settings {
+        authority: keys.authority.clone(),
         own,
-        place,
-        stopped.clone(),
-    ));
+        place: controllers::volumes::Place {
+            folders: config.volume_dir(),
+            node: node_name.clone(),
+        },
+        cgroup_parent: config.cgroup_parent.clone(),
+    };
+    let controlling = tokio::spawn(controllers::run(store.clone(), settings, stopped.clone()));
     let context = NodeContext {
         store: store.clone(),
         images,

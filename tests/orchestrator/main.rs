@@ -4,6 +4,7 @@ mod access;
 mod api;
 mod application;
 mod classes;
+mod autoscaling;
 mod connections;
 mod credentials;
 mod ctl;

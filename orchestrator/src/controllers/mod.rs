@@ -13,6 +13,7 @@
 //! kube-controller-manager needs expectations for, and why there are none here.
 
 mod accounts;
+pub mod autoscale;
 pub mod cronjob;
 pub mod daemonset;
 mod dependents;
@@ -75,21 +76,38 @@ pub(crate) trait Controller: Send {
     fn sync(&mut self, store: &Store, key: &Key) -> impl Future<Output = Result<Again, StoreError>> + Send;
 }
 
-/// Runs all controllers until `shutdown` turns true. `authority` is the certificate (PEM) that namespaces publish;
-/// `place` is where volumes are made.
-pub async fn run(
-    store: Store,
-    authority: String,
-    own: own::Own,
-    place: volumes::Place,
-    shutdown: watch::Receiver<bool>,
-) {
+/// What controllers are told beside the store.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The certificate (PEM) that namespaces publish.
+    pub authority: String,
+    /// What the node's own Services lead to.
+    pub own: own::Own,
+    /// Where volumes are made.
+    pub place: volumes::Place,
+    /// The cgroup below which the pods' are.
+    pub cgroup_parent: String,
+}
+
+/// Runs all controllers until `shutdown` turns true.
+pub async fn run(store: Store, settings: Settings, shutdown: watch::Receiver<bool>) {
+    let Settings {
+        authority,
+        own,
+        place,
+        cgroup_parent,
+    } = settings;
     tokio::join!(
         drive(accounts::Accounts { authority }, store.clone(), shutdown.clone()),
         drive(disruption::Disruption, store.clone(), shutdown.clone()),
         drive(quota::QuotaStatus, store.clone(), shutdown.clone()),
         drive(
             volumes::VolumeController { place },
+            store.clone(),
+            shutdown.clone()
+        ),
+        drive(
+            autoscale::Autoscaler::new(cgroup_parent),
             store.clone(),
             shutdown.clone()
         ),

@@ -31,17 +31,17 @@ impl Bench {
         }
         let (stop, stopped) = watch::channel(false);
         let made = Arc::default();
+        let settings = Settings {
+            authority: String::new(),
+            own: own::Own::default(),
+            place: volumes::Place {
+                folders: folder.path().join("volumes"),
+                node: "node".to_owned(),
+            },
+            cgroup_parent: "none".to_owned(),
+        };
         let tasks = vec![
-            tokio::spawn(run(
-                store.clone(),
-                String::new(),
-                own::Own::default(),
-                volumes::Place {
-                    folders: folder.path().join("volumes"),
-                    node: "node".to_owned(),
-                },
-                stopped.clone(),
-            )),
+            tokio::spawn(run(store.clone(), settings, stopped.clone())),
             tokio::spawn(node(store.clone(), Arc::clone(&made), stopped)),
         ];
         Self {

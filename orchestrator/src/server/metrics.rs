@@ -1,16 +1,13 @@
 //! metrics.k8s.io: what containers and the node use, measured when it is asked for.
 //!
-//! Processor time is a difference: two looks at the counters, a second apart. Memory is the working set, as kubelet
-//! counts it: what is used without the page cache that has not been touched for long.
+//! Processor time is a difference: two looks at the counters, a second apart.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use axum::response::Response;
 use berth_api::kinds;
 use berth_api::selector::LabelSelector;
 use berth_api::status::ApiError;
-use berth_cgroups::{Cgroup, CgroupPath, Layout};
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -19,34 +16,14 @@ use super::request::{Query, Target};
 use super::{Api, respond, store_error};
 use crate::store::prepare::rfc3339;
 use crate::store::{Key, Object};
+use crate::usage::{Look, Place, looks, places};
 
 /// Between the two looks.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// One look at the counters of something.
-#[derive(Debug, Clone, Copy)]
-struct Look {
-    /// Nanoseconds of processor time.
-    cpu: u64,
-    /// Bytes of memory in use.
-    memory: u64,
-    at: Instant,
-}
-
-impl Look {
-    /// `usage` of a metrics object, with an earlier look.
-    fn usage(self, before: Look) -> Value {
-        let passed = self.at.duration_since(before.at).as_nanos().max(1);
-        let used = u128::from(self.cpu.saturating_sub(before.cpu));
-        let cores = (used * 1_000_000_000 / passed).min(u128::from(u64::MAX));
-        json!({"cpu": format!("{cores}n"), "memory": format!("{}Ki", self.memory / 1024)})
-    }
-}
-
-/// A container and where its counters are.
-struct Place {
-    name: String,
-    cgroup: String,
+/// `usage` of a metrics object: a look, with an earlier one.
+fn usage_of(look: Look, before: Look) -> Value {
+    json!({"cpu": format!("{}n", look.cores(before)), "memory": format!("{}Ki", look.memory / 1024)})
 }
 
 impl Api {
@@ -103,7 +80,7 @@ impl Api {
         let look = || node_look().ok_or_else(|| ApiError::internal("read /proc/stat and /proc/meminfo"));
         let before = look()?;
         tokio::time::sleep(WINDOW).await;
-        let usage = look()?.usage(before);
+        let usage = usage_of(look()?, before);
         let mut metrics = item(node, "NodeMetrics");
         metrics["usage"] = usage;
         Ok(metrics)
@@ -113,7 +90,7 @@ impl Api {
         let places: Vec<(Object, Vec<Place>)> = pods
             .into_iter()
             .map(|pod| {
-                let places = self.places(&pod);
+                let places = places(&self.cgroup_parent, &pod);
                 (pod, places)
             })
             .filter(|(_, places)| !places.is_empty())
@@ -141,7 +118,7 @@ impl Api {
                 .iter()
                 .zip(before.into_iter().zip(after))
                 .filter_map(|(place, (before, after))| {
-                    Some(json!({"name": place.name, "usage": after?.usage(before?)}))
+                    Some(json!({"name": place.name, "usage": usage_of(after?, before?)}))
                 })
                 .collect();
             if !containers.is_empty() {
@@ -152,49 +129,6 @@ impl Api {
         }
         Ok(items)
     }
-
-    /// The containers of a pod that run.
-    fn places(&self, pod: &Object) -> Vec<Place> {
-        let value = pod.value();
-        let parent = crate::node::cgroup_of(&self.cgroup_parent, pod.uid());
-        [
-            "containerStatuses",
-            "initContainerStatuses",
-            "ephemeralContainerStatuses",
-        ]
-        .iter()
-        .filter_map(|list| value.pointer(&format!("/status/{list}"))?.as_array())
-        .flatten()
-        .filter(|status| status.pointer("/state/running").is_some())
-        .filter_map(|status| {
-            let name = status["name"].as_str()?.to_owned();
-            let cgroup = format!("{parent}/{name}");
-            Some(Place { name, cgroup })
-        })
-        .collect()
-    }
-}
-
-fn looks(pods: &[(Object, Vec<Place>)]) -> Vec<Vec<Option<Look>>> {
-    let layout = Layout::detect(Path::new("/")).ok();
-    let look = |place: &Place| {
-        let path = CgroupPath::parse(&place.cgroup).ok()?;
-        let stats = Cgroup::open(layout.as_ref()?, &path).ok()?.stats().ok()?;
-        let memory = stats.memory?;
-        let idle = ["inactive_file", "total_inactive_file"]
-            .iter()
-            .find_map(|name| memory.detail.get(*name))
-            .copied()
-            .unwrap_or(0);
-        Some(Look {
-            cpu: stats.cpu?.usage,
-            memory: memory.memory.usage.saturating_sub(idle),
-            at: Instant::now(),
-        })
-    };
-    pods.iter()
-        .map(|(_, places)| places.iter().map(look).collect())
-        .collect()
 }
 
 /// The whole node's counters (proc(5)).

@@ -8,6 +8,7 @@
 //! request.rs  path and query -> Target, Query
 //! body.rs     JSON, YAML, protobuf -> object that follows its schema
 //! list.rs watch.rs write.rs patch.rs apply.rs delete.rs scale.rs    a verb each
+//! alias.rs    the same objects in another version or group
 //! services.rs   addresses and node ports of Services
 //! reviews.rs  who am I, may I, and tokens: answered, not stored
 //! admission.rs  defaults, validation, what depends on other objects
@@ -18,6 +19,7 @@
 
 mod access;
 mod admission;
+mod alias;
 mod apply;
 mod auth;
 mod body;
@@ -148,6 +150,9 @@ impl Api {
         body: Body,
     ) -> Result<Response, ApiError> {
         let named = target.name.is_some();
+        if let Some(alias) = berth_api::kinds::alias(target.kind) {
+            return Box::pin(self.aliased(alias, target, method, query, headers, body)).await;
+        }
         if !target.kind.is_stored() {
             return self.answer(target, method, query, headers, body).await;
         }

@@ -17,24 +17,24 @@ use super::{Api, scale, store_error};
 use crate::store::Object;
 
 /// Tries of a patch whose object changes under it.
-const TRIES: usize = 5;
+pub(super) const TRIES: usize = 5;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
+pub(super) enum Format {
     Json,
     Merge,
     Strategic,
     Apply,
 }
 
-struct Patch {
-    format: Format,
-    value: Value,
-    duplicates: Vec<String>,
+pub(super) struct Patch {
+    pub format: Format,
+    pub value: Value,
+    pub duplicates: Vec<String>,
 }
 
 impl Patch {
-    fn read(headers: &HeaderMap, bytes: &[u8]) -> Result<Self, ApiError> {
+    pub fn read(headers: &HeaderMap, bytes: &[u8]) -> Result<Self, ApiError> {
         let media_type = body::media_type(headers);
         let (format, parse_as) = match media_type.as_str() {
             "application/json-patch+json" => (Format::Json, "application/json"),
@@ -56,7 +56,7 @@ impl Patch {
     }
 
     /// The patched document; `type_name` is what a strategic merge follows.
-    fn apply(&self, type_name: &str, document: &Value) -> Result<Value, ApiError> {
+    pub fn apply(&self, type_name: &str, document: &Value) -> Result<Value, ApiError> {
         let mut out = document.clone();
         match self.format {
             Format::Json => patch::json(&mut out, &self.value),
@@ -148,7 +148,7 @@ impl Api {
     }
 }
 
-fn names_version(patch: &Value) -> bool {
+pub(super) fn names_version(patch: &Value) -> bool {
     match patch {
         Value::Array(operations) => operations
             .iter()
