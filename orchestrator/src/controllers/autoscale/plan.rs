@@ -10,8 +10,8 @@ use super::limits::{Limits, Memory};
 use super::replicas::{Aim, Measure, Outcome, Samples, Tolerance, wanted};
 use crate::store::prepare::rfc3339;
 
-/// How far a metric may be off its target where nothing else is said.
-const TOLERANCE: f64 = 0.1;
+/// How far a metric may be off its target where nothing else is said, in thousandths.
+const TOLERANCE: i64 = 100;
 
 /// The target of an autoscaler.
 #[derive(Debug, Clone)]
@@ -334,7 +334,7 @@ fn one(
 fn tolerance(hpa: &Value) -> Tolerance {
     let of = |direction: &str| {
         let own = text(hpa, &format!("/spec/behavior/{direction}/tolerance")).parse::<Quantity>();
-        own.map_or(TOLERANCE, |quantity| quantity.milli() as f64 / 1000.0)
+        own.map_or(TOLERANCE, Quantity::milli)
     };
     Tolerance {
         down: of("scaleDown"),

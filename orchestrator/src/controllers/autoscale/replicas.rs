@@ -56,18 +56,48 @@ pub enum Aim {
     Average(i64),
 }
 
-/// How far a metric may be off its target before anything is done, as parts of it: below, and above.
+/// How far a metric may be off its target before anything is done, in thousandths of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Tolerance {
     /// Before replicas are taken away.
-    pub down: f64,
+    pub down: i64,
     /// Before replicas are added.
-    pub up: f64,
+    pub up: i64,
 }
 
-impl Tolerance {
-    fn holds(self, ratio: f64) -> bool {
-        (1.0 - self.down..=1.0 + self.up).contains(&ratio)
+/// What is used over what is aimed at; exact, where upstream's floating point is nearly so.
+#[derive(Debug, Clone, Copy)]
+struct Ratio {
+    used: i128,
+    aim: i128,
+}
+
+impl Ratio {
+    fn new(used: i64, aim: i64) -> Self {
+        Self {
+            used: used.into(),
+            aim: aim.max(1).into(),
+        }
+    }
+
+    fn is_over(self) -> bool {
+        self.used > self.aim
+    }
+
+    fn is_under(self) -> bool {
+        self.used < self.aim
+    }
+
+    fn is_within(self, tolerance: Tolerance) -> bool {
+        let used = self.used * 1000;
+        let bound = |thousandths: i64| i128::from(1000 + thousandths) * self.aim;
+        (bound(-tolerance.down)..=bound(tolerance.up)).contains(&used)
+    }
+
+    /// As many times a number, rounded up.
+    fn times(self, number: i64) -> i64 {
+        let product = self.used * i128::from(number);
+        i64::try_from((product + self.aim - 1) / self.aim).unwrap_or(i64::MAX)
     }
 }
 
@@ -129,49 +159,40 @@ pub fn wanted(
         utilization,
         average,
     };
-    let grows_over_unready = !groups.unready.is_empty() && ratio > 1.0;
+    let grows_over_unready = !groups.unready.is_empty() && ratio.is_over();
     if !grows_over_unready && groups.missing.is_empty() {
-        if tolerance.holds(ratio) {
+        if ratio.is_within(tolerance) {
             return Ok(outcome(current));
         }
-        return Ok(outcome(ceil(ratio * groups.ready as f64)));
+        return Ok(outcome(ratio.times(groups.ready)));
     }
-    let missing = groups.missing.iter().filter(|_| ratio != 1.0);
-    for pod in missing {
-        // The most careful guess: nothing in use where replicas would be added, all of it where they would go.
-        let guess = if ratio > 1.0 {
-            0
-        } else {
-            match aim {
+    let missing = groups.missing.iter();
+    if ratio.is_over() {
+        // The most careful guess: nothing in use where replicas would be added …
+        used.extend(missing.map(|pod| (pod.clone(), 0)));
+    } else if ratio.is_under() {
+        // … and all of it where they would go.
+        used.extend(missing.map(|pod| {
+            let guess = match aim {
                 Aim::Utilization(percent) => requests.get(pod).copied().unwrap_or(0) * percent.max(100) / 100,
                 Aim::Average(amount) => amount,
-            }
-        };
-        used.insert(pod.clone(), guess);
+            };
+            (pod.clone(), guess)
+        }));
     }
     if grows_over_unready {
         used.extend(groups.unready.iter().map(|pod| (pod.clone(), 0)));
     }
     let (guessed, ..) = self::ratio(&used, &requests, aim)?;
-    let turned = (ratio < 1.0 && guessed > 1.0) || (ratio > 1.0 && guessed < 1.0);
-    if tolerance.holds(guessed) || turned {
+    let turned = (ratio.is_under() && guessed.is_over()) || (ratio.is_over() && guessed.is_under());
+    if guessed.is_within(tolerance) || turned {
         return Ok(outcome(current));
     }
-    let replicas = ceil(guessed * used.len() as f64);
-    if (guessed < 1.0 && replicas > current) || (guessed > 1.0 && replicas < current) {
+    let replicas = guessed.times(i64::try_from(used.len()).unwrap_or(i64::MAX));
+    if (guessed.is_under() && replicas > current) || (guessed.is_over() && replicas < current) {
         return Ok(outcome(current));
     }
     Ok(outcome(replicas))
-}
-
-fn ceil(replicas: f64) -> i64 {
-    // A product such as 1.1 * 10 lies a little above what is meant.
-    let rounded = replicas.round();
-    if (replicas - rounded).abs() < 1e-9 {
-        rounded as i64
-    } else {
-        replicas.ceil() as i64
-    }
 }
 
 /// What each pod with a sample uses.
@@ -276,11 +297,11 @@ fn ratio(
     used: &BTreeMap<String, i64>,
     requests: &BTreeMap<String, i64>,
     aim: Aim,
-) -> Result<(f64, Option<i64>, i64), String> {
+) -> Result<(Ratio, Option<i64>, i64), String> {
     match aim {
         Aim::Average(amount) => {
             let average = used.values().sum::<i64>() / used.len().max(1) as i64;
-            Ok((average as f64 / amount.max(1) as f64, None, average))
+            Ok((Ratio::new(average, amount), None, average))
         }
         Aim::Utilization(percent) => {
             let known = used
@@ -295,11 +316,7 @@ fn ratio(
             }
             let utilization = i64::try_from(sum * 100 / requested).unwrap_or(i64::MAX);
             let average = i64::try_from(sum / count).unwrap_or(i64::MAX);
-            Ok((
-                utilization as f64 / percent.max(1) as f64,
-                Some(utilization),
-                average,
-            ))
+            Ok((Ratio::new(utilization, percent), Some(utilization), average))
         }
     }
 }

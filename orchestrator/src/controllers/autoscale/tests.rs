@@ -327,11 +327,11 @@ fn only_what_matters_is_written() {
     assert!(failed.get("lastScaleTime").is_none() && failed["desiredReplicas"] == 0);
 }
 
-/// Any load, any rules, over an hour: replicas stay within their bounds, no policy's speed is exceeded in any of its
+/// Any load, any rules, over half an hour: replicas stay within their bounds, no policy's speed is exceeded in any of its
 /// periods, and nothing shrinks below what a recommendation of the window asks for.
 #[test]
 fn no_load_breaks_the_rules() {
-    for seed in 0..200 {
+    for seed in 0..30 {
         let mut random = SmallRng::seed_from_u64(seed);
         let (least, most) = (random.random_range(1..4), random.random_range(4..30));
         let (up, down) = (random.random_range(1..6), random.random_range(1..6));
@@ -349,12 +349,12 @@ fn no_load_breaks_the_rules() {
         let mut replicas: i64 = random.random_range(least..=most);
         let mut history = vec![(0, replicas)];
         let mut asked: Vec<(i64, i64)> = vec![(0, replicas)];
-        let mut load = 500.0;
-        for second in (15..3600).step_by(15) {
+        let mut load = 500;
+        for second in (15..1800).step_by(15) {
             if random.random_bool(0.2) {
-                load = random.random_range(0.0..40_000.0);
+                load = random.random_range(0..40_000);
             }
-            let each = (load / replicas as f64) as i64;
+            let each: i64 = load / replicas;
             let known = random.random_range(0..=replicas) as usize;
             let uses = if random.random_bool(0.8) {
                 vec![each; replicas as usize]
@@ -367,12 +367,16 @@ fn no_load_breaks_the_rules() {
             let to = to(&plan).unwrap_or(replicas);
             assert!((least..=most).contains(&to), "seed {seed}: {to}");
             if stated && uses.len() == replicas as usize {
-                let ratio = (each * 100 / 1000) as f64 / 50.0;
-                if (0.9..=1.1).contains(&ratio) {
-                    asked.push((second, replicas));
-                } else {
-                    asked.push((second, (ratio * replicas as f64).ceil() as i64));
-                }
+                let percent = each * 100 / 1000;
+                let wanted = (percent * replicas + 49) / 50;
+                asked.push((
+                    second,
+                    if (45..=55).contains(&percent) {
+                        replicas
+                    } else {
+                        wanted
+                    },
+                ));
             }
             if to < replicas {
                 let highest = asked
