@@ -101,6 +101,16 @@ bench-image: ## Compare pulling with skopeo + umoci and with containerd
 	@$(MAKE) --no-print-directory build
 	@tests/bench/images.py $(TARGET)/berth/bin
 
+bench-orchestrator: ## Compare starting replicas with podman kube play and Docker Swarm, and measure pods
+	@tests/deps bench
+	@$(MAKE) --no-print-directory build
+	@tests/bench/orchestrator/run.py $(TARGET)/berth/bin --out $(TARGET)/bench/orchestrator.json
+
+soak: ## Rollouts, crashes, scaling, jobs and load for 30 minutes (SOAK_MINUTES): ends with 1 if anything grows
+	@tests/deps bench
+	@$(MAKE) --no-print-directory build
+	@tests/bench/orchestrator/soak.py $(TARGET)/berth/bin --minutes $(or $(SOAK_MINUTES),30) --out $(TARGET)/bench/soak.json
+
 install: build ## Put programs, plugins, unit and configuration in place (PREFIX, CNI_BIN_DIR, DESTDIR)
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(TARGET)/berth/bin/,berth containerd-shim-berth-v2 berthd berthctl berth-monitor)
 	install -D -m 755 $(TARGET)/berth/bin/cni-plugins $(DESTDIR)$(CNI_BIN_DIR)/cni-plugins
