@@ -178,5 +178,35 @@ def written(process):
     return 0
 
 
+def alive(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def host_pid(lab, pid):
+    """The number that the host has for a process of the lab."""
+    namespace = os.readlink(f"/proc/{lab.init}/ns/pid_for_children")
+    for entry in pathlib.Path("/proc").iterdir():
+        try:
+            line = next(line for line in (entry / "status").read_text().splitlines() if line.startswith("NSpid:"))
+        except (OSError, StopIteration):
+            continue
+        numbers = line.split()[1:]
+        if len(numbers) >= 2 and numbers[1] == str(pid) and in_lab(entry, namespace):
+            return int(entry.name)
+    raise RuntimeError(f"no process {pid} in the lab")
+
+
+def in_lab(entry, namespace):
+    """Whether a process is in the lab's pid namespace or in one below: one of its ancestors is."""
+    while entry.name not in ("0", "1"):
+        if os.readlink(entry / "ns/pid") == namespace:
+            return True
+        entry = pathlib.Path("/proc") / (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
+    return False
+
+
 def say(text):
     print(text, file=sys.stderr, flush=True)

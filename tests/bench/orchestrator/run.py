@@ -14,7 +14,7 @@ with 1 if a bar is missed.
 import argparse, json, os, pathlib, signal, statistics, subprocess, sys, time
 
 from berth import APPLICATION, Berth, service
-from lab import pss, say, seconds, until, written
+from lab import alive, host_pid, pss, say, seconds, until, written
 from peers import Absent, Podman, Swarm
 
 BARS = {"time": 0.25, "cpu": 0.2, "many": 1.0, "berthd": 0.25, "monitor": 1.0, "idle": 0.1, "written": 0, "back": 150,
@@ -148,7 +148,7 @@ def back(node, arguments, results):
         node.deploy(arguments.replicas)
     for pod in node.pods()[:20]:
         address, (run, pid) = pod["status"]["podIP"], node.run_of(pod)
-        host = host_pid(node, pid)
+        host = host_pid(node.lab, pid)
         begin = time.monotonic()
         os.kill(host, signal.SIGKILL)
         until(lambda: not alive(host), "the process to be gone", pause=0.0005)
@@ -160,36 +160,6 @@ def back(node, arguments, results):
     print(f"\na killed container answers again, {len(times)} times: median {statistics.median(times):.0f} ms, "
           f"minimum {min(times):.0f}, most {max(times):.0f}: "
           f"{results.bar('a killed container', statistics.median(times), BARS['back'])}")
-
-
-def alive(pid):
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-def host_pid(node, pid):
-    """The number that the host has for a process of the lab."""
-    namespace = os.readlink(f"/proc/{node.lab.init}/ns/pid_for_children")
-    for entry in pathlib.Path("/proc").iterdir():
-        try:
-            line = next(line for line in (entry / "status").read_text().splitlines() if line.startswith("NSpid:"))
-        except (OSError, StopIteration):
-            continue
-        numbers = line.split()[1:]
-        if len(numbers) >= 2 and numbers[1] == str(pid) and in_lab(entry, namespace):
-            return int(entry.name)
-    raise RuntimeError(f"no process {pid} in the lab")
-
-
-def in_lab(entry, namespace):
-    """Whether a process is in the lab's pid namespace or in one below: one of its ancestors is."""
-    while entry.name not in ("0", "1"):
-        if os.readlink(entry / "ns/pid") == namespace:
-            return True
-        entry = pathlib.Path("/proc") / (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
-    return False
 
 
 def answers(node, address):
