@@ -45,3 +45,41 @@ fn the_benchmark_prints_a_number_for_every_case() {
         .collect();
     assert!(leftovers.is_empty(), "nothing is left: {leftovers:?}");
 }
+
+/// Samples of a soak, cycle by cycle: what grows is named, what only comes and goes is not.
+const SAMPLES: &str = r#"
+import json, soak
+base = {"berthd PSS KiB": 20000, "berthd anonymous KiB": 9000, "monitors' PSS KiB": 220, "stored KiB": 100,
+        "stored objects": 50, "descriptors": 24, "mounts": 70, "rules": 120, "leases": 8}
+def grown(change):
+    samples = [{**base, **{name: base[name] + value(n) for name, value in change.items()}} for n in range(12)]
+    return soak.verdict(samples)[1]
+print(json.dumps([
+    grown({}),
+    grown({"descriptors": lambda n: n % 3, "berthd PSS KiB": lambda n: 900 * (n % 2), "stored KiB": lambda n: 5 * n}),
+    grown({"stored KiB": lambda n: 400 * n, "berthd anonymous KiB": lambda n: 600 * n}),
+    grown({"berthd anonymous KiB": lambda n: 600 * n}),
+    grown({"mounts": lambda n: n, "leases": lambda n: n // 11, "monitors' PSS KiB": lambda n: 40 * n}),
+]))
+"#;
+
+#[test]
+fn the_soak_names_what_grows_and_nothing_else() {
+    let python = need_program!("python3");
+    let answer = run(Command::new(python)
+        .current_dir(repository_root().join("tests/bench/orchestrator"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .args(["-c", SAMPLES]))
+    .ok();
+    let answer: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
+    assert_eq!(
+        answer,
+        serde_json::json!([
+            [],
+            [],
+            [],
+            ["berthd anonymous KiB"],
+            ["monitors' PSS KiB", "mounts", "leases"]
+        ])
+    );
+}

@@ -13,6 +13,9 @@ with 1 if a bar is missed.
 """
 import argparse, json, os, pathlib, signal, statistics, subprocess, sys, time
 
+# No folders of compiled files beside the sources.
+sys.dont_write_bytecode = True
+
 from berth import APPLICATION, Berth, service
 from lab import alive, host_pid, pss, say, seconds, until, written
 from peers import Absent, Podman, Swarm
@@ -286,4 +289,5 @@ def main():
         sys.exit(1)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,9 @@ hour) and a tolerance. Prints a table and a verdict; ends with 1 if anything has
 """
 import argparse, itertools, json, os, pathlib, random, signal, statistics, subprocess, sys, time
 
+# No folders of compiled files beside the sources.
+sys.dont_write_bytecode = True
+
 from berth import APPLICATION, Berth, deployment, service
 from lab import alive, host_pid, pss, say, until
 
