@@ -90,10 +90,10 @@ class Berth:
         _, answer = self.api("GET", f"/api/v1/namespaces/default/pods?labelSelector={label.replace('=', '%3D')}")
         return answer["items"]
 
-    def deploy(self, replicas, version="1", name="web"):
+    def deploy(self, replicas, version="1", name="web", probe=True):
         """Applies a Deployment and waits until it is available. Seconds, and seconds of processor."""
         cpu, begin = self.lab.cpu(), time.monotonic()
-        client = self.apply(deployment(replicas, version, name))
+        client = self.apply(deployment(replicas, version, name, probe))
         client += self.ctl("rollout", "status", f"deployment/{name}", "--timeout", "300s")[1]
         return time.monotonic() - begin, self.lab.cpu() - cpu + client
 
@@ -121,12 +121,14 @@ class Berth:
             self.lab.close()
 
 
-def deployment(replicas, version="1", name="web", **more):
+def deployment(replicas, version="1", name="web", probe=True, **more):
     container = {
         "name": "web", "image": f"{APPLICATION}:1", "imagePullPolicy": "Never", "ports": [{"containerPort": 8080}],
         "env": [{"name": "VERSION", "value": version}, {"name": "DATABASE_URL", "value": "x"}],
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": 8080}, "periodSeconds": 1},
     }
+    if not probe:
+        del container["readinessProbe"]
     template = {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container], **more}}
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
             "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": name}}, "template": template}}

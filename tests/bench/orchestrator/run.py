@@ -2,7 +2,7 @@
 """What the orchestrator costs, beside podman kube play and Docker Swarm.
 
 usage: run.py BIN_DIR [--rounds N] [--replicas N] [--many N] [--pods N] [--idle SECONDS] [--rate N]
-              [--parts start,many,memory,idle,back,load] [--out FILE]
+              [--parts memory,start,many,idle,back,load] [--out FILE]
 
 BIN_DIR has berthd, berthctl, berth, berth-monitor, cni-plugins and user-service. Every engine has namespaces and
 folders of its own, and runs the same image; what cannot run here is skipped, with the reason. Measured are: replicas of
@@ -103,13 +103,13 @@ def many(node, arguments, results):
           f"{results.bar('many replicas', factor, BARS['many'])}")
 
 
-def settle(node):
-    """Waits until berthd has done nothing for a second."""
+def settle(node, for_seconds=1):
+    """Waits until berthd has written nothing for so long."""
     def quiet():
-        before = seconds(node.process())
-        time.sleep(1)
-        return seconds(node.process()) - before < 0.002
-    until(quiet, "berthd to be quiet", 60)
+        before = written(node.process())
+        time.sleep(for_seconds)
+        return written(node.process()) == before
+    until(quiet, "berthd to be quiet", 90)
 
 
 def memory(node, arguments, results):
@@ -119,29 +119,37 @@ def memory(node, arguments, results):
         node.deploy(count)
         settle(node)
         held[count] = pss(node.process())
+        say(f"memory: {count} pods: {held[count]} KiB")
     few, all_ = sorted(held)
     each = (held[all_] - held[few]) / (all_ - few) / 1024
     monitors = sorted(pss(monitor) / 1024 for monitor in node.monitors())
     results.values["memory"] = {"berthd KiB": held, "MiB a further pod": each, "monitors MiB": spread(monitors)}
     print(f"\nmemory (PSS): berthd {held[few] / 1024:.1f} MiB with {few} pods, {held[all_] / 1024:.1f} MiB with {all_}: "
           f"{each:.3f} MiB a pod: {results.bar('memory of berthd', each, BARS['berthd'])}")
+    node.remove()
     print(f"memory (PSS): monitors, MiB: median {statistics.median(monitors):.2f}, most {monitors[-1]:.2f}: "
           f"{results.bar('memory of monitors', monitors[-1], BARS['monitor'])}")
 
 
 def idle(node, arguments, results):
-    node.deploy(arguments.pods)
-    settle(node)
-    before, wrote = node.used(), [written(p) for p in [node.process(), *node.monitors()]]
-    time.sleep(arguments.idle)
-    after, now = node.used(), [written(p) for p in [node.process(), *node.monitors()]]
-    used = [100 * (a - b) / arguments.idle for a, b in zip(after, before)]
-    bytes_ = sum(now) - sum(wrote)
-    results.values["idle"] = {"seconds": arguments.idle, "pods": arguments.pods, "percent of a core": used,
-                              "bytes written": bytes_}
-    print(f"\nidle with {arguments.pods} pods for {arguments.idle} s: berthd {used[0]:.3f} %, all monitors {used[1]:.3f} % of "
-          f"a core: {results.bar('idle processor', sum(used), BARS['idle'])}")
+    """Pods without probes: nothing is to be done. And with a probe a second each, for the cost of these."""
+    found = {}
+    for probe in (True, False):
+        node.deploy(arguments.pods, probe=probe)
+        until(lambda: len(node.pods()) == arguments.pods, "the old pods to be gone")
+        settle(node, 5)
+        processes = [node.process(), *node.monitors()]
+        before, wrote = node.used(), sum(map(written, processes))
+        time.sleep(arguments.idle)
+        after, now = node.used(), sum(map(written, processes))
+        percent = [100 * (a - b) / arguments.idle for a, b in zip(after, before)]
+        found["probes" if probe else "no probes"] = {"percent of a core": percent, "bytes written": now - wrote}
+    results.values["idle"] = {"seconds": arguments.idle, "pods": arguments.pods, **found}
+    used, bytes_ = found["no probes"]["percent of a core"], found["no probes"]["bytes written"]
+    print(f"\nidle with {arguments.pods} pods for {arguments.idle} s: berthd and the checks of its network {used[0]:.3f} %, all "
+          f"monitors {used[1]:.3f} % of a core: {results.bar('idle processor', sum(used), BARS['idle'])}")
     print(f"idle: {bytes_} bytes written: {results.bar('idle writes', bytes_, BARS['written'])}")
+    print(f"the same with a readiness probe a second for each pod: {sum(found['probes']['percent of a core']):.3f} % of a core")
 
 
 def back(node, arguments, results):
@@ -249,7 +257,8 @@ def evict(node, count):
     until(lambda: not {pod["metadata"]["name"] for pod in node.pods()} & set(names), "the evicted pods to go")
 
 
-PARTS = {"start": start_up, "many": many, "memory": memory, "idle": idle, "back": back, "load": under_load}
+# Memory first: what an allocator keeps of a hundred pods would hide what a pod costs.
+PARTS = {"memory": memory, "start": start_up, "many": many, "idle": idle, "back": back, "load": under_load}
 
 
 def main():

@@ -13,12 +13,14 @@ import argparse, itertools, json, os, pathlib, random, signal, statistics, subpr
 # No folders of compiled files beside the sources.
 sys.dont_write_bytecode = True
 
-from berth import APPLICATION, Berth, deployment, service
+from berth import APPLICATION, Berth, Connection, deployment, service
 from lab import alive, host_pid, pss, say, until
 
 REPLICAS = 4
 # Memory: KiB that may come and go with what happened last, and the part of it that may.
 TOLERANCE, PART = 2048, 0.05
+# Changes of a kind that berthd remembers at most.
+HISTORY = 1100
 
 
 def pod(name, **more):
@@ -47,6 +49,23 @@ class Soak:
         for name in ("web", "other"):
             self.node.deploy(REPLICAS, name=name)
             self.node.apply(service(name))
+
+    def fill(self):
+        """Fills the history that is kept of each kind: it is bounded, but would look like a leak until it is full."""
+        lists = {path: self.object(path)["items"] for path in STORED}
+        connection = Connection(self.node)
+        for path, items in lists.items():
+            for number in range(HISTORY if items else 0):
+                item = items[0]["metadata"]
+                folder, kind = path.rsplit("/", 1)
+                place = f"{folder}/namespaces/{item['namespace']}/{kind}/{item['name']}"
+                connection.request("PATCH", place, json.dumps({"metadata": {"annotations": {"n": str(number)}}}),
+                                   {"Content-Type": "application/merge-patch+json"})
+                answer = connection.getresponse()
+                answer.read()
+                if answer.status >= 300:
+                    raise RuntimeError(f"PATCH {place}: {answer.status}")
+        connection.close()
 
     def cycle(self):
         for action in self.random.sample(self.actions, len(self.actions)):
@@ -240,7 +259,7 @@ def verdict(samples):
             if name.startswith("berthd"):
                 stored = statistics.median(s["stored KiB"] for s in end) - statistics.median(s["stored KiB"] for s in begin)
             # Each stored object is held as text, with its key and its place in the indexes.
-            bound = TOLERANCE * (1 if name.startswith("berthd") else 0.1) + PART * first[name] + 2 * max(0, stored)
+            bound = TOLERANCE * (1 if name.startswith("berthd") else 0.1) + PART * first[name] + 2.5 * max(0, stored)
             flat = growth <= bound
             what = f"{growth:+.0f} (at most {bound:+.0f})"
         elif name in INFORMATION:
@@ -286,6 +305,8 @@ def main():
         # The first two warm everything up: what they leave is what there is to compare with.
         for number in itertools.count():
             soak.cycle()
+            if number == 0:
+                soak.fill()
             soak.quiet()
             time.sleep(2)
             sample = count(node)
