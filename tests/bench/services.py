@@ -113,6 +113,7 @@ class Node:
         return made["spec"]["clusterIP"]
 
     def stop(self):
+        self.api.close()
         self.call("DELETE", "/api/v1/namespaces/default/pods", {"gracePeriodSeconds": 0})
         until("the pods to go", lambda: not self.call("GET", "/api/v1/namespaces/default/pods")["items"])
         self.process.terminate()
@@ -140,8 +141,8 @@ def connections(network, address):
     return float(re.search(r"Requests/sec:\s+([\d.]+)", text).group(1))
 
 
-def measure(label, clients, direct, service):
-    for name, network in clients:
+def measure(label, clients):
+    for name, network, direct, service in clients:
         for what, unit, how in [("throughput", "Gbit/s", throughput), ("connections", "1/s", connections)]:
             samples = {"direct": [], "service": []}
             how(network, direct)
@@ -167,7 +168,7 @@ def main():
     sh("ip link set lo up; ip link add up0 type veth peer name up1; ip addr add 192.0.2.1/24 dev up0; ip link set up0 up; "
        "ip link set up1 up; ip route add default via 192.0.2.2")
     directory = pathlib.Path(tempfile.mkdtemp(prefix="berth-bench-"))
-    node = servers = None
+    node, servers = None, []
     try:
         node = Node(programs, plugins, directory)
         root = directory / "root"
@@ -175,26 +176,31 @@ def main():
         shutil.copy(programs / "user-service", root / "bin/user-service")
         shutil.copy(shutil.which("busybox"), root / "bin/busybox")
         node.ctl("image", "import", "--root", "--name", "bench:1", str(root))
-        address, network = node.pod("server", ["/bin/user-service"])
         _, other = node.pod("client", ["/bin/busybox", "sleep", "100000"])
-        servers = subprocess.Popen(["nsenter", f"--net={network}", "iperf3", "-s", "-p", str(STREAM)],
-                                   stdout=subprocess.DEVNULL)
-        service = node.service("server", "server")
-        clients = [("the host", None), ("another pod", other)]
-        for place in [(service, HTTP), (address, STREAM), (service, STREAM)]:
-            until(f"{place}", lambda: accepts(place))
+        # Each client has a server of its own: both may come from one address of the host, and a server that has closed
+        # a connection from there takes none with an older time stamp for a minute.
+        clients = []
+        for name, namespace in [("the host", None), ("another pod", other)]:
+            app = f"server-{len(clients)}"
+            address, network = node.pod(app, ["/bin/user-service"])
+            servers.append(subprocess.Popen(["nsenter", f"--net={network}", "iperf3", "-s", "-p", str(STREAM)],
+                                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            service = node.service(app, app)
+            for place in [(service, HTTP), (address, STREAM), (service, STREAM)]:
+                until(f"{place}", lambda: accepts(place))
+            clients.append((name, namespace, address, service))
         print("| Services | client | | straight | by the Service | ratio (median of pairs, range) |\n|---|---|---|---|---|---|")
-        measure("1", clients, address, service)
-        for number in range(1, SERVICES):
-            node.service(f"other-{number}", "server")
+        measure("1 for each", clients)
+        for number in range(2, SERVICES):
+            node.service(f"other-{number}", "server-0")
         count = "nft list map inet berth-services addresses | grep -o ':' | wc -l" if shutil.which("nft") else "echo 0"
         time.sleep(2)
         print(f"(elements of the map, by nft: {sh(count).strip()})", file=sys.stderr)
-        measure(str(SERVICES), clients, address, service)
+        measure(str(SERVICES), clients)
     finally:
-        if servers:
-            servers.terminate()
-            servers.wait()
+        for server in servers:
+            server.terminate()
+            server.wait()
         if node:
             node.stop()
         shutil.rmtree(directory, ignore_errors=True)
