@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use crate::application;
 use crate::resolver::{A, AAAA, PTR, Reply, SRV, Upstream, answer, asked, by_tcp, by_udp, question};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+// A pod runs seven kubectl one after the other.
+const PATIENCE: Duration = Duration::from_secs(180);
 const DNS: &str = "10.96.0.10:53";
 /// Neither a failure nor absent.
 const FOUND: u8 = 0;
