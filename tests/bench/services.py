@@ -193,7 +193,7 @@ def main():
         measure("1 for each", clients)
         for number in range(2, SERVICES):
             node.service(f"other-{number}", "server-0")
-        count = "nft list map inet berth-services addresses | grep -o ':' | wc -l" if shutil.which("nft") else "echo 0"
+        count = "nft list map inet berth-services addresses | grep -o 'jump service' | wc -l" if shutil.which("nft") else "echo 0"
         time.sleep(2)
         print(f"(elements of the map, by nft: {sh(count).strip()})", file=sys.stderr)
         measure(str(SERVICES), clients)
