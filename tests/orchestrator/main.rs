@@ -3,8 +3,8 @@
 mod access;
 mod api;
 mod application;
-mod classes;
 mod autoscaling;
+mod classes;
 mod connections;
 mod credentials;
 mod ctl;

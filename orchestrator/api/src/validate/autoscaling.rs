@@ -101,7 +101,7 @@ fn target(at: &Path, target: &Value, errors: &mut Errors) {
         errors.invalid(&at.child("averageUtilization"), shown, "must be greater than 0");
     }
     if let Some(shown) = value
-        && !parsed(shown).is_some_and(|q| q > Quantity::ZERO)
+        && parsed(shown).is_none_or(|q| q <= Quantity::ZERO)
     {
         errors.invalid(&at.child("averageValue"), shown, "must be positive");
     }

@@ -4,8 +4,8 @@
 //! users know from a real API server. Pure: what depends on other objects is the server's.
 
 mod access;
-mod classes;
 mod autoscaling;
+mod classes;
 mod config;
 mod container;
 mod controller_revision;
