@@ -290,18 +290,17 @@ fn one(
     let container = metric["container"].as_str();
     let resource = text(metric, "/name");
     let measure = Measure { resource, container };
-    let (aim, name) = match metric["target"]["averageUtilization"].as_i64() {
-        Some(percent) => (
+    let (aim, name) = if let Some(percent) = metric["target"]["averageUtilization"].as_i64() {
+        (
             Aim::Utilization(percent),
             format!("{resource} {kind} utilization (percentage of request)"),
-        ),
-        None => {
-            let amount: Option<Quantity> = text(metric, "/target/averageValue").parse().ok();
-            (
-                Aim::Average(amount.map_or(1, Quantity::milli)),
-                format!("{resource} {kind}"),
-            )
-        }
+        )
+    } else {
+        let amount: Option<Quantity> = text(metric, "/target/averageValue").parse().ok();
+        (
+            Aim::Average(amount.map_or(1, Quantity::milli)),
+            format!("{resource} {kind}"),
+        )
     };
     let outcome = wanted(
         measure,
