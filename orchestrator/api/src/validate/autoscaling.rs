@@ -176,8 +176,11 @@ mod tests {
             "metadata": {"name": "h", "namespace": "d"},
             "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "web", "apiVersion": "apps/v1"}},
         });
-        for (field, value) in spec.as_object().unwrap() {
-            object["spec"][field] = value.clone();
+        let Value::Object(fields) = spec else {
+            panic!("no object")
+        };
+        for (field, value) in fields {
+            object["spec"][&field] = value;
         }
         defaults::apply(HORIZONTAL_POD_AUTOSCALER, &mut object);
         let causes = validate::create(HORIZONTAL_POD_AUTOSCALER, &object, &validate::Node::default());
