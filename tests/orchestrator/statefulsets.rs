@@ -383,6 +383,108 @@ fn a_broken_version_is_mended() {
 }
 
 #[test]
+fn claims_stay_with_their_names_and_go_as_the_policy_says() {
+    let bench = bench!();
+    let program = "echo $(hostname) >> /data/log; trap 'exit 0' TERM; while :; do sleep 0.05; done";
+    let apply = |replicas: u64, policy: &Value| {
+        bench.world.apply(&json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db"},
+            "spec": {
+                "replicas": replicas,
+                "selector": {"matchLabels": {"app": "db"}},
+                "persistentVolumeClaimRetentionPolicy": policy,
+                "template": {"metadata": {"labels": {"app": "db"}}, "spec": {
+                    "terminationGracePeriodSeconds": 5,
+                    "containers": [{
+                        "name": "c", "image": "busybox:1", "command": ["sh", "-c", program],
+                        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+                    }],
+                }},
+                "volumeClaimTemplates": [{
+                    "metadata": {"name": "data"},
+                    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}},
+                }],
+            },
+        }));
+    };
+    let claims = || -> Vec<String> {
+        let items = bench.items(&["pvc"]);
+        items
+            .iter()
+            .map(|c| c["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    };
+    let until = |what: &str, names: &[&str]| {
+        wait_for(what, PATIENCE, || {
+            let left = claims();
+            if left == names { Ok(()) } else { Err(left) }
+        });
+    };
+    let settled = |replicas: u64| {
+        wait_for("the pods", PATIENCE, || {
+            let status = bench.get(&["sts", "db"])["status"].clone();
+            if status["replicas"] == replicas && status["availableReplicas"] == replicas {
+                Ok(())
+            } else {
+                Err(status.to_string())
+            }
+        });
+    };
+    apply(2, &json!({}));
+    settled(2);
+    assert_eq!(claims(), ["data-db-0", "data-db-1"]);
+    assert_eq!(
+        bench.get(&["pvc", "data-db-0"])["metadata"]["labels"]["app"],
+        "db"
+    );
+    let told = bench.events("SuccessfulCreate");
+    assert!(
+        told.contains(&"create Claim data-db-0 Pod db-0 in StatefulSet db success".to_owned()),
+        "{told:?}"
+    );
+    // What a pod wrote is there for the next one of its name.
+    bench.kube(&["delete", "pod", "db-1"]);
+    settled(2);
+    wait_for("the log", PATIENCE, || {
+        let log = bench.kube(&["exec", "db-1", "--", "cat", "/data/log"]);
+        if log == "db-1\ndb-1\n" { Ok(()) } else { Err(log) }
+    });
+    // Kept: after scaling down, and after the set.
+    apply(1, &json!({}));
+    settled(1);
+    assert_eq!(claims().len(), 2);
+    bench.kube(&["delete", "sts", "db"]);
+    wait_for("the pods to go", PATIENCE, || {
+        let left = bench.kube(&["get", "pods", "-o", "name"]);
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
+    assert_eq!(claims().len(), 2);
+    // With the surplus pod, or with the set.
+    let policy = json!({"whenScaled": "Delete", "whenDeleted": "Delete"});
+    apply(2, &policy);
+    settled(2);
+    wait_for("the owners", PATIENCE, || {
+        let owner = bench.get(&["pvc", "data-db-1"])["metadata"]["ownerReferences"][0]["kind"].clone();
+        if owner == "StatefulSet" {
+            Ok(())
+        } else {
+            Err(owner.to_string())
+        }
+    });
+    let log = bench.kube(&["exec", "db-1", "--", "cat", "/data/log"]);
+    assert_eq!(log.lines().count(), 3, "the old claim: {log}");
+    apply(1, &policy);
+    until("the claim to go with its pod", &["data-db-0"]);
+    apply(2, &policy);
+    settled(2);
+    let log = bench.kube(&["exec", "db-1", "--", "cat", "/data/log"]);
+    assert_eq!(log, "db-1\n", "a new claim");
+    bench.kube(&["delete", "sts", "db"]);
+    until("the claims to go with the set", &[]);
+    bench.world.clean();
+}
+
+#[test]
 fn the_example_runs() {
     let bench = bench!();
     let folder = repository_root().join("examples/manifests/sets");
@@ -414,6 +516,8 @@ fn the_example_runs() {
     for set in ["statefulset/store", "daemonset/agent"] {
         bench.kube(&["rollout", "status", set, "--timeout=90s"]);
     }
+    assert_eq!(bench.items(&["pvc"]).len(), 3);
     bench.kube(&["delete", "-f", &folder]);
+    bench.kube(&["delete", "pvc", "--all"]);
     bench.world.clean();
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{default, pod};
+use super::{default, each, pod, storage};
 
 pub(super) fn deployment(object: &mut Value) {
     let Some(spec) = object.get_mut("spec") else {
@@ -56,6 +56,11 @@ pub(super) fn stateful_set(object: &mut Value) {
     let retention = &mut spec["persistentVolumeClaimRetentionPolicy"];
     default(retention, "whenDeleted", "Retain");
     default(retention, "whenScaled", "Retain");
+    for claim in each(spec, "volumeClaimTemplates") {
+        default(claim, "apiVersion", "v1");
+        default(claim, "kind", "PersistentVolumeClaim");
+        storage::claim(claim);
+    }
     template(spec);
 }
 

@@ -1,10 +1,12 @@
 //! Validation of StatefulSet (upstream `ValidateStatefulSetSpec`, `ValidateStatefulSetUpdate`).
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::field::{Errors, Path, each, text};
 use super::workload::{Words, at_most_all, common, int_or_percent};
-use super::{Node, names, pod};
+use super::{Node, metadata, names, pod, storage};
 
 const WORDS: Words = Words {
     selector: "statefulset",
@@ -33,6 +35,7 @@ pub(super) fn stateful_set(object: &Value, node: &Node, errors: &mut Errors) {
     common(&at, spec, &WORDS, errors, |at, inner, errors| {
         pod::validate(at, &with_claims(spec, inner), node, errors);
     });
+    claim_templates(&at.child("volumeClaimTemplates"), spec, errors);
     let service = text(spec, "serviceName");
     if !service.is_empty() {
         for wrong in names::dns_label(service) {
@@ -70,6 +73,28 @@ fn name(object: &Value, errors: &mut Errors) {
             name,
             "must not contain dots: its pods have it in their host names",
         );
+    }
+}
+
+/// A claim's template has the name of the pods' volume.
+fn claim_templates(at: &Path, spec: &Value, errors: &mut Errors) {
+    let mut seen = HashSet::new();
+    for (index, claim) in each(spec, "volumeClaimTemplates") {
+        let at = at.index(index);
+        let named = at.child("metadata").child("name");
+        let name = claim.get("metadata").map_or("", |m| text(m, "name"));
+        if name.is_empty() {
+            errors.required(&named, "");
+        } else if !seen.insert(name) {
+            errors.duplicate(&named, name);
+        }
+        for wrong in names::dns_label(name).into_iter().filter(|_| !name.is_empty()) {
+            errors.invalid_text(&named, name, &wrong);
+        }
+        let labels = claim.pointer("/metadata/labels");
+        metadata::labels(&at.child("metadata").child("labels"), labels, errors);
+        let inner = claim.get("spec").unwrap_or(&Value::Null);
+        storage::claim_spec(&at.child("spec"), inner, errors);
     }
 }
 
@@ -244,15 +269,41 @@ mod tests {
 
     #[test]
     fn a_claim_may_be_mounted() {
+        let claim = |name: &str| {
+            let requests = json!({ "requests": { "storage": "1Gi" } });
+            let spec = json!({ "accessModes": ["ReadWriteOnce"], "resources": requests });
+            json!({ "metadata": { "name": name }, "spec": spec })
+        };
+        for (claims, expected) in [
+            (
+                json!([claim("data"), claim("data")]),
+                "volumeClaimTemplates[1].metadata.name: Duplicate value",
+            ),
+            (
+                json!([claim("")]),
+                "volumeClaimTemplates[0].metadata.name: Required value",
+            ),
+            (
+                json!([claim("A")]),
+                "volumeClaimTemplates[0].metadata.name: Invalid value: \"A\"",
+            ),
+            (
+                json!([{ "metadata": { "name": "data" }, "spec": {} }]),
+                "volumeClaimTemplates[0].spec.accessModes: Required value",
+            ),
+        ] {
+            let told = told(|set| set["spec"]["volumeClaimTemplates"] = claims);
+            assert!(told.contains(expected), "{told}");
+        }
         let told = |name: &str| {
             told(|set| {
-                set["spec"]["volumeClaimTemplates"] = json!([{ "metadata": { "name": "data" }, "spec": {} }]);
+                set["spec"]["volumeClaimTemplates"] = json!([claim("data")]);
                 set["spec"]["template"]["spec"]["volumes"] = json!([{ "name": "data", "emptyDir": {} }]);
                 set["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] =
                     json!([{ "name": name, "mountPath": "/data" }]);
             })
         };
-        assert!(!told("data").contains("volumeMounts"), "{}", told("data"));
+        assert_eq!(told("data"), "");
         assert!(told("other").contains("volumeMounts[0].name: Not found: \"other\""));
     }
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::claims;
 use crate::controllers::fields::{name, number, text};
 use crate::controllers::replicaset::pod_from_template;
 use crate::controllers::revisions::REVISION_HASH;
@@ -40,6 +41,7 @@ pub(super) fn new_pod(set: &Value, revision: &str, ordinal: u64, node: &str) -> 
     if !service.is_empty() {
         pod["spec"]["subdomain"] = json!(service);
     }
+    claims::mount(set, &mut pod);
     pod
 }
 

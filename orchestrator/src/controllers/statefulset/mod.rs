@@ -2,6 +2,7 @@
 //!
 //! [`plan::plan`] decides; this file gathers what it looks at and does what it says.
 
+mod claims;
 mod identity;
 mod plan;
 mod status;
@@ -18,7 +19,7 @@ use super::fields::{name, number, text};
 use super::revisions::{self, HASH, History};
 use super::{Again, Controller, is_closing, node};
 use crate::events::{self, ObjectRef, Severity};
-use crate::store::{Event, Key, Store, StoreError};
+use crate::store::{Event, Key, Object, Store, StoreError};
 
 pub use plan::{Action, View, plan};
 pub use status::status;
@@ -33,13 +34,21 @@ impl Controller for StatefulSetController {
     const NAME: &'static str = "statefulset-controller";
 
     fn kinds(&self) -> &'static [&'static Kind] {
-        &[kinds::STATEFUL_SET, kinds::CONTROLLER_REVISION, kinds::POD]
+        &[
+            kinds::STATEFUL_SET,
+            kinds::CONTROLLER_REVISION,
+            kinds::POD,
+            kinds::PERSISTENT_VOLUME_CLAIM,
+        ]
     }
 
     fn concerned(&mut self, store: &Store, event: &Event) -> Vec<Key> {
         let key = event.object.key();
         if key.kind == kinds::STATEFUL_SET {
             return vec![key.clone()];
+        }
+        if key.kind == kinds::PERSISTENT_VOLUME_CLAIM {
+            return with_claim(store, key);
         }
         dependents::owners(store, kinds::STATEFUL_SET, event)
     }
@@ -72,6 +81,7 @@ impl Controller for StatefulSetController {
             pods: claimed().await?,
             current: current(&set, &history).clone(),
             update: history.latest.clone(),
+            claims: claims_of(store, &set),
             node: node.name,
         };
         let now = Timestamp::now();
@@ -90,6 +100,24 @@ impl Controller for StatefulSetController {
             None => Ok(again),
         }
     }
+}
+
+/// The sets that have, or may have, a pod with this claim.
+fn with_claim(store: &Store, claim: &Key) -> Vec<Key> {
+    let sets = store.list(kinds::STATEFUL_SET, Some(&claim.namespace)).items;
+    let has = |set: &&Object| claims::is_named_by(&set.value(), &claim.name);
+    sets.iter().filter(has).map(|set| set.key().clone()).collect()
+}
+
+/// The claims that a set's pods have, had, or will find.
+fn claims_of(store: &Store, set: &Value) -> Vec<Value> {
+    if claims::templates(set).is_empty() {
+        return Vec::new();
+    }
+    let space = text(set, "/metadata/namespace");
+    let all = store.list(kinds::PERSISTENT_VOLUME_CLAIM, Some(space)).items;
+    let named = all.iter().filter(|claim| claims::is_named_by(set, claim.name()));
+    named.map(Object::value).collect()
 }
 
 /// The revision that the status calls current; the present one at first, or if that is gone.
@@ -114,8 +142,13 @@ async fn carry_out(
                     return Ok(Some(error));
                 }
             }
-            Action::Relabel(pod) => {
-                store.update(pod).await?;
+            Action::Relabel(object) | Action::Own(object) => {
+                store.update(object).await?;
+            }
+            Action::Claim { claim, pod } => {
+                if let Some(error) = create_claim(store, about, claim, &pod).await? {
+                    return Ok(Some(error));
+                }
             }
             Action::Delete(pod) => dependents::delete(store, about, &pod, &words(about, &pod)).await?,
         }
@@ -146,6 +179,37 @@ async fn create(
         Err(StoreError::Closed) => Err(StoreError::Closed),
         Err(error) => {
             let message = format!("{what} failed error: {error}");
+            record(store, about, Severity::Warning, "FailedCreate", &message).await?;
+            Ok(Some(error))
+        }
+    }
+}
+
+async fn create_claim(
+    store: &Store,
+    about: &ObjectRef,
+    mut claim: Value,
+    pod: &str,
+) -> Result<Option<StoreError>, StoreError> {
+    if is_closing(store, &about.namespace)? {
+        return Ok(None);
+    }
+    let what = format!("create Claim {}", name(&claim));
+    let set = &about.name;
+    let made = match crate::admission::claim(store, &mut claim) {
+        Ok(()) => store.create(claim).await,
+        Err(error) => Err(error),
+    };
+    match made {
+        Ok(_) => {
+            let message = format!("{what} Pod {pod} in StatefulSet {set} success");
+            record(store, about, Severity::Normal, "SuccessfulCreate", &message).await?;
+            Ok(None)
+        }
+        Err(StoreError::AlreadyExists { .. }) => Ok(None),
+        Err(StoreError::Closed) => Err(StoreError::Closed),
+        Err(error) => {
+            let message = format!("{what} for Pod {pod} in StatefulSet {set} failed error: {error}");
             record(store, about, Severity::Warning, "FailedCreate", &message).await?;
             Ok(Some(error))
         }

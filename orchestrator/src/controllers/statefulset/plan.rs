@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::claims;
 use super::identity::{new_pod, ordinal, relabelled, revision, start};
 use crate::controllers::fields::{is_deleting, name, number, scaled, text, uid};
 use crate::controllers::pod_state::{has_ended, is_available};
@@ -24,6 +25,8 @@ pub struct View {
     pub current: Value,
     /// The revision of the present template.
     pub update: Value,
+    /// The claims that are there, of those that the set's pods have.
+    pub claims: Vec<Value>,
     /// Name of the node.
     pub node: String,
 }
@@ -31,6 +34,15 @@ pub struct View {
 /// Something to be done.
 #[derive(Debug, PartialEq)]
 pub enum Action {
+    /// A new claim of a pod.
+    Claim {
+        /// The claim.
+        claim: Value,
+        /// The pod's name.
+        pod: String,
+    },
+    /// A claim, with other owners.
+    Own(Value),
     /// A new pod.
     Create(Value),
     /// A pod, with other labels.
@@ -162,9 +174,7 @@ impl<'a> Work<'a> {
         let mut made = 0;
         for place in 0..self.wanted.replicas {
             let Some(pod) = self.members.get(&place).copied() else {
-                let pod = self.new_pod(place);
-                self.actions.push(Action::Create(pod));
-                made += 1;
+                made += usize::from(self.make(place));
                 if self.wanted.ordered || made == BURST {
                     return Flow::Stop;
                 }
@@ -175,9 +185,13 @@ impl<'a> Work<'a> {
                     self.delete(pod);
                 }
             } else {
+                if text(pod, "/status/phase") == "Pending" && !is_deleting(pod) {
+                    self.claim(pod);
+                }
                 if self.wanted.ordered && !self.is_healthy(pod) {
                     return Flow::Stop;
                 }
+                self.own(pod, false);
                 self.relabel(place, pod);
                 continue;
             }
@@ -186,6 +200,49 @@ impl<'a> Work<'a> {
             }
         }
         Flow::On
+    }
+
+    /// Makes a pod and the claims that it lacks, unless it has to wait for a former one to go. Says whether it did.
+    fn make(&mut self, place: u64) -> bool {
+        let pod = self.new_pod(place);
+        let waits = |claim: &Value| claims::is_going(claim, name(&pod), None);
+        if self.claims_of(&pod).any(waits) {
+            return false;
+        }
+        self.claim(&pod);
+        self.actions.push(Action::Create(pod));
+        true
+    }
+
+    /// The claims of a pod that are there.
+    fn claims_of(&self, pod: &Value) -> impl Iterator<Item = &'a Value> + use<'a> {
+        let names: Vec<Value> = claims::of_pod(&self.view.set, name(pod));
+        let view = self.view;
+        let wanted = move |claim: &&Value| names.iter().any(|known| name(known) == name(claim));
+        view.claims.iter().filter(wanted)
+    }
+
+    /// Makes the claims that a pod lacks.
+    fn claim(&mut self, pod: &Value) {
+        for claim in claims::of_pod(&self.view.set, name(pod)) {
+            if self.view.claims.iter().any(|known| name(known) == name(&claim)) {
+                continue;
+            }
+            let claim = claims::owned(&self.view.set, &claim, pod, false).unwrap_or(claim);
+            let pod = name(pod).to_owned();
+            self.actions.push(Action::Claim { claim, pod });
+        }
+    }
+
+    /// Gives a pod's claims the owners that the set's policy wants.
+    fn own(&mut self, pod: &Value, condemned: bool) {
+        let set = &self.view.set;
+        let changed: Vec<Value> = self
+            .claims_of(pod)
+            .filter(|claim| !is_deleting(claim))
+            .filter_map(|claim| claims::owned(set, claim, pod, condemned))
+            .collect();
+        self.actions.extend(changed.into_iter().map(Action::Own));
     }
 
     fn relabel(&mut self, place: u64, pod: &Value) {
@@ -211,6 +268,9 @@ impl<'a> Work<'a> {
     /// Pods that are too many are deleted, from the highest down. In order: one at a time, and none while another pod
     /// is not well, unless it is that pod.
     fn shrink(&mut self) -> Flow {
+        for pod in self.condemned.clone() {
+            self.own(pod, true);
+        }
         if !self.wanted.ordered {
             for pod in self.condemned.clone() {
                 if !is_deleting(pod) {

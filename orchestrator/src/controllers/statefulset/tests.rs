@@ -58,6 +58,7 @@ fn view(spec: &Value, pods: &[(u64, &str, &str)]) -> View {
         pods: pods.collect(),
         current: revision_of(&set, "v1"),
         update: revision_of(&set, "v2"),
+        claims: Vec::new(),
         node: "node".to_owned(),
         set,
     }
@@ -89,6 +90,11 @@ fn steps(view: &View, now: i64) -> String {
         }
         Action::Delete(pod) => format!("-{}", &name(&pod)[4..]),
         Action::Relabel(pod) => format!("~{}", &name(&pod)[4..]),
+        Action::Claim { claim, pod } => {
+            assert_eq!(name(&claim), format!("data-{pod}"));
+            format!("c{}", &pod[4..])
+        }
+        Action::Own(claim) => format!("o{}", &name(&claim)[9..]),
     };
     let steps: Vec<String> = plan(view, at(now)).into_iter().map(told).collect();
     steps.join(" ")
@@ -346,6 +352,71 @@ fn a_deleted_set_does_nothing_and_a_lost_label_comes_back() {
 }
 
 #[test]
+fn claims_come_before_pods_and_change_owners_before_pods_go() {
+    let spec = |deleted: &str, scaled: &str, replicas: u64| {
+        json!({
+            "replicas": replicas,
+            "persistentVolumeClaimRetentionPolicy": { "whenDeleted": deleted, "whenScaled": scaled },
+            "volumeClaimTemplates": [{ "metadata": { "name": "data" }, "spec": {} }],
+        })
+    };
+    let with_claims = |spec: &Value, pods: &[(u64, &str, &str)], claims: &[u64]| {
+        let mut view = view(spec, pods);
+        for ordinal in claims {
+            view.claims
+                .extend(claims::of_pod(&view.set, &format!("web-{ordinal}")));
+        }
+        view
+    };
+    let keep = spec("Retain", "Retain", 3);
+    let up = [(0, "v2", "up"), (1, "v2", "up"), (2, "v2", "up")];
+    for (what, spec, pods, claims, expected) in [
+        ("a claim, then its pod", &keep, &[][..], &[][..], "c0 +0:v2"),
+        ("the claim is there still", &keep, &[], &[0], "+0:v2"),
+        (
+            "a pod that waits for its claim",
+            &keep,
+            &[(0, "v2", "new")],
+            &[],
+            "c0",
+        ),
+        ("all well", &keep, &up, &[0, 1, 2], ""),
+        (
+            "with the set",
+            &spec("Delete", "Retain", 3),
+            &up,
+            &[0, 1, 2],
+            "o0 o1 o2",
+        ),
+        (
+            "with the pod",
+            &spec("Retain", "Delete", 2),
+            &up,
+            &[0, 1, 2],
+            "o2 -2",
+        ),
+        ("neither", &spec("Retain", "Retain", 2), &up, &[0, 1, 2], "-2"),
+        (
+            "both",
+            &spec("Delete", "Delete", 2),
+            &up,
+            &[0, 1, 2],
+            "o0 o1 o2 -2",
+        ),
+    ] {
+        assert_eq!(steps(&with_claims(spec, pods, claims), 5), expected, "{what}");
+    }
+    // The claim goes with a former pod: the next one waits, and in parallel only it.
+    let mut view = with_claims(&keep, &[(0, "v2", "up")], &[0, 1]);
+    let former =
+        json!({ "apiVersion": "v1", "kind": "Pod", "name": "web-1", "uid": "gone", "controller": true });
+    view.claims[1]["metadata"]["ownerReferences"] = json!([former]);
+    assert_eq!(steps(&view, 5), "");
+    view.set["spec"]["podManagementPolicy"] = json!("Parallel");
+    assert_eq!(steps(&view, 5), "c2 +2:v2");
+}
+
+#[test]
 fn the_status_counts_and_completes() {
     let up = [(0, "v1", "up"), (1, "v2", "going"), (2, "v2", "up")];
     let mut view = view(&json!({ "minReadySeconds": 10 }), &up);
@@ -429,7 +500,10 @@ impl World {
                     pod["metadata"]["uid"] = json!(self.serial.to_string());
                     self.view.pods.push(pod);
                 }
-                Action::Relabel(_) => panic!("seed {}: no label is lost", self.seed),
+                other => panic!(
+                    "seed {}: no label is lost, there are no claims: {other:?}",
+                    self.seed
+                ),
                 Action::Delete(gone) => {
                     let clock = self.clock;
                     let mut pods = self.view.pods.iter_mut();
@@ -505,7 +579,7 @@ impl World {
                     }
                 }
             }
-            Action::Relabel(_) => {}
+            _ => {}
         }
     }
 
