@@ -500,16 +500,16 @@ impl World {
                     pod["metadata"]["uid"] = json!(self.serial.to_string());
                     self.view.pods.push(pod);
                 }
-                other => panic!(
-                    "seed {}: no label is lost, there are no claims: {other:?}",
-                    self.seed
-                ),
                 Action::Delete(gone) => {
                     let clock = self.clock;
                     let mut pods = self.view.pods.iter_mut();
                     let pod = pods.find(|pod| uid(pod) == uid(&gone)).unwrap();
                     pod["metadata"]["deletionTimestamp"] = json!(at(clock).to_string());
                 }
+                other => panic!(
+                    "seed {}: no label is lost, there are no claims: {other:?}",
+                    self.seed
+                ),
             }
         }
         let (status, _) = status(&self.view, at(self.clock));
