@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_selector_and_a_revision_stay() {
-        let old = set("", Value::Null);
+        let old = set("/none", Value::Null);
         let mut new = old.clone();
         new["spec"]["selector"] = json!({ "matchLabels": { "b": "c" } });
         new["spec"]["template"]["metadata"]["labels"] = json!({ "b": "c" });
