@@ -41,17 +41,7 @@ pub fn pod(store: &Store, pod: &mut Value, node_name: &str) -> Result<(), StoreE
     for range in &ranges {
         limits::fill(range, pod);
     }
-    let wrong: Vec<String> = ranges
-        .iter()
-        .flat_map(|range| limits::violations(range, pod))
-        .collect();
-    if !wrong.is_empty() {
-        return Err(StoreError::Forbidden {
-            kind: kinds::POD,
-            name: text(pod, "/metadata/name"),
-            why: wrong.join(", "),
-        });
-    }
+    limits(store, pod)?;
     if !ranges.is_empty() {
         pod["status"]["qosClass"] = json!(qos::class(pod));
     }
@@ -59,6 +49,29 @@ pub fn pod(store: &Store, pod: &mut Value, node_name: &str) -> Result<(), StoreE
         mount_token(pod);
     }
     Ok(())
+}
+
+/// Checks a pod against the LimitRanges of its namespace.
+///
+/// # Errors
+/// [`StoreError::Forbidden`] when one is not kept.
+pub fn limits(store: &Store, pod: &Value) -> Result<(), StoreError> {
+    let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let ranges = store
+        .list(kinds::LIMIT_RANGE, Some(text("/metadata/namespace")))
+        .items;
+    let wrong: Vec<String> = ranges
+        .iter()
+        .flat_map(|range| limits::violations(&range.value(), pod))
+        .collect();
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::Forbidden {
+        kind: kinds::POD,
+        name: text("/metadata/name").to_owned(),
+        why: wrong.join(", "),
+    })
 }
 
 /// What the pod's PriorityClass and RuntimeClass say.

@@ -7,6 +7,8 @@ use clap::Parser;
 use ipnet::Ipv4Net;
 
 use crate::images::ImageConfig;
+use crate::node::eviction::EvictionConfig;
+use crate::node::eviction::threshold::{Amounts, Graces, Thresholds};
 
 /// The Berth node daemon: Kubernetes API, controllers and node agent in one process.
 #[derive(Debug, Clone, Parser)]
@@ -52,6 +54,14 @@ pub struct Config {
     #[arg(long, value_name = "FIRST:LENGTH", default_value_t)]
     pub pod_ids: crate::node::ids::Range,
 
+    /// Pods that the node takes
+    #[arg(long, value_name = "COUNT", default_value_t = 250)]
+    pub max_pods: u32,
+
+    /// What pods cannot request, because the host needs it: cpu, memory, ephemeral-storage
+    #[arg(long, value_name = "cpu=AMOUNT,…", value_parser = reserve, default_value = "", hide_default_value = true)]
+    pub reserve: std::collections::BTreeMap<String, i64>,
+
     /// Size in bytes from which a container's log is rotated
     #[arg(long, value_name = "BYTES", default_value_t = 10 << 20)]
     pub log_max_bytes: u64,
@@ -83,6 +93,54 @@ pub struct Config {
     /// Seconds that an unused image is kept at least
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub image_minimum_gc_age: u64,
+
+    /// What must be left on the node: below it pods are evicted at once; signals are memory.available,
+    /// nodefs.available, nodefs.inodesFree, imagefs.available, imagefs.inodesFree and pid.available
+    #[arg(
+        long,
+        value_name = "SIGNAL<AMOUNT,…",
+        default_value = "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%"
+    )]
+    pub eviction_hard: Amounts,
+
+    /// The same for evictions after a time (--eviction-soft-grace-period), politely
+    #[arg(
+        long,
+        value_name = "SIGNAL<AMOUNT,…",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub eviction_soft: Amounts,
+
+    /// How long a soft bound must be crossed
+    #[arg(
+        long,
+        value_name = "SIGNAL=DURATION,…",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub eviction_soft_grace_period: Graces,
+
+    /// How much more than the bound is to be free when evicting ends
+    #[arg(
+        long,
+        value_name = "SIGNAL=AMOUNT,…",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub eviction_minimum_reclaim: Amounts,
+
+    /// Seconds that pods get at most when a soft bound is crossed; 0 for their own
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub eviction_max_pod_grace_period: u32,
+
+    /// Seconds that the node's condition holds on after its reason is gone
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub eviction_pressure_transition_period: u32,
+
+    /// Seconds between two looks at what is left on the node
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub eviction_monitoring_period: u32,
 
     /// Address of the API; a socket handed over by LISTEN_FDS comes first
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:6443")]
@@ -131,6 +189,12 @@ pub enum ConfigError {
         /// The handler's name.
         name: String,
     },
+    /// A soft bound that would count at once.
+    #[error("--eviction-soft {signal}: needs a time in --eviction-soft-grace-period {signal}=DURATION")]
+    Grace {
+        /// The signal.
+        signal: &'static str,
+    },
     /// A folder is not absolute.
     #[error("{flag} {path}: must be an absolute path")]
     Relative {
@@ -165,11 +229,34 @@ impl Config {
                 return Err(ConfigError::Handler { name: name.clone() });
             }
         }
+        for signal in self.eviction_soft.0.keys() {
+            if !self.eviction_soft_grace_period.0.contains_key(signal) {
+                return Err(ConfigError::Grace {
+                    signal: signal.name(),
+                });
+            }
+        }
         let (high, low) = (self.image_gc_high_threshold, self.image_gc_low_threshold);
         if low >= high {
             return Err(ConfigError::Thresholds { high, low });
         }
         self.node_name().map(|_| ())
+    }
+
+    /// When and how the node lets go of pods.
+    pub fn eviction(&self) -> EvictionConfig {
+        let seconds = |n: u32| std::time::Duration::from_secs(n.into());
+        EvictionConfig {
+            thresholds: Thresholds {
+                hard: self.eviction_hard.clone(),
+                soft: self.eviction_soft.clone(),
+                grace: self.eviction_soft_grace_period.clone(),
+                reclaim: self.eviction_minimum_reclaim.clone(),
+                max_grace: self.eviction_max_pod_grace_period.into(),
+                transition: seconds(self.eviction_pressure_transition_period),
+            },
+            interval: seconds(self.eviction_monitoring_period),
+        }
     }
 
     /// Where the node's settings for images are.
@@ -239,6 +326,31 @@ fn handler(text: &str) -> Result<(String, PathBuf), String> {
         None => Ok((name.to_owned(), PathBuf::from(program))),
         Some(why) => Err(format!("{name:?} is no name of a handler: {why}")),
     }
+}
+
+/// Reads `cpu=500m,memory=1Gi`: thousandths of a CPU, bytes.
+fn reserve(text: &str) -> Result<std::collections::BTreeMap<String, i64>, String> {
+    let mut amounts = std::collections::BTreeMap::new();
+    for part in text.split(',').filter(|p| !p.is_empty()) {
+        let (name, amount) = part.split_once('=').unwrap_or((part, ""));
+        let amount: berth_api::quantity::Quantity = amount
+            .parse()
+            .map_err(|_| format!("{part:?}: must be NAME=AMOUNT, such as memory=1Gi"))?;
+        let amount = match name {
+            "cpu" => amount.milli(),
+            "memory" | "ephemeral-storage" => amount.ceil(),
+            _ => {
+                return Err(format!(
+                    "{name:?}: only cpu, memory and ephemeral-storage can be reserved"
+                ));
+            }
+        };
+        if amount < 0 {
+            return Err(format!("{part:?}: must not be negative"));
+        }
+        amounts.insert(name.to_owned(), amount);
+    }
+    Ok(amounts)
 }
 
 /// Labels that every node has, and that a nodeSelector may name.

@@ -10,6 +10,7 @@ pub mod images;
 pub mod node;
 pub mod pki;
 pub mod proxy;
+pub mod scheduler;
 pub mod server;
 pub mod service;
 pub mod store;

@@ -25,6 +25,7 @@ use crate::images::Images;
 use crate::node::{self, NodeConfig, NodeContext, NodeError};
 use crate::pki::{self, Pki, PkiError, Tokens};
 use crate::proxy;
+use crate::scheduler;
 use crate::server::{self, Api, BootstrapError, ListenError};
 use crate::store::{self, OpenError, Store, StoreError};
 
@@ -248,6 +249,7 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
         cgroup_parent: config.cgroup_parent.clone(),
     };
     let controlling = tokio::spawn(controllers::run(store.clone(), settings, stopped.clone()));
+    let placing = tokio::spawn(scheduler::run(store.clone(), node_name.clone(), stopped.clone()));
     let context = NodeContext {
         store: store.clone(),
         images,
@@ -280,6 +282,7 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
         ("controllers", controlling.await),
         ("load balancing", balancing.await),
         ("DNS", naming.await),
+        ("scheduler", placing.await),
     ] {
         if let Err(error) = result {
             tracing::error!(%error, part, "a part ended badly");
@@ -349,5 +352,8 @@ fn node_config(config: &Config, name: String) -> NodeConfig {
         pod_ids: config.pod_ids,
         log_max_bytes: config.log_max_bytes,
         log_max_files: config.log_max_files,
+        max_pods: config.max_pods,
+        reserved: config.reserve.clone(),
+        eviction: config.eviction(),
     }
 }

@@ -16,6 +16,8 @@ pub struct NodeOptions {
     pub cni_bin_dir: Option<PathBuf>,
     /// A network list that is there before `berthd` starts.
     pub network: Option<String>,
+    /// Options of a tmpfs for the data directory, in the mount namespace of the test.
+    pub disk: Option<String>,
 }
 
 /// The runtime under the node: Berth's own, or the one that `BERTH_TEST_RUNTIME` names.
@@ -44,6 +46,18 @@ impl Node {
             let conf_dir = dir.path().join("net.d");
             std::fs::create_dir(&conf_dir).expect("create the directory of networks");
             std::fs::write(conf_dir.join("10-test.conflist"), list).expect("write the network");
+        }
+        if let Some(size) = &options.disk {
+            let data = dir.path().join("data");
+            std::fs::create_dir(&data).expect("create the data directory");
+            nix::mount::mount(
+                Some("data"),
+                &data,
+                Some("tmpfs"),
+                nix::mount::MsFlags::empty(),
+                Some(size.as_str()),
+            )
+            .expect("mount the data directory");
         }
         let mut node = Self {
             dir,
@@ -150,6 +164,7 @@ impl Node {
             .arg(self.cni_conf_dir())
             .args(self.cgroup_parent())
             .args(self.without_image_collection())
+            .args(self.without_eviction())
             .args(&self.options.arguments)
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
@@ -167,6 +182,16 @@ impl Node {
             &[]
         } else {
             &["--image-gc-high-threshold", "100"]
+        }
+    }
+
+    /// A full machine must not take a test's pods away, unless the test is about that.
+    fn without_eviction(&self) -> &'static [&'static str] {
+        let flag = "--eviction-hard";
+        if self.options.arguments.iter().any(|argument| argument == flag) {
+            &[]
+        } else {
+            &["--eviction-hard", ""]
         }
     }
 
@@ -265,6 +290,9 @@ impl Drop for Node {
             let pid = nix::unistd::Pid::from_raw(daemon.id().cast_signed());
             nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).ok();
             daemon.wait().ok();
+        }
+        if self.options.disk.is_some() {
+            nix::mount::umount2(&self.data_dir(), nix::mount::MntFlags::MNT_DETACH).ok();
         }
     }
 }

@@ -26,6 +26,11 @@ impl World {
 
     /// With more arguments for `berthd`.
     pub(crate) fn with(more: &[&str]) -> World {
+        World::on_disk(more, None)
+    }
+
+    /// With more arguments for `berthd`, and its data on a file system of its own (options of tmpfs).
+    pub(crate) fn on_disk(more: &[&str], disk: Option<&str>) -> World {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         isolate();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -34,6 +39,7 @@ impl World {
         arguments.extend(more.iter().map(|&text| text.to_owned()));
         let node = Node::start(NodeOptions {
             arguments,
+            disk: disk.map(str::to_owned),
             ..NodeOptions::default()
         });
         World {

@@ -255,6 +255,9 @@ fn daemon_command(place: &Place) -> Result<Command, DemoError> {
         // Networks that another program configured on this host are not the demo's.
         .arg("--cni-conf-dir")
         .arg(files.join("net.d"))
+        // It writes little: a disk that is nearly full is no reason to end its pods.
+        .arg("--eviction-hard")
+        .arg("memory.available<100Mi")
         .arg("--cgroup-parent")
         .arg(cgroup_parent(&place.dir));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);

@@ -300,6 +300,13 @@ pub const POD: &Kind = &Kind {
             verbs: &["get"],
         },
         stream("portforward", "PodPortForwardOptions"),
+        Subresource {
+            name: "resize",
+            group: "",
+            version: "v1",
+            kind: "Pod",
+            verbs: &["get", "patch", "update"],
+        },
         status_of("", "Pod"),
     ],
     writable: true,

@@ -23,6 +23,8 @@ pub mod qos;
 pub mod quantity;
 pub mod quota;
 pub mod rbac;
+pub mod resize;
+pub mod room;
 pub mod runtime_class;
 pub mod schedule;
 pub mod schema;

@@ -77,6 +77,15 @@ impl Quantity {
         }
     }
 
+    /// The difference, in this one's notation.
+    #[must_use]
+    pub fn minus(self, other: Self) -> Self {
+        Self {
+            nanos: self.nanos.saturating_sub(other.nanos),
+            format: self.format,
+        }
+    }
+
     /// The value in whole units, rounded up, as upstream's `Value()`: bytes of memory.
     pub fn ceil(self) -> i64 {
         clamp(-(-self.nanos).div_euclid(BILLION))

@@ -103,6 +103,26 @@ impl Images {
         }))
     }
 
+    /// Removes unused images, however young, until there is room enough. Blocks.
+    pub fn remove_unused(&self, enough: &dyn Fn() -> bool) -> Result<(), StoreError> {
+        if enough() {
+            return Ok(());
+        }
+        self.0.store.drop_partial(Duration::ZERO)?;
+        let in_use = self.in_use();
+        for image in self.0.store.list() {
+            if enough() {
+                break;
+            }
+            if !in_use.contains(&image.id) {
+                self.0
+                    .store
+                    .delete_images(&BTreeSet::from([image.manifest]), &self.in_use())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Manifests that may go, the one that was unused for longest first.
     fn candidates(&self, in_use: &BTreeSet<Digest>, now: Instant) -> Vec<Digest> {
         let list = self.0.store.list();

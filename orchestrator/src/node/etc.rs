@@ -17,7 +17,7 @@ const SERVERS: usize = 3;
 const SEARCHES: usize = 32;
 const SEARCH_LENGTH: usize = 2048;
 
-/// The pod's host name: `spec.hostname`, else its name, cut to 63 characters as kubelet does; with its domain where the
+/// The pod's host name: `hostnameOverride`, else `spec.hostname`, else its name, cut to 63 characters as kubelet does; with its domain where the
 /// pod wants that. In the host's network it is the node's.
 ///
 /// # Errors
@@ -25,6 +25,9 @@ const SEARCH_LENGTH: usize = 2048;
 pub fn hostname(pod: &Pod, node: &str) -> Result<String, SandboxError> {
     if pod.host_network() {
         return Ok(node.to_owned());
+    }
+    if let Some(given) = pod.spec().hostname_override.as_deref().filter(|h| !h.is_empty()) {
+        return Ok(given.to_owned());
     }
     let short = short_hostname(pod);
     match full_hostname(pod, &short) {

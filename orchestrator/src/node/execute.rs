@@ -16,6 +16,7 @@ use super::observed::{Ended, Failure, State, Step, Stop, StopPhase};
 use super::plan::Action;
 use super::pod::Definition;
 use super::prepare::{Preparation, Refusal};
+use super::resize::Share;
 use super::sources::Stored;
 use super::worker::{Worker, stopped};
 use super::{Node, blocking, claims, etc, links, monitor, resources, sandbox, teardown, volumes};
@@ -52,6 +53,7 @@ fn points(action: &Action) -> (&'static str, &'static str) {
         Action::Signal { .. } => ("signal: before", "signal: after"),
         Action::Remove { .. } => ("remove: before", "remove: after"),
         Action::Fail { .. } => ("fail: before", "fail: after"),
+        Action::Resize => ("resize: before", "resize: after"),
         Action::TearDown(_) => ("tear down: before", "tear down: after"),
         Action::Forget => ("forget: before", "forget: after"),
     }
@@ -86,6 +88,7 @@ impl Worker {
             } => self.stop(&container, grace, &cause).await,
             Action::Signal { container, kill } => self.signal(&container, kill).await,
             Action::Remove { container } => self.remove(&container).await,
+            Action::Resize => self.resize().await,
             Action::Fail { reason, message } => self.seen.verdict = Some((reason, message)),
             Action::TearDown(step) => self.tear_down(step).await,
             Action::Forget => self.forget().await,
@@ -327,7 +330,9 @@ impl Worker {
             self.seen.seen_mut(name).state = State::Refused(failure);
             return;
         }
-        self.seen.seen_mut(name).state = State::Creating { id: id.clone() };
+        let seen = self.seen.seen_mut(name);
+        seen.state = State::Creating { id: id.clone() };
+        seen.share = Some(Share::of(&definition.spec));
         self.save().await;
         point("create: before the monitor is asked");
         let result = self.launch(name, attempt, &id).await;
@@ -408,6 +413,7 @@ impl Worker {
             "Created",
             &format!("Created container: {name}"),
         );
+        self.protect().await;
         let record = link.start(id).await?;
         point("create: after the start");
         let since = record.started_at.as_deref().and_then(|text| text.parse().ok());
@@ -415,11 +421,35 @@ impl Worker {
     }
 
     /// Path of a container's cgroup.
-    fn cgroup(&self, name: &str) -> String {
+    pub(super) fn cgroup(&self, name: &str) -> String {
         format!(
             "{}/{name}",
             sandbox::cgroup_path(&self.node.config.cgroup_parent, &self.seen.uid)
         )
+    }
+
+    /// Brings what containers asked for of memory into the cgroups above them: the kernel protects nothing beyond what is
+    /// protected there (cgroup v2, `memory.min`).
+    pub(super) async fn protect(&self) {
+        if !self.node.layout.is_unified() {
+            return;
+        }
+        let memory = |pod: &serde_json::Value| {
+            let needs = berth_api::room::needs(pod);
+            needs.get("memory").map_or(0, |amount| amount.ceil().max(0))
+        };
+        let (mut own, mut all) = (0, 0);
+        for object in self.node.store.list(berth_api::kinds::POD, None).items {
+            let pod = object.value();
+            if berth_api::room::is_bound(&pod) && berth_api::room::is_live(&pod) {
+                all += memory(&pod);
+                if object.uid() == self.seen.uid {
+                    own = memory(&pod);
+                }
+            }
+        }
+        let (node, uid) = (std::sync::Arc::clone(&self.node), self.seen.uid.clone());
+        blocking(move || sandbox::protect(&node.layout, &node.config.cgroup_parent, &uid, own, all)).await;
     }
 
     /// Makes root file system, bundle and log folder of a container.

@@ -88,9 +88,21 @@ pub fn stop_signal(image: &Image) -> i32 {
     parse_signal(&text).unwrap_or(nix::libc::SIGTERM)
 }
 
-/// A signal by number, or by name with or without SIG.
-fn parse_signal(text: &str) -> Option<i32> {
+/// A signal by number, or by name with or without SIG; those for programs' own use are counted from both ends.
+pub fn parse_signal(text: &str) -> Option<i32> {
     let text = text.trim();
+    let counted = |prefix: &str| text.strip_prefix(prefix)?.parse::<i32>().ok();
+    match text {
+        "SIGRTMIN" => return Some(nix::libc::SIGRTMIN()),
+        "SIGRTMAX" => return Some(nix::libc::SIGRTMAX()),
+        _ => {}
+    }
+    if let Some(number) = counted("SIGRTMIN+") {
+        return Some(nix::libc::SIGRTMIN() + number);
+    }
+    if let Some(number) = counted("SIGRTMAX-") {
+        return Some(nix::libc::SIGRTMAX() - number);
+    }
     if let Ok(number) = text.parse::<i32>() {
         return (1..=64).contains(&number).then_some(number);
     }

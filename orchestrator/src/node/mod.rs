@@ -10,6 +10,7 @@ pub mod backoff;
 pub mod claims;
 pub mod env;
 mod etc;
+pub mod eviction;
 mod execute;
 mod grpc;
 mod health;
@@ -31,6 +32,7 @@ mod pull;
 mod queue;
 mod recover;
 mod registration;
+pub mod resize;
 pub mod resources;
 mod runtime;
 mod sandbox;
@@ -89,6 +91,12 @@ pub struct NodeConfig {
     pub log_max_bytes: u64,
     /// Files that are kept of a log.
     pub log_max_files: u32,
+    /// Pods that the node takes.
+    pub max_pods: u32,
+    /// What pods cannot request: thousandths of a CPU, bytes of memory and disk.
+    pub reserved: std::collections::BTreeMap<String, i64>,
+    /// When and how the node lets go of pods.
+    pub eviction: eviction::EvictionConfig,
 }
 
 /// What the node needs.
@@ -156,6 +164,10 @@ pub(crate) struct Node {
     last_capability: usize,
     /// Lowest `oom_score_adj` that we may give.
     oom_floor: i64,
+    /// What the node is short of.
+    pressure: eviction::Pressures,
+    /// Tells workers that their pods have to go.
+    evictions: tokio::sync::mpsc::UnboundedSender<(String, worker::Input)>,
 }
 
 impl Node {
@@ -204,15 +216,18 @@ impl Node {
 /// [`NodeError`] when the node cannot work at all; failures of single pods are in their status.
 pub async fn run(context: NodeContext) -> Result<(), NodeError> {
     let shutdown = context.shutdown.clone();
-    let node = tokio::task::spawn_blocking(move || prepare(context)).await??;
+    let (evictions, evicted) = tokio::sync::mpsc::unbounded_channel();
+    let node = tokio::task::spawn_blocking(move || prepare(context, evictions)).await??;
     let node = Arc::new(node);
+    let evicting = tokio::spawn(eviction::run(Arc::clone(&node), shutdown.clone()));
     let registration = tokio::spawn(registration::run(Arc::clone(&node), shutdown.clone()));
     let every = node.config.network_check;
     let patrol =
         (!every.is_zero()).then(|| tokio::spawn(patrol::run(Arc::clone(&node), every, shutdown.clone())));
     let room = tokio::spawn(watch_room(Arc::clone(&node)));
-    queue::run(Arc::clone(&node), shutdown).await?;
+    queue::run(Arc::clone(&node), evicted, shutdown).await?;
     registration.abort();
+    evicting.abort();
     room.abort();
     if let Some(patrol) = patrol {
         // It may be in the middle of a repair.
@@ -236,7 +251,10 @@ async fn watch_room(node: Arc<Node>) {
 }
 
 /// Makes the directories and looks at the host. Blocks.
-fn prepare(context: NodeContext) -> Result<Node, NodeError> {
+fn prepare(
+    context: NodeContext,
+    evictions: tokio::sync::mpsc::UnboundedSender<(String, worker::Input)>,
+) -> Result<Node, NodeError> {
     let config = context.config;
     for dir in [
         config.run_dir.join("pods"),
@@ -282,6 +300,8 @@ fn prepare(context: NodeContext) -> Result<Node, NodeError> {
         memory,
         last_capability: read("/proc/sys/kernel/cap_last_cap").trim().parse().unwrap_or(40),
         oom_floor: oom_floor(&read("/proc/self/status"), &read("/proc/self/oom_score_adj")),
+        pressure: eviction::Pressures::default(),
+        evictions,
         dns: context.dns,
         store: context.store,
         images: context.images,

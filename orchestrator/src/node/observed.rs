@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::backoff::Backoff;
+use super::resize::{Pending, Share};
 use super::runtime::Handler;
 
 /// Version of the file; another one is refused.
@@ -43,6 +44,15 @@ pub struct Observed {
     pub released: bool,
     /// Why the pod has failed as a whole (DeadlineExceeded, say), and the text for it.
     pub verdict: Option<(String, String)>,
+    /// Seconds that its containers get then, if not the pod's own.
+    #[serde(default)]
+    pub grace: Option<i64>,
+    /// A resize that is not done yet.
+    #[serde(default)]
+    pub resize: Option<Pending>,
+    /// It had to go for the sake of others.
+    #[serde(default)]
+    pub disrupted: bool,
 }
 
 impl Observed {
@@ -61,6 +71,9 @@ impl Observed {
             teardown: None,
             released: false,
             verdict: None,
+            grace: None,
+            resize: None,
+            disrupted: false,
         }
     }
 
@@ -177,6 +190,9 @@ pub struct Seen {
     pub stop_signal: i32,
     /// The image it runs: name and id.
     pub image: Option<(String, String)>,
+    /// What it has of processors and memory; None if an earlier `berthd` has not noted it.
+    #[serde(default)]
+    pub share: Option<Share>,
 }
 
 impl Seen {

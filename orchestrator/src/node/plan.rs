@@ -45,6 +45,8 @@ pub enum Action {
         /// Name of the container.
         container: String,
     },
+    /// Give running containers the resources that they are to have now.
+    Resize,
     /// Mark the pod as failed as a whole.
     Fail {
         /// CamelCase word.
@@ -112,9 +114,29 @@ pub fn plan(pod: &Pod, seen: &Observed, now: Timestamp) -> Plan {
             Some(time) => plan.wake(time),
         }
     } else {
+        resize(pod, seen, now, &mut plan);
         additions(pod, seen, now, &mut plan);
     }
     plan
+}
+
+/// A resize that could not be done is tried again when its time has come, or when another one is asked for.
+fn resize(pod: &Pod, seen: &Observed, now: Timestamp, plan: &mut Plan) {
+    let is_wanted = !super::resize::outdated(pod, seen).is_empty();
+    match &seen.resize {
+        // The old resources have been asked for again.
+        Some(_) if !is_wanted => plan.act(Action::Resize),
+        None if is_wanted => plan.act(Action::Resize),
+        Some(pending) if pod.object.metadata.generation.unwrap_or(0) != pending.generation => {
+            plan.act(Action::Resize);
+        }
+        Some(pending) => match pending.retry {
+            Some(time) if time <= now => plan.act(Action::Resize),
+            Some(time) => plan.wake(time),
+            None => {}
+        },
+        None => {}
+    }
 }
 
 /// Plans for a pod that is on the node, but no longer in the store (a forced deletion).
@@ -137,14 +159,14 @@ pub fn is_over(pod: &Pod, seen: &Observed) -> bool {
     let failed_init = pod.containers.iter().filter(|c| c.role == Role::Init).any(|c| {
         seen.seen(&c.spec.name)
             .ended()
-            .is_some_and(|e| e.code != 0 && !c.restart.restarts(e.code))
+            .is_some_and(|e| e.code != 0 && !c.restarts(e.code))
     });
     let mains: Vec<&Definition> = pod.containers.iter().filter(|c| c.role == Role::Main).collect();
     let all_ended = !mains.is_empty()
         && mains.iter().all(|c| {
             seen.seen(&c.spec.name)
                 .ended()
-                .is_some_and(|e| !c.restart.restarts(e.code))
+                .is_some_and(|e| !c.restarts(e.code))
         });
     let main_runs = mains.iter().any(|c| seen.seen(&c.spec.name).running());
     all_ended || (failed_init && !main_runs)
@@ -159,7 +181,8 @@ fn finish(pod: &Pod, seen: &Observed, now: Timestamp, plan: &mut Plan) {
         Some((_, message)) => message.clone(),
         None => "The main containers have ended".to_owned(),
     };
-    if stop_all(Some(pod), seen, pod.grace, &cause, now, plan) {
+    let grace = seen.grace.unwrap_or(pod.grace);
+    if stop_all(Some(pod), seen, grace, &cause, now, plan) {
         tear_down(seen, now, plan);
     }
 }
@@ -319,7 +342,7 @@ fn create(definition: &Definition, one: &Seen, now: Timestamp, plan: &mut Plan) 
         // It is removed first, and the plan made anew.
         State::Ended(ended) if !ended.removed => {}
         State::Ended(ended) => {
-            if !definition.restart.restarts(ended.code) {
+            if !definition.restarts(ended.code) {
                 return;
             }
             match retry(one.backoff.until(ended.finished), now) {

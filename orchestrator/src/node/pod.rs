@@ -30,6 +30,29 @@ impl RestartPolicy {
     }
 }
 
+/// A rule about a container that ended with some exit codes: it is started again (`restartPolicyRules`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestartRule {
+    /// The codes that are meant; otherwise all others.
+    among: bool,
+    codes: Vec<i32>,
+}
+
+impl RestartRule {
+    fn of(container: &api::Container) -> Vec<RestartRule> {
+        let rules = container.restart_policy_rules.iter().flatten();
+        rules
+            .filter_map(|rule| {
+                let codes = rule.exit_codes.as_ref()?;
+                Some(RestartRule {
+                    among: codes.operator == "In",
+                    codes: codes.values.clone().unwrap_or_default(),
+                })
+            })
+            .collect()
+    }
+}
+
 /// What a container is in its pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -50,10 +73,22 @@ pub struct Definition {
     pub role: Role,
     /// How it is restarted.
     pub restart: RestartPolicy,
+    /// When it is in spite of that.
+    pub rules: Vec<RestartRule>,
     /// Its specification.
     pub spec: api::Container,
     /// An ephemeral container sees the processes of this one.
     pub target: Option<String>,
+}
+
+impl Definition {
+    /// Whether it is started again after it has ended with `code`.
+    pub fn restarts(&self, code: i32) -> bool {
+        self.rules
+            .iter()
+            .any(|rule| rule.codes.contains(&code) == rule.among)
+            || self.restart.restarts(code)
+    }
 }
 
 /// A deletion that has been asked for.
@@ -165,7 +200,8 @@ impl Pod {
         let mut containers = Vec::new();
         for container in spec.init_containers.iter().flatten() {
             let sidecar = container.restart_policy.as_deref() == Some("Always");
-            let (role, restart) = match (sidecar, policy) {
+            // One that has ended well is through, whatever the policy.
+            let (role, restart) = match (sidecar, own_policy(container, policy)) {
                 (true, _) => (Role::Sidecar, RestartPolicy::Always),
                 (false, RestartPolicy::Never) => (Role::Init, RestartPolicy::Never),
                 (false, _) => (Role::Init, RestartPolicy::OnFailure),
@@ -173,6 +209,7 @@ impl Pod {
             containers.push(Definition {
                 role,
                 restart,
+                rules: RestartRule::of(container),
                 spec: container.clone(),
                 target: None,
             });
@@ -180,7 +217,8 @@ impl Pod {
         for container in &spec.containers {
             containers.push(Definition {
                 role: Role::Main,
-                restart: policy,
+                restart: own_policy(container, policy),
+                rules: RestartRule::of(container),
                 spec: container.clone(),
                 target: None,
             });
@@ -190,6 +228,7 @@ impl Pod {
             containers.push(Definition {
                 role: Role::Ephemeral,
                 restart: RestartPolicy::Never,
+                rules: Vec::new(),
                 spec: as_container(container),
                 target,
             });
@@ -294,6 +333,14 @@ fn as_container(container: &api::EphemeralContainer) -> api::Container {
         stdin_once: container.stdin_once,
         tty: container.tty,
         ..api::Container::default()
+    }
+}
+
+/// A container's own policy, else the pod's.
+fn own_policy(container: &api::Container, pod: RestartPolicy) -> RestartPolicy {
+    match container.restart_policy.as_deref().filter(|p| !p.is_empty()) {
+        Some(own) => policy(Some(own)),
+        None => pod,
     }
 }
 

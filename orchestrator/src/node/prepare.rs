@@ -135,6 +135,7 @@ impl Preparation {
             },
             first_user: users.as_ref().map(|users| users.first),
             local_seccomp: self.local_seccomp().map_err(config_failed)?,
+            unified: self.node.layout.is_unified(),
         };
         let config = spec::config(&parts).map_err(|error| failed(error.to_string()))?;
         let path = bundle.join("config.json");
@@ -145,7 +146,11 @@ impl Preparation {
         let id = found.id.to_string();
         Ok((
             (container.image.clone().unwrap_or_default(), id),
-            image::stop_signal(&found),
+            container
+                .lifecycle
+                .as_ref()
+                .and_then(|l| image::parse_signal(l.stop_signal.as_deref()?))
+                .unwrap_or_else(|| image::stop_signal(&found)),
         ))
     }
 
@@ -222,7 +227,9 @@ impl Preparation {
                 self.definition.spec.name
             ));
         }
-        let mut additional = found.additional_gids;
+        // What the image says of the user's groups counts, unless only the pod's word is to.
+        let strict = pod.and_then(|s| s.supplemental_groups_policy.as_deref()) == Some("Strict");
+        let mut additional = if strict { Vec::new() } else { found.additional_gids };
         let more = pod
             .and_then(|s| s.supplemental_groups.clone())
             .unwrap_or_default();
@@ -258,6 +265,7 @@ impl Preparation {
             source,
             target: target.to_owned(),
             read_only,
+            recursive: false,
             propagation: "rprivate",
         };
         let run = &self.paths.run;
@@ -310,6 +318,10 @@ impl Preparation {
                 target: wanted.mount_path.clone(),
                 read_only: wanted.read_only.unwrap_or(false)
                     || volumes::is_read_only(&self.pod, &wanted.name),
+                recursive: matches!(
+                    wanted.recursive_read_only.as_deref(),
+                    Some("Enabled" | "IfPossible")
+                ),
                 propagation: match wanted.mount_propagation.as_deref() {
                     Some("Bidirectional") => "rshared",
                     Some("HostToContainer") => "rslave",

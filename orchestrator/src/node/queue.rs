@@ -23,7 +23,11 @@ struct Queue {
 ///
 /// # Errors
 /// [`NodeError`] of the first scan.
-pub(super) async fn run(node: Arc<Node>, mut shutdown: watch::Receiver<bool>) -> Result<(), NodeError> {
+pub(super) async fn run(
+    node: Arc<Node>,
+    mut evictions: mpsc::UnboundedReceiver<(String, Input)>,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), NodeError> {
     let (finished, mut done) = mpsc::unbounded_channel();
     let mut queue = Queue {
         node: Arc::clone(&node),
@@ -74,6 +78,12 @@ pub(super) async fn run(node: Arc<Node>, mut shutdown: watch::Receiver<bool>) ->
                     Err(error) => Some(error),
                 },
                 Some(uid) = done.recv() => { queue.workers.remove(&uid); None }
+                Some((uid, input)) = evictions.recv() => {
+                    if let Some(worker) = queue.workers.get(&uid) {
+                        let _ = worker.send(input);
+                    }
+                    None
+                }
                 _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
             };
             match lost {

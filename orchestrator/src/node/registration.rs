@@ -1,6 +1,7 @@
 //! The Node object: capacity, addresses, and a heartbeat that is rarely written.
 
 use std::net::{IpAddr, UdpSocket};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +11,10 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::Node;
+use super::eviction::threshold::Pressure;
 use crate::store::prepare::rfc3339;
 use crate::store::{Key, StoreError};
 
-/// Pods that the node takes.
-const MAX_PODS: u32 = 250;
 /// Time between heartbeats: each is a write, and on one node nobody waits for them.
 const HEARTBEAT: Duration = Duration::from_mins(5);
 /// Pause before a failed registration is tried again.
@@ -32,6 +32,7 @@ pub(super) async fn run(node: Arc<Node>, mut shutdown: watch::Receiver<bool>) {
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
+            () = node.pressure.changed.notified() => {}
             _ = shutdown.wait_for(|stop| *stop) => return,
         }
     }
@@ -65,9 +66,70 @@ async fn register(node: &Node) -> Result<(), StoreError> {
             Err(error) => return Err(error),
         }
     }
-    let stored = node.store.require(&key)?;
+    let mut stored = node.store.require(&key)?;
+    let held = node.pressure.held();
+    let mut value = stored.value();
+    if set_taints(&mut value, &held) {
+        stored = node.store.update(value).await?;
+    }
     let status = status(node, &stored.value(), Timestamp::now());
     node.store.update_status(&key, "", status).await.map(drop)
+}
+
+/// Huge pages that the host has set aside: `hugepages-2Mi` and so on, with their sum as it is written.
+fn huge_pages(dir: &Path) -> Vec<(String, String)> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut found: Vec<(String, String)> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let kibibytes: u64 = name
+                .strip_prefix("hugepages-")?
+                .strip_suffix("kB")?
+                .parse()
+                .ok()?;
+            let pages = std::fs::read_to_string(entry.path().join("nr_hugepages")).ok()?;
+            let pages: u64 = pages.trim().parse().ok()?;
+            let (unit, size) = match kibibytes {
+                n if n % (1 << 20) == 0 => ("Gi", n >> 20),
+                n if n % (1 << 10) == 0 => ("Mi", n >> 10),
+                n => ("Ki", n),
+            };
+            let total = if pages == 0 {
+                "0".to_owned()
+            } else {
+                format!("{}{unit}", pages * size)
+            };
+            Some((format!("hugepages-{size}{unit}"), total))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// Gives the Node the taints of the pressures that hold, and takes the others away; true if that changed anything.
+fn set_taints(object: &mut Value, held: &[Pressure]) -> bool {
+    let list = object.pointer("/spec/taints").and_then(Value::as_array);
+    let before = list.cloned().unwrap_or_default();
+    let is_ours = |taint: &Value| Pressure::ALL.iter().any(|p| taint["key"] == p.taint());
+    let mut taints: Vec<Value> = before.iter().filter(|t| !is_ours(t)).cloned().collect();
+    taints.extend(
+        held.iter()
+            .map(|p| json!({"key": p.taint(), "effect": "NoSchedule"})),
+    );
+    if taints == before {
+        return false;
+    }
+    if !object["spec"].is_object() {
+        object["spec"] = json!({});
+    }
+    if taints.is_empty() {
+        if let Some(spec) = object["spec"].as_object_mut() {
+            spec.remove("taints");
+        }
+    } else {
+        object["spec"]["taints"] = json!(taints);
+    }
+    true
 }
 
 fn status(node: &Node, stored: &Value, now: Timestamp) -> Value {
@@ -90,6 +152,45 @@ fn status(node: &Node, stored: &Value, now: Timestamp) -> Value {
             "lastHeartbeatTime": rfc3339(now), "lastTransitionTime": since,
         })
     };
+    let held = node.pressure.held();
+    let pressure = |which: Pressure| match (which, held.contains(&which)) {
+        (Pressure::Memory, false) => condition(
+            "MemoryPressure",
+            false,
+            "KubeletHasSufficientMemory",
+            "the node has sufficient memory available",
+        ),
+        (Pressure::Memory, true) => condition(
+            "MemoryPressure",
+            true,
+            "KubeletHasInsufficientMemory",
+            "the node has insufficient memory available",
+        ),
+        (Pressure::Disk, false) => condition(
+            "DiskPressure",
+            false,
+            "KubeletHasNoDiskPressure",
+            "the node has no disk pressure",
+        ),
+        (Pressure::Disk, true) => condition(
+            "DiskPressure",
+            true,
+            "KubeletHasDiskPressure",
+            "the node has disk pressure",
+        ),
+        (Pressure::Pid, false) => condition(
+            "PIDPressure",
+            false,
+            "KubeletHasSufficientPID",
+            "the node has sufficient PID available",
+        ),
+        (Pressure::Pid, true) => condition(
+            "PIDPressure",
+            true,
+            "KubeletHasInsufficientPID",
+            "the node has insufficient PID available",
+        ),
+    };
     let read = |path: &str| {
         std::fs::read_to_string(path)
             .unwrap_or_default()
@@ -103,23 +204,36 @@ fn status(node: &Node, stored: &Value, now: Timestamp) -> Value {
     let disk = nix::sys::statvfs::statvfs(&node.config.data_dir).map_or(0, |s| {
         u64::from(s.blocks() as u32).max(s.blocks()) * s.fragment_size()
     });
-    let resources = json!({
-        "cpu": (node.cpu / 1000).to_string(),
-        "memory": format!("{}Ki", node.memory / 1024),
-        "ephemeral-storage": format!("{}Ki", disk / 1024),
-        "pods": MAX_PODS.to_string(),
-    });
+    let resources = |reserved: &dyn Fn(&str) -> i64| {
+        let milli = (node.cpu - reserved("cpu")).max(0);
+        let cpu = if milli % 1000 == 0 {
+            (milli / 1000).to_string()
+        } else {
+            format!("{milli}m")
+        };
+        let kibibytes = |name: &str, bytes: i64| format!("{}Ki", (bytes - reserved(name)).max(0) / 1024);
+        let mut list = json!({
+            "cpu": cpu,
+            "memory": kibibytes("memory", node.memory),
+            "ephemeral-storage": kibibytes("ephemeral-storage", disk.cast_signed()),
+            "pods": node.config.max_pods.to_string(),
+        });
+        for (name, bytes) in huge_pages(Path::new("/sys/kernel/mm/hugepages")) {
+            list[name] = json!(bytes);
+        }
+        list
+    };
     json!({
-        "capacity": resources,
-        "allocatable": resources,
+        "capacity": resources(&|_| 0),
+        "allocatable": resources(&|name| node.config.reserved.get(name).copied().unwrap_or(0)),
         "addresses": [
             {"type": "InternalIP", "address": host_ip()},
             {"type": "Hostname", "address": node.config.name},
         ],
         "conditions": [
-            condition("MemoryPressure", false, "KubeletHasSufficientMemory", "the node has sufficient memory available"),
-            condition("DiskPressure", false, "KubeletHasNoDiskPressure", "the node has no disk pressure"),
-            condition("PIDPressure", false, "KubeletHasSufficientPID", "the node has sufficient PID available"),
+            pressure(Pressure::Memory),
+            pressure(Pressure::Disk),
+            pressure(Pressure::Pid),
             condition("Ready", true, "KubeletReady", "the node runs pods"),
         ],
         "runtimeHandlers": std::iter::once("")

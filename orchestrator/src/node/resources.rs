@@ -158,6 +158,48 @@ impl Amounts {
     }
 }
 
+/// What a container asked for is its own even when memory is short, and it is slowed down before it is killed (kubelet's
+/// MemoryQoS): `memory.min` and `memory.high` on cgroup v2; on v1 there is only a soft limit for when memory is short. And
+/// huge pages: none beyond what it may have.
+pub fn protect(resources: &mut Value, container: &api::Container, unified: bool) {
+    const PAGE: i64 = 4096;
+    let amounts = Amounts::of(container);
+    if let Some(request) = amounts.memory_request.filter(|n| *n > 0) {
+        if unified {
+            resources["unified"] = json!({"memory.min": request.to_string()});
+            // Nine tenths of the way from the request to the limit, in whole pages.
+            if let Some(limit) = amounts.memory_limit.filter(|limit| *limit > request) {
+                let high = (request + (limit - request) / 10 * 9) / PAGE * PAGE;
+                resources["unified"]["memory.high"] = json!(high.to_string());
+            }
+        } else {
+            resources["memory"]["reservation"] = json!(request);
+        }
+    }
+    let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
+    let pages: Vec<Value> = limits
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, amount)| {
+            let size = thousandths(name.strip_prefix("hugepages-")?)? / 1000;
+            Some(json!({"pageSize": page_size(size)?, "limit": thousandths(&amount.0)? / 1000}))
+        })
+        .collect();
+    if !pages.is_empty() {
+        resources["hugepageLimits"] = json!(pages);
+    }
+}
+
+/// As the kernel names page sizes in its files: `2MB`, `1GB`.
+fn page_size(bytes: i128) -> Option<String> {
+    [("GB", 30), ("MB", 20), ("KB", 10)]
+        .into_iter()
+        .find_map(|(unit, shift)| {
+            let number = bytes >> shift;
+            (number > 0 && number << shift == bytes).then(|| format!("{number}{unit}"))
+        })
+}
+
 /// `status.qosClass` (kubelet `qos.ComputePodQOS`).
 pub fn qos(spec: &api::PodSpec) -> &'static str {
     let all: Vec<Amounts> = spec
@@ -266,6 +308,23 @@ mod tests {
         });
         assert_eq!(Amounts::of(&one.containers[0]).oci(), want);
         assert_eq!(Amounts::default().oci(), json!({"cpu": {"shares": 2}}));
+        let mut v2 = json!({"cpu": {}});
+        protect(&mut v2, &one.containers[0], true);
+        // 256Mi + 0.9 * 256Mi, in whole pages.
+        assert_eq!(
+            v2["unified"],
+            json!({"memory.min": "268435456", "memory.high": "510025728"})
+        );
+        let mut v1 = json!({"cpu": {}});
+        protect(&mut v1, &one.containers[0], false);
+        assert_eq!(v1["memory"], json!({"reservation": 268_435_456}));
+        let huge = spec(&[json!({"limits": {"cpu": "1", "hugepages-2Mi": "8Mi", "hugepages-1Gi": "1Gi"}})]);
+        let mut pages = json!({});
+        protect(&mut pages, &huge.containers[0], true);
+        assert_eq!(
+            pages["hugepageLimits"],
+            json!([{"pageSize": "1GB", "limit": 1 << 30}, {"pageSize": "2MB", "limit": 8 << 20}])
+        );
         let bad = spec(&[json!({"limits": {"memory": "lots"}})]);
         let error = Amounts::check(&bad.containers[0]).unwrap_err();
         assert_eq!(error.field, "containers[c0].resources.limits.memory");

@@ -189,6 +189,23 @@ pub fn cgroup_path(parent: &str, uid: &str) -> String {
     format!("/{}/pod{uid}", parent.trim_matches('/'))
 }
 
+/// Writes `memory.min` of the pod's cgroup and of the one above all pods, in bytes, where there is cgroup v2. A kernel
+/// without it protects nothing.
+pub fn protect(layout: &Layout, parent: &str, uid: &str, own: i64, all: i64) {
+    let above = format!("/{}", parent.trim_matches('/'));
+    for (path, bytes) in [(above, all), (cgroup_path(parent, uid), own)] {
+        for directory in open_cgroup(layout, &path)
+            .iter()
+            .flat_map(Cgroup::paths)
+            .map(|(_, p)| p)
+        {
+            if let Err(error) = std::fs::write(directory.join("memory.min"), bytes.to_string()) {
+                tracing::debug!(path = %directory.display(), %error, "set memory.min");
+            }
+        }
+    }
+}
+
 /// Kills what is in the pod's cgroup, and removes it. Gone already is success.
 ///
 /// # Errors

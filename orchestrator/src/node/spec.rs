@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::env::expand;
 use super::ids::LENGTH;
 use super::pod::Pod;
-use super::resources::Amounts;
+use super::resources::{self, Amounts};
 use super::seccomp;
 
 /// Capabilities that a container has unless it drops them.
@@ -134,6 +134,8 @@ pub struct Bind {
     pub target: String,
     /// No writing.
     pub read_only: bool,
+    /// Nor in what is mounted inside it.
+    pub recursive: bool,
     /// `rprivate`, `rslave` or `rshared`.
     pub propagation: &'static str,
 }
@@ -190,6 +192,8 @@ pub struct Parts<'a> {
     pub first_user: Option<u32>,
     /// A seccomp profile read from a file (`Localhost`).
     pub local_seccomp: Option<Value>,
+    /// Memory is in cgroup v2.
+    pub unified: bool,
 }
 
 /// A container that cannot be made from its specification.
@@ -257,8 +261,10 @@ pub fn config(parts: &Parts<'_>) -> Result<Value, SpecError> {
     if privileged {
         linux["devices"] = parts.devices.iter().map(device).collect();
     } else {
-        linux["maskedPaths"] = json!(MASKED);
-        linux["readonlyPaths"] = json!(READ_ONLY);
+        if security.and_then(|s| s.proc_mount.as_deref()) != Some("Unmasked") {
+            linux["maskedPaths"] = json!(MASKED);
+            linux["readonlyPaths"] = json!(READ_ONLY);
+        }
         if let Some(profile) = seccomp_profile(parts, &capabilities) {
             linux["seccomp"] = profile;
         }
@@ -390,6 +396,7 @@ fn capabilities(
 
 fn resources(parts: &Parts<'_>, privileged: bool) -> Value {
     let mut resources = Amounts::of(parts.container).oci();
+    resources::protect(&mut resources, parts.container, parts.unified);
     resources["devices"] = if privileged {
         json!([{"allow": true, "access": "rwm"}])
     } else {
@@ -435,7 +442,11 @@ fn mounts(parts: &Parts<'_>, privileged: bool) -> Vec<Value> {
     for bind in parts.binds {
         // What the pod mounts itself at such a place replaces it.
         list.retain(|mount| mount["destination"] != json!(bind.target));
-        let access = if bind.read_only { "ro" } else { "rw" };
+        let access = match (bind.read_only, bind.recursive) {
+            (true, true) => "rro",
+            (true, false) => "ro",
+            (false, _) => "rw",
+        };
         list.push(json!({
             "destination": bind.target, "type": "bind", "source": bind.source,
             "options": ["rbind", bind.propagation, access],

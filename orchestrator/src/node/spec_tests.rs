@@ -12,6 +12,7 @@ fn made(container: &Value, image: &ImageSettings) -> Result<Value, SpecError> {
         source: "/var/lib/x".into(),
         target: "/data".into(),
         read_only: true,
+        recursive: false,
         propagation: "rprivate",
     }];
     let env = [
@@ -38,6 +39,7 @@ fn made(container: &Value, image: &ImageSettings) -> Result<Value, SpecError> {
         devices: &[],
         first_user: None,
         local_seccomp: None,
+        unified: true,
     })
 }
 

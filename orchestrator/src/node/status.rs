@@ -6,9 +6,12 @@ use serde_json::{Map, Value, json};
 
 use super::claims::UNSCHEDULABLE;
 use super::observed::{Ended, Observed, Seen, State};
-use super::pod::{Definition, Pod, RestartPolicy, Role};
+use super::pod::{Definition, Pod, Role};
 use super::{plan, resources};
 use crate::store::prepare::rfc3339;
+
+/// Conditions of a resize that is not done: one that has not begun, and one that is under way.
+const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
 /// Scheme of `containerID` in container statuses.
 pub const ID_SCHEME: &str = "berth://";
@@ -102,13 +105,13 @@ fn phase(pod: &Pod, seen: &Observed) -> &'static str {
     if seen.verdict.is_some() {
         return "Failed";
     }
-    let (mut waiting, mut running, mut stopped, mut succeeded) = (0, 0, 0, 0);
+    let (mut waiting, mut running, mut stopped, mut succeeded, mut again) = (0, 0, 0, 0, 0);
     for definition in &pod.containers {
         let one = seen.seen(&definition.spec.name);
         match definition.role {
             Role::Init => match one.ended() {
                 Some(ended) if ended.code == 0 => {}
-                Some(ended) if !definition.restart.restarts(ended.code) => return "Failed",
+                Some(ended) if !definition.restarts(ended.code) => return "Failed",
                 _ if !any_main_begun(pod, seen) => return "Pending",
                 _ => {}
             },
@@ -123,31 +126,23 @@ fn phase(pod: &Pod, seen: &Observed) -> &'static str {
                 State::Ended(ended) => {
                     stopped += 1;
                     succeeded += usize::from(ended.code == 0 && !ended.start_failed);
+                    again += usize::from(definition.restarts(ended.code));
                 }
-                _ if one.last.is_some() => stopped += 1,
+                // Between two runs.
+                _ if one.last.is_some() => again += 1,
                 _ => waiting += 1,
             },
         }
     }
-    let policy = main_policy(pod);
     if waiting > 0 {
         "Pending"
-    } else if running > 0 || policy == RestartPolicy::Always {
+    } else if running > 0 || again > 0 {
         "Running"
     } else if stopped == succeeded {
         "Succeeded"
-    } else if policy == RestartPolicy::Never {
-        "Failed"
     } else {
-        "Running"
+        "Failed"
     }
-}
-
-fn main_policy(pod: &Pod) -> RestartPolicy {
-    pod.containers
-        .iter()
-        .find(|c| c.role == Role::Main)
-        .map_or(RestartPolicy::Always, |c| c.restart)
 }
 
 fn any_main_begun(pod: &Pod, seen: &Observed) -> bool {
@@ -183,6 +178,26 @@ fn container(pod: &Pod, seen: &Observed, definition: &Definition, now: Timestamp
         "state": state,
         "lastState": last.map_or_else(|| json!({}), |ended| json!({"terminated": terminated(&ended)})),
     });
+    if let Some(share) = one.share.as_ref().filter(|_| one.running()) {
+        let mut resources = serde_json::to_value(&definition.spec.resources).unwrap_or_default();
+        if !resources.is_object() {
+            resources = json!({});
+        }
+        for (which, has) in [("requests", &share.requests), ("limits", &share.limits)] {
+            for (name, amount) in has {
+                resources[which][name] = json!(amount);
+            }
+        }
+        if resources.as_object().is_some_and(Map::is_empty) {
+            resources = Value::Null;
+        }
+        if let Some(requests) = resources.get("requests").filter(|r| !r.is_null()) {
+            status["allocatedResources"] = requests.clone();
+        }
+        if !resources.is_null() {
+            status["resources"] = resources;
+        }
+    }
     let id = match &one.state {
         State::Running { id, .. } => Some(id),
         State::Ended(ended) => Some(&ended.id),
@@ -221,7 +236,7 @@ fn states(
         State::Pulling | State::Creating { .. } => (waiting("ContainerCreating", ""), last),
         State::Running { since, .. } => (json!({"running": {"startedAt": rfc3339(*since)}}), last),
         State::Ended(ended) => {
-            let again = definition.restart.restarts(ended.code)
+            let again = definition.restarts(ended.code)
                 && pod.deletion.is_none()
                 && seen.verdict.is_none()
                 && !plan::is_over(pod, seen);
@@ -343,10 +358,34 @@ fn conditions(pod: &Pod, seen: &Observed, phase: &str, previous: &Value, now: Ti
             value
         })
         .collect();
+    if let Some((_, message)) = seen.verdict.as_ref().filter(|_| seen.disrupted)
+        && find("DisruptionTarget").is_none()
+    {
+        list.push(json!({
+            "type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": message,
+            "lastProbeTime": null, "lastTransitionTime": rfc3339(now),
+        }));
+    }
+    if let Some(pending) = &seen.resize {
+        let kind = if pending.reason == "Error" {
+            RESIZE[1]
+        } else {
+            RESIZE[0]
+        };
+        let same = find(kind).and_then(|c| c.get("lastTransitionTime")).cloned();
+        list.push(json!({
+            "type": kind, "status": "True", "reason": pending.reason, "message": pending.message,
+            "observedGeneration": pending.generation,
+            "lastProbeTime": null, "lastTransitionTime": same.unwrap_or_else(|| json!(rfc3339(now))),
+        }));
+    }
     let foreign = |c: &&&Map<String, Value>| {
-        !ours
-            .iter()
-            .any(|own| c.get("type").is_some_and(|t| t == own.kind))
+        // Only there as long as there is a reason.
+        let passing = RESIZE.iter().any(|kind| c.get("type").is_some_and(|t| t == kind));
+        !passing
+            && !ours
+                .iter()
+                .any(|own| c.get("type").is_some_and(|t| t == own.kind))
     };
     list.extend(old.iter().filter(foreign).map(|c| Value::Object((*c).clone())));
     list

@@ -54,6 +54,15 @@ pub enum Input {
     Source(Arc<str>),
     /// A claim of this namespace (of all, if it is empty) has changed, or who uses it.
     Claim(Arc<str>),
+    /// The node needs the room, or the pod has taken too much of it.
+    Evict {
+        /// Why.
+        message: String,
+        /// Seconds that it gets; its own if None.
+        grace: Option<i64>,
+        /// It goes for the sake of others.
+        disruption: bool,
+    },
 }
 
 /// One pod.
@@ -259,6 +268,11 @@ impl Worker {
                     failure.retry = Timestamp::now();
                 }
             }
+            Input::Evict {
+                message,
+                grace,
+                disruption,
+            } => self.evicted(message, grace, disruption),
             Input::Source(namespace) => {
                 if *namespace == *self.seen.namespace {
                     self.stale_sources = true;
@@ -266,6 +280,21 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// The pod fails as a whole, unless it ends anyway.
+    fn evicted(&mut self, message: String, grace: Option<i64>, disruption: bool) {
+        if self.seen.verdict.is_some() || self.pod.as_ref().is_none_or(|pod| pod.deletion.is_some()) {
+            return;
+        }
+        self.event(None, true, "Evicted", &message);
+        self.seen.verdict = Some(("Evicted".to_owned(), message));
+        let own = self.pod.as_ref().map_or(0, |pod| pod.grace);
+        self.seen.grace = grace.map(|grace| grace.min(own));
+        self.seen.disrupted = disruption;
+        // A pod that has not begun has nothing to end, but must be found failed after a restart, too.
+        self.seen.sandbox.touched = true;
+        self.pulls.clear();
     }
 
     /// What waits for a ConfigMap or Secret may go on now.

@@ -157,7 +157,7 @@ impl Api {
             return self.answer(target, method, query, headers, body).await;
         }
         match (method.as_str(), named, target.subresource.as_deref()) {
-            ("GET" | "HEAD", true, None | Some("status" | "scale" | "ephemeralcontainers")) => {
+            ("GET" | "HEAD", true, None | Some("status" | "scale" | "ephemeralcontainers" | "resize")) => {
                 self.get(target, query, headers)
             }
             ("GET" | "HEAD", false, None) if query.flag("watch")? => self.watch(target, query, headers),
@@ -177,11 +177,15 @@ impl Api {
             ("POST", true, Some("token")) => {
                 self.request_token(target, query, headers, &body::read(body).await?)
             }
-            ("PUT", true, None | Some("status" | "scale" | "finalize" | "ephemeralcontainers")) => {
+            (
+                "PUT",
+                true,
+                None | Some("status" | "scale" | "finalize" | "ephemeralcontainers" | "resize"),
+            ) => {
                 self.replace(target, query, headers, body::read(body).await?)
                     .await
             }
-            ("PATCH", true, None | Some("status" | "scale" | "ephemeralcontainers")) => {
+            ("PATCH", true, None | Some("status" | "scale" | "ephemeralcontainers" | "resize")) => {
                 self.patch(target, query, headers, body::read(body).await?).await
             }
             ("DELETE", true, None) => {

@@ -180,6 +180,13 @@ impl Api {
                 let causes = berth_api::validate::ephemeral_containers(target.kind, &value, &before);
                 invalid(target.kind, &value, causes)?;
             }
+            Some("resize") => {
+                value = berth_api::resize::merge(&before, &value);
+                let mut causes = berth_api::resize::validate(&value, &before);
+                causes.extend(berth_api::validate::resources(&value));
+                invalid(target.kind, &value, causes)?;
+                crate::admission::limits(&self.store, &value).map_err(store_error)?;
+            }
             _ => self.admit_changed(target, &mut value, &before)?,
         }
         apply::own(target.kind, &mut value, Some(&before), options)?;

@@ -12,6 +12,7 @@ mod error;
 mod index;
 mod object;
 pub mod prepare;
+mod room;
 mod watch;
 mod writer;
 
@@ -28,6 +29,7 @@ pub use error::{OpenError, StoreError, WatchError};
 pub use index::{Event, EventKind};
 pub use object::{Deleted, Key, Object, Preconditions};
 pub use prepare::{Deletion, Propagation};
+pub use room::{Bell, Stir};
 pub use watch::Watch;
 
 use database::Database;
@@ -48,18 +50,22 @@ pub struct List {
 pub struct Store {
     index: Arc<RwLock<Index>>,
     writer: Sender<Message>,
+    bell: Bell,
 }
 
 impl Store {
     /// Opens the database file, making it if it is missing, and starts the writer thread.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let (database, index) = Database::open(path)?;
+        let room = room::Room::new(&index);
+        let bell = room.bell.clone();
         let index = Arc::new(RwLock::new(index));
         let (sender, receiver) = mpsc::channel();
         let writer = Writer {
             database,
             index: Arc::clone(&index),
             receiver,
+            room,
         };
         std::thread::Builder::new()
             .name("store".into())
@@ -69,6 +75,7 @@ impl Store {
         Ok(Self {
             index,
             writer: sender,
+            bell,
         })
     }
 
@@ -140,6 +147,21 @@ impl Store {
             status,
         };
         self.write(operation).await.map(object)
+    }
+
+    /// Gives a pod without node the node, if it fits now. The answer is the pod as it is then.
+    pub async fn bind(&self, key: &Key, uid: &str, node: &str) -> Result<Object, StoreError> {
+        let operation = Operation::Bind {
+            key: key.clone(),
+            uid: uid.to_owned(),
+            node: node.to_owned(),
+        };
+        self.write(operation).await.map(object)
+    }
+
+    /// What tells the scheduler that there is something to do.
+    pub fn bell(&self) -> Bell {
+        self.bell.clone()
     }
 
     /// Deletes an object for good, or, while finalizers hold it, marks it deleted.

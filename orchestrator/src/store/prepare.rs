@@ -75,6 +75,37 @@ pub fn with_status(old: &Object, status: Value) -> Result<Value, StoreError> {
     Ok(value)
 }
 
+/// A pod that has got a node.
+pub fn bound(mut pod: Value, node: &str, now: Timestamp) -> Value {
+    pod["spec"]["nodeName"] = json!(node);
+    if let Some(status) = pod.get_mut("status").and_then(Value::as_object_mut) {
+        status.remove("nominatedNodeName");
+    }
+    condition(&mut pod, json!({"type": "PodScheduled", "status": "True"}), now);
+    pod
+}
+
+/// Sets a condition in an object's status; its time is kept where the status stays the same.
+pub fn condition(object: &mut Value, mut condition: Value, now: Timestamp) {
+    let list = &mut object["status"]["conditions"];
+    if !list.is_array() {
+        *list = json!([]);
+    }
+    let Some(list) = list.as_array_mut() else { return };
+    let place = list.iter().position(|c| c["type"] == condition["type"]);
+    let since = place
+        .and_then(|n| list.get(n))
+        .filter(|c| c["status"] == condition["status"])
+        .and_then(|c| c.get("lastTransitionTime"))
+        .filter(|t| !t.is_null())
+        .cloned();
+    condition["lastTransitionTime"] = since.unwrap_or_else(|| json!(rfc3339(now)));
+    match place {
+        Some(n) => list[n] = condition,
+        None => list.push(condition),
+    }
+}
+
 /// The object with its deletion begun, for finalizers to see.
 pub fn marked(old: &Object, now: Timestamp) -> Result<Value, StoreError> {
     let mut value = old.value();
@@ -162,10 +193,10 @@ pub fn deletion_begun(
 }
 
 /// Seconds a pod gets: what was asked, else its own, at most what is left to it; none if it has
-/// ended already. Negative is 1, as upstream.
+/// ended already or was never placed. Negative is 1, as upstream.
 fn pod_grace(pod: &Value, asked: Option<i64>) -> i64 {
     let phase = pod.pointer("/status/phase").and_then(Value::as_str);
-    if matches!(phase, Some("Succeeded" | "Failed")) {
+    if matches!(phase, Some("Succeeded" | "Failed")) || !berth_api::room::is_bound(pod) {
         return 0;
     }
     let own = pod

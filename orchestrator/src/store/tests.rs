@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use berth_api::kinds;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -328,7 +328,7 @@ async fn acknowledged_writes_survive_sudden_death() {
 fn pod() -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "default"},
-        "spec": {"terminationGracePeriodSeconds": 30}, "status": {"phase": "Running"},
+        "spec": {"terminationGracePeriodSeconds": 30, "nodeName": "here"}, "status": {"phase": "Running"},
     })
 }
 
@@ -395,4 +395,81 @@ async fn propagation_is_left_to_finalizers() {
         store.delete(&key, Preconditions::default()).await,
         Ok(Deleted::Removed(_))
     ));
+}
+
+/// A node with so many CPUs for pods.
+fn node(cpus: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "here"}, "spec": {},
+        "status": {"allocatable": {"cpu": cpus, "pods": "10"}},
+    })
+}
+
+fn asking(name: &str, cpus: &str, priority: i64) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
+        "spec": {"nodeName": "here", "priority": priority, "containers": [{"resources": {"requests": {"cpu": cpus}}}]},
+        "status": {"phase": "Pending"},
+    })
+}
+
+#[tokio::test]
+async fn what_does_not_fit_waits_and_gets_the_node_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let bell = store.bell();
+    let is_bound = |object: &Object| object.value()["spec"]["nodeName"] == "here";
+    // Before the node has said what it has, everything fits.
+    let early = store.create(asking("early", "1", 0)).await.unwrap();
+    store.create(node("2")).await.unwrap();
+    let first = store.create(asking("first", "1", 0)).await.unwrap();
+    assert!(is_bound(&early) && is_bound(&first));
+    // All at once: no two of them get the same room.
+    let second = store.create(asking("second", "1", 0)).await.unwrap();
+    assert!(!is_bound(&second));
+    assert_eq!(bell.wait().await.fresh, [second.key().clone()]);
+    let bind = |object: &Object| {
+        let (store, object) = (store.clone(), object.clone());
+        async move { store.bind(object.key(), object.uid(), "here").await.unwrap() }
+    };
+    assert!(!is_bound(&bind(&second).await));
+    let ended = json!({"phase": "Succeeded"});
+    store
+        .update_status(first.key(), first.uid(), ended)
+        .await
+        .unwrap();
+    assert!(bell.wait().await.freed);
+    // Room that is being made for one who matters more is not for others.
+    let proud = store.create(asking("proud", "2", 9)).await.unwrap();
+    assert!(!is_bound(&proud));
+    let status = json!({"phase": "Pending", "nominatedNodeName": "here"});
+    store
+        .update_status(proud.key(), proud.uid(), status)
+        .await
+        .unwrap();
+    assert!(!is_bound(&bind(&second).await));
+    store
+        .begin_delete(
+            early.key(),
+            Deletion {
+                grace: Some(0),
+                ..Deletion::default()
+            },
+        )
+        .await
+        .unwrap();
+    let bound = bind(&proud).await;
+    assert!(is_bound(&bound));
+    assert_eq!(bound.value()["status"]["nominatedNodeName"], Value::Null);
+    // One that has no node has nothing to end.
+    assert!(matches!(
+        store.begin_delete(second.key(), Deletion::default()).await,
+        Ok(Deleted::Removed(_))
+    ));
+    // The room is found again in what is stored.
+    drop(bell);
+    store.close().await.unwrap();
+    let store = open(&dir);
+    let third = store.create(asking("third", "1", 0)).await.unwrap();
+    assert!(!is_bound(&third));
 }

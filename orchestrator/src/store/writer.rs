@@ -9,7 +9,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use berth_api::kinds::{self, Kind};
-use berth_api::{quota, storage};
+use berth_api::{quota, room, storage};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -19,6 +19,7 @@ use super::error::StoreError;
 use super::index::{Event, EventKind, Index};
 use super::object::{Deleted, Key, Object, Preconditions};
 use super::prepare;
+use super::room::Room;
 use crate::fault::point;
 
 /// Most requests in one commit: bounds how long the first of them waits.
@@ -29,6 +30,7 @@ pub(super) enum Operation {
     Create { key: Key, value: Value },
     Update { key: Key, value: Value },
     UpdateStatus { key: Key, uid: String, status: Value },
+    Bind { key: Key, uid: String, node: String },
     Delete { key: Key, preconditions: Preconditions },
     BeginDelete { key: Key, deletion: prepare::Deletion },
 }
@@ -48,11 +50,14 @@ pub(super) struct Writer {
     pub database: Database,
     pub index: Arc<RwLock<Index>>,
     pub receiver: Receiver<Message>,
+    pub room: Room,
 }
 
 /// A group being put together.
 struct Group<'a> {
     index: &'a Index,
+    /// The room as earlier requests of this group have left it.
+    room: &'a mut Room,
     /// What earlier requests of this group made of a key; `None` for removed.
     pending: HashMap<Key, Option<Object>>,
     events: Vec<Event>,
@@ -99,6 +104,7 @@ impl Writer {
             let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
             let mut group = Group {
                 index: &index,
+                room: &mut self.room,
                 pending: HashMap::new(),
                 events: Vec::new(),
                 version: index.resource_version,
@@ -118,6 +124,8 @@ impl Writer {
             point("store: after a commit");
             if let Err(error) = committed {
                 let error = StoreError::Database(error.to_string());
+                self.room
+                    .rebuild(&self.index.read().unwrap_or_else(PoisonError::into_inner));
                 for (answer, _) in &mut answers {
                     if answer.is_ok() {
                         *answer = Err(error.clone());
@@ -128,6 +136,8 @@ impl Writer {
                 for event in events {
                     index.publish(event);
                 }
+                drop(index);
+                self.room.announce();
             }
         }
         for (answer, reply) in answers {
@@ -164,6 +174,7 @@ impl Group<'_> {
             Operation::Create { key, value } => self.create(&key, value),
             Operation::Update { key, value } => self.update(&key, value),
             Operation::UpdateStatus { key, uid, status } => self.update_status(&key, &uid, status),
+            Operation::Bind { key, uid, node } => self.bind(&key, &uid, &node),
             Operation::Delete { key, preconditions } => self.delete(&key, &preconditions),
             Operation::BeginDelete { key, deletion } => self.begin_delete(&key, &deletion),
         }
@@ -176,8 +187,14 @@ impl Group<'_> {
                 name: key.name.clone(),
             });
         }
-        let value = prepare::created(value, key.kind, self.now)?;
+        let mut value = prepare::created(value, key.kind, self.now)?;
         self.within_quotas(key, &value)?;
+        if key.kind == kinds::POD
+            && !self.room.fits(key, &value)
+            && let Some(spec) = value["spec"].as_object_mut()
+        {
+            spec.remove("nodeName");
+        }
         self.put(key, value, None, true)
     }
 
@@ -238,8 +255,10 @@ impl Group<'_> {
         if value == old.value() {
             return Ok(Deleted::Marked(old));
         }
-        // What a pod uses is fixed; a claim may ask for more later.
-        if key.kind == kinds::PERSISTENT_VOLUME_CLAIM && storage::size(&value) > storage::size(&old.value()) {
+        // A claim may ask for more later, and a pod may be resized.
+        let claims =
+            key.kind == kinds::PERSISTENT_VOLUME_CLAIM && storage::size(&value) > storage::size(&old.value());
+        if claims || (key.kind == kinds::POD && room::needs(&value) != room::needs(&old.value())) {
             self.within_quotas(key, &value)?;
         }
         self.put(key, value, Some(old), true)
@@ -259,6 +278,20 @@ impl Group<'_> {
             return Ok(Deleted::Marked(old));
         }
         self.put(key, value, Some(old), false)
+    }
+
+    /// Gives a waiting pod the node, if it fits now; else it stays as it is.
+    fn bind(&mut self, key: &Key, uid: &str, node: &str) -> Outcome {
+        let old = self.existing(key)?;
+        let value = old.value();
+        let waits = old.uid() == uid
+            && !room::is_bound(&value)
+            && value.pointer("/metadata/deletionTimestamp").is_none();
+        if !waits || !self.room.fits(key, &value) {
+            return Ok(Deleted::Marked(old));
+        }
+        let value = prepare::bound(value, node, self.now);
+        self.put(key, value, Some(old), true)
     }
 
     fn delete(&mut self, key: &Key, preconditions: &Preconditions) -> Outcome {
@@ -289,6 +322,7 @@ impl Group<'_> {
     }
 
     fn put(&mut self, key: &Key, value: Value, previous: Option<Object>, intent: bool) -> Outcome {
+        self.room.note(key, &value);
         let object = prepare::sealed(value, key, self.version + 1)?;
         let kind = if previous.is_some() {
             EventKind::Modified
@@ -301,6 +335,7 @@ impl Group<'_> {
     }
 
     fn remove(&mut self, key: &Key, value: Value, old: Object) -> Outcome {
+        self.room.forget(key);
         let object = prepare::sealed(value, key, self.version + 1)?;
         self.record(EventKind::Deleted, &object, Some(old), true);
         self.pending.insert(key.clone(), None);

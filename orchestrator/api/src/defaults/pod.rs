@@ -26,7 +26,10 @@ pub(super) fn admit(object: &mut Value, node_name: &str) {
         default(pod_spec, "serviceAccountName", "default");
         let account = pod_spec["serviceAccountName"].clone();
         default(pod_spec, "serviceAccount", account);
-        default(pod_spec, "nodeName", node_name);
+        // A pod that is held back gets its node later.
+        if pod_spec["schedulingGates"].as_array().is_none_or(Vec::is_empty) {
+            default(pod_spec, "nodeName", node_name);
+        }
         default(pod_spec, "priority", 0);
         default(pod_spec, "preemptionPolicy", "PreemptLowerPriority");
     }

@@ -49,6 +49,13 @@ fn status(pod: &Value) -> String {
         ("", phase) => phase.to_owned(),
         (reason, _) => reason.to_owned(),
     };
+    let gated = list(pod, "/status/conditions")
+        .any(|c| c["type"] == "PodScheduled" && c["reason"] == "SchedulingGated");
+    let reason = if gated {
+        "SchedulingGated".to_owned()
+    } else {
+        reason
+    };
     let (mut reason, initializing) = initializing(pod, reason);
     if !initializing {
         reason = running(pod, reason);

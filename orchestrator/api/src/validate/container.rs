@@ -45,6 +45,7 @@ pub(super) fn validate(at: &Path, one: &Value, init: bool, volumes: &HashSet<&st
         one.get("resources").unwrap_or(&Value::Null),
         errors,
     );
+    resize_policy(&at.child("resizePolicy"), one, errors);
     security(&at.child("securityContext"), one.get("securityContext"), errors);
     for field in ["livenessProbe", "readinessProbe", "startupProbe"] {
         let Some(value) = one.get(field) else { continue };
@@ -60,15 +61,17 @@ pub(super) fn validate(at: &Path, one: &Value, init: bool, volumes: &HashSet<&st
     }
     let policy = text(one, "restartPolicy");
     let sidecar = init && policy == "Always";
-    if !policy.is_empty() && !init {
-        errors.forbidden(
-            &at.child("restartPolicy"),
-            "may not be set for non-init containers",
-        );
-    } else if !policy.is_empty() && !sidecar {
-        errors.unsupported(&at.child("restartPolicy"), policy, &["Always"]);
+    if !policy.is_empty() {
+        let known = ["Always", "Never", "OnFailure"];
+        errors.one_of(&at.child("restartPolicy"), one.get("restartPolicy"), &known);
     }
+    restart_rules(at, one, policy, errors);
     if let Some(lifecycle) = one.get("lifecycle") {
+        let signal = text(lifecycle, "stopSignal");
+        if !signal.is_empty() && !is_signal(signal) {
+            let detail = "must be the name of a signal, such as SIGUSR1";
+            errors.invalid_text(&at.child("lifecycle").child("stopSignal"), signal, detail);
+        }
         if init && !sidecar {
             let detail = "may not be set for init containers without restartPolicy=Always";
             errors.forbidden(&at.child("lifecycle"), detail);
@@ -85,6 +88,55 @@ pub(super) fn validate(at: &Path, one: &Value, init: bool, volumes: &HashSet<&st
             }
         }
     }
+}
+
+/// `restartPolicyRules`: exceptions from the container's own policy.
+fn restart_rules(at: &Path, one: &Value, policy: &str, errors: &mut Errors) {
+    let rules = each(one, "restartPolicyRules").count();
+    let root = at.child("restartPolicyRules");
+    if rules > 0 && policy.is_empty() {
+        errors.required(
+            &at.child("restartPolicy"),
+            "must specify restartPolicy when restart rules are used",
+        );
+    }
+    if rules > 20 {
+        errors.invalid(&root, &json!(rules), "must have at most 20 items");
+    }
+    for (index, rule) in each(one, "restartPolicyRules") {
+        let at = root.index(index);
+        errors.one_of(&at.child("action"), rule.get("action"), &["Restart"]);
+        let Some(codes) = rule.get("exitCodes").filter(|c| !c.is_null()) else {
+            errors.required(&at.child("exitCodes"), "must be specified");
+            continue;
+        };
+        let at = at.child("exitCodes");
+        errors.one_of(&at.child("operator"), codes.get("operator"), &["In", "NotIn"]);
+        let values = each(codes, "values").count();
+        if values == 0 || values > 255 {
+            errors.invalid(&at.child("values"), &json!(values), "must have 1 to 255 items");
+        }
+    }
+}
+
+/// Whether a signal has that name (signal(7)); real-time signals are counted from both ends.
+fn is_signal(name: &str) -> bool {
+    const NAMES: [&str; 31] = [
+        "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL",
+        "PIPE", "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP",
+        "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM",
+    ];
+    let Some(short) = name.strip_prefix("SIG") else {
+        return false;
+    };
+    let counted = |prefix: &str| {
+        let number = short.strip_prefix(prefix).and_then(|n| n.parse::<u8>().ok());
+        number.is_some_and(|n| (1..=15).contains(&n))
+    };
+    NAMES.contains(&short)
+        || matches!(short, "WINCH" | "XCPU" | "XFSZ" | "RTMIN" | "RTMAX")
+        || counted("RTMIN+")
+        || counted("RTMAX-")
 }
 
 fn ports(at: &Path, one: &Value, errors: &mut Errors) {
@@ -279,6 +331,7 @@ fn mounts(at: &Path, one: &Value, volumes: &HashSet<&str>, errors: &mut Errors) 
         } else if sub.split('/').any(|part| part == "..") {
             errors.invalid_text(&at.child("subPath"), sub, "must not contain '..'");
         }
+        recursive(&at, mount, errors);
         if let Some(propagation) = mount.get("mountPropagation") {
             let allowed = ["Bidirectional", "HostToContainer", "None"];
             errors.one_of(&at.child("mountPropagation"), Some(propagation), &allowed);
@@ -293,7 +346,50 @@ fn mounts(at: &Path, one: &Value, volumes: &HashSet<&str>, errors: &mut Errors) 
     }
 }
 
-fn resources(at: &Path, resources: &Value, errors: &mut Errors) {
+/// `recursiveReadOnly`: also what is mounted inside the volume.
+fn recursive(at: &Path, mount: &Value, errors: &mut Errors) {
+    let recursive = text(mount, "recursiveReadOnly");
+    if recursive.is_empty() {
+        return;
+    }
+    let at = at.child("recursiveReadOnly");
+    let known = ["Disabled", "Enabled", "IfPossible"];
+    errors.one_of(&at, mount.get("recursiveReadOnly"), &known);
+    if recursive == "Disabled" {
+        return;
+    }
+    if mount.get("readOnly") != Some(&Value::Bool(true)) {
+        errors.forbidden(&at, "may only be specified when readOnly is true");
+    }
+    if !matches!(text(mount, "mountPropagation"), "" | "None") {
+        let why = "may only be specified when mountPropagation is None or not specified";
+        errors.forbidden(&at, why);
+    }
+}
+
+/// `resizePolicy`: one for each of cpu and memory at most.
+fn resize_policy(at: &Path, container: &Value, errors: &mut Errors) {
+    let mut seen = HashSet::new();
+    for (index, policy) in each(container, "resizePolicy") {
+        let at = at.index(index);
+        let resource = text(policy, "resourceName");
+        errors.one_of(
+            &at.child("resourceName"),
+            policy.get("resourceName"),
+            &["cpu", "memory"],
+        );
+        errors.one_of(
+            &at.child("restartPolicy"),
+            policy.get("restartPolicy"),
+            &["NotRequired", "RestartContainer"],
+        );
+        if !seen.insert(resource) {
+            errors.duplicate(&at.child("resourceName"), resource);
+        }
+    }
+}
+
+pub(super) fn resources(at: &Path, resources: &Value, errors: &mut Errors) {
     for which in ["limits", "requests"] {
         for (name, value) in resources
             .get(which)
@@ -318,6 +414,7 @@ fn resources(at: &Path, resources: &Value, errors: &mut Errors) {
             }
         }
     }
+    hugepages(at, resources, errors);
     for (name, request) in resources
         .get("requests")
         .and_then(Value::as_object)
@@ -332,6 +429,51 @@ fn resources(at: &Path, resources: &Value, errors: &mut Errors) {
             let detail = format!("must be less than or equal to {name} limit of {limit}");
             errors.invalid(&at.child("requests"), request, &detail);
         }
+    }
+}
+
+/// Huge pages cannot be had beyond what was asked for, nor without a processor or memory.
+fn hugepages(at: &Path, resources: &Value, errors: &mut Errors) {
+    let none = serde_json::Map::new();
+    let list = |which: &str| resources.get(which).and_then(Value::as_object).unwrap_or(&none);
+    let (limits, requests) = (list("limits"), list("requests"));
+    let mut any = false;
+    for name in limits
+        .keys()
+        .chain(requests.keys())
+        .filter(|n| n.starts_with("hugepages-"))
+    {
+        any = true;
+        let size: Option<Quantity> = name.strip_prefix("hugepages-").and_then(|s| s.parse().ok());
+        match (limits.get(name), requests.get(name)) {
+            (None, Some(_)) => errors.required(
+                &at.child("limits").key(name),
+                "Limit must be set for non overcommitable resources",
+            ),
+            (Some(limit), Some(request)) if quantity(Some(limit)) != quantity(Some(request)) => {
+                errors.invalid(
+                    &at.child("requests").key(name),
+                    request,
+                    &format!("must be equal to {name} limit"),
+                );
+            }
+            _ => {}
+        }
+        let (Some(size), Some(amount)) = (size, quantity(limits.get(name))) else {
+            continue;
+        };
+        if size.ceil() <= 0 || amount.ceil() % size.ceil() != 0 {
+            let limit = limits.get(name).unwrap_or(&Value::Null);
+            errors.invalid(
+                &at.child("limits").key(name),
+                limit,
+                &format!("must be a multiple of the page size of {name}"),
+            );
+        }
+    }
+    let has = |name: &str| limits.contains_key(name) || requests.contains_key(name);
+    if any && !has("cpu") && !has("memory") {
+        errors.forbidden(at, "HugePages require cpu or memory");
     }
 }
 

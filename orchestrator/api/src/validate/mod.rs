@@ -76,6 +76,19 @@ pub fn ephemeral_containers(kind: &Kind, pod: &Value, old: &Value) -> Vec<Cause>
     errors.into_causes()
 }
 
+/// Checks the resources of a pod's containers.
+pub fn resources(pod: &Value) -> Vec<Cause> {
+    let mut errors = Errors::default();
+    for list in ["containers", "initContainers"] {
+        let at = Path::root("spec").child(list);
+        for (index, container) in field::each(&pod["spec"], list) {
+            let at = at.index(index).child("resources");
+            container::resources(&at, &container["resources"], &mut errors);
+        }
+    }
+    errors.into_causes()
+}
+
 /// Ephemeral containers come to a pod that is there.
 fn no_ephemeral(at: &Path, spec: Option<&Value>, errors: &mut Errors) {
     let list = spec

@@ -66,6 +66,50 @@ pub(super) fn content(at: &Path, spec: &Value, errors: &mut Errors) {
     }
     own_users::validate(at, spec, errors);
     placement::form(at, spec, errors);
+    names_of_host(at, spec, errors);
+    proc_mounts(at, spec, errors);
+    gates(at, spec, errors);
+}
+
+/// `setHostnameAsFQDN` and `hostnameOverride`.
+fn names_of_host(at: &Path, spec: &Value, errors: &mut Errors) {
+    let given = text(spec, "hostnameOverride");
+    if given.is_empty() {
+        return;
+    }
+    let at = at.child("hostnameOverride");
+    if given.len() > 64 {
+        errors.invalid_text(&at, given, "must be no more than 64 characters");
+    }
+    for wrong in names::dns_subdomain(given) {
+        errors.invalid_text(&at, given, &wrong);
+    }
+    if spec.get("setHostnameAsFQDN") == Some(&Value::Bool(true)) {
+        errors.invalid_text(&at, given, "may not be specified when setHostnameAsFQDN is true");
+    }
+    if spec.get("hostNetwork") == Some(&Value::Bool(true)) {
+        errors.invalid_text(&at, given, "may not be specified when hostNetwork is true");
+    }
+}
+
+/// All of /proc is only for users that are nobody on the host.
+fn proc_mounts(at: &Path, spec: &Value, errors: &mut Errors) {
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for (index, one) in each(spec, list) {
+            let Some(kind) = one.pointer("/securityContext/procMount") else {
+                continue;
+            };
+            let at = at
+                .child(list)
+                .index(index)
+                .child("securityContext")
+                .child("procMount");
+            errors.one_of(&at, Some(kind), &["Default", "Unmasked"]);
+            if kind == "Unmasked" && spec.get("hostUsers") != Some(&Value::Bool(false)) {
+                errors.invalid(&at, kind, "`hostUsers` must be false to use `Unmasked`");
+            }
+        }
+    }
 }
 
 fn containers(at: &Path, spec: &Value, volumes: &HashSet<&str>, errors: &mut Errors) {
@@ -149,6 +193,13 @@ fn security(at: &Path, context: Option<&Value>, errors: &mut Errors) {
             errors.duplicate(&at, name);
         }
     }
+    if let Some(policy) = context.get("supplementalGroupsPolicy") {
+        errors.one_of(
+            &at.child("supplementalGroupsPolicy"),
+            Some(policy),
+            &["Merge", "Strict"],
+        );
+    }
     container::seccomp(&at.child("seccompProfile"), context.get("seccompProfile"), errors);
 }
 
@@ -160,5 +211,19 @@ pub(super) fn identity(at: &Path, value: Option<&Value>, errors: &mut Errors) {
             .is_some_and(|n| (0..=i64::from(i32::MAX)).contains(&n))
     {
         errors.invalid(at, value, "must be between 0 and 2147483647, inclusive");
+    }
+}
+
+/// `schedulingGates`.
+fn gates(at: &Path, spec: &Value, errors: &mut Errors) {
+    let mut gates = HashSet::new();
+    for (index, gate) in each(spec, "schedulingGates") {
+        let (at, name) = (at.child("schedulingGates").index(index), text(gate, "name"));
+        for wrong in names::qualified_name(name) {
+            errors.invalid_text(&at, name, &wrong);
+        }
+        if !gates.insert(name) {
+            errors.duplicate(&at, name);
+        }
     }
 }

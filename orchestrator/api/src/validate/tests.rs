@@ -246,9 +246,9 @@ fn what_cannot_be_honoured_is_refused_by_name() {
             "spec.containers[0].volumeDevices: Forbidden",
         ),
         (
-            "/spec/schedulingGates",
-            json!([{"name": "x"}]),
-            "spec.schedulingGates: Forbidden",
+            "/spec/schedulingGroup",
+            json!({"podGroupName": "x"}),
+            "spec.schedulingGroup: Forbidden",
         ),
     ];
     for (pointer, value, expected) in cases {

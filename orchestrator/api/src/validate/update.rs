@@ -121,7 +121,7 @@ fn sealed(fields: &[&str], object: &Value, old: &Value, errors: &mut Errors) {
     }
 }
 
-/// A pod's specification is fixed but for images, the deadline and tolerations.
+/// A pod's specification is fixed but for images, the deadline, tolerations and gates that are taken away.
 fn pod(object: &Value, old: &Value, errors: &mut Errors) -> bool {
     let spec = Path::root("spec");
     let count = |o: &Value, list: &str| o.pointer(list).and_then(Value::as_array).map_or(0, Vec::len);
@@ -145,6 +145,18 @@ fn pod(object: &Value, old: &Value, errors: &mut Errors) -> bool {
             "must not update from a positive integer to nil value",
         ),
         _ => {}
+    }
+    let gates = |o: &Value| -> Vec<Value> {
+        let list = o.pointer("/spec/schedulingGates").and_then(Value::as_array);
+        list.cloned().unwrap_or_default()
+    };
+    let before = gates(old);
+    for (index, gate) in gates(object).iter().enumerate() {
+        if !before.contains(gate) {
+            let name = gate["name"].as_str().unwrap_or_default();
+            let why = format!("only deletion is allowed, but found new scheduling gate '{name}'");
+            errors.forbidden(&spec.child("schedulingGates").index(index), &why);
+        }
     }
     if masked(object) != masked(old) {
         errors.forbidden(
@@ -174,6 +186,7 @@ fn masked(object: &Value) -> Value {
     if let Some(spec) = spec.as_object_mut() {
         spec.remove("activeDeadlineSeconds");
         spec.remove("tolerations");
+        spec.remove("schedulingGates");
     }
     spec
 }

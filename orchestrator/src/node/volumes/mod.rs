@@ -101,6 +101,16 @@ pub enum VolumeError {
         /// The text.
         text: String,
     },
+    /// Huge pages of a size that the pod has none of.
+    #[error(
+        "volume {volume}: medium HugePages-{size}: no container asks for such pages: set limits hugepages-{size} in its resources"
+    )]
+    HugePages {
+        /// Name of the volume.
+        volume: String,
+        /// Size of the pages.
+        size: String,
+    },
     /// A kind of volume that this node does not have.
     #[error(
         "volume {volume}: this node serves emptyDir, hostPath, configMap, secret, downwardAPI and projected volumes, and claims only"
@@ -228,6 +238,9 @@ fn empty_dir(
     empty: &api::EmptyDirVolumeSource,
     places: &Places,
 ) -> Result<PathBuf, VolumeError> {
+    if let Some(size) = empty.medium.as_deref().and_then(|m| m.strip_prefix("HugePages")) {
+        return huge_pages(pod, volume, size.trim_start_matches('-'), places);
+    }
     let memory = empty.medium.as_deref() == Some("Memory");
     let dir = if memory { &places.run } else { &places.data }.join(&volume.name);
     let fresh = !dir.exists();
@@ -250,6 +263,51 @@ fn empty_dir(
         // New files inherit the group by the set-group-id bit.
         std::os::unix::fs::chown(&dir, None, Some(group)).map_err(file(&dir))?;
         std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o2777)).map_err(file(&dir))?;
+    }
+    Ok(dir)
+}
+
+/// A volume of huge pages; without a size, of the only one that the pod asks for.
+fn huge_pages(pod: &Pod, volume: &api::Volume, size: &str, places: &Places) -> Result<PathBuf, VolumeError> {
+    let asked: Vec<&str> = pod
+        .containers
+        .iter()
+        .filter_map(|c| c.spec.resources.as_ref()?.requests.as_ref())
+        .flat_map(|requests| requests.keys())
+        .filter_map(|name| name.strip_prefix("hugepages-"))
+        .collect();
+    let size = if size.is_empty() {
+        asked.first().copied().unwrap_or_default()
+    } else {
+        size
+    };
+    let wrong = || VolumeError::HugePages {
+        volume: volume.name.clone(),
+        size: size.to_owned(),
+    };
+    // One that no container asks for would be empty for ever.
+    if !asked.contains(&size) {
+        return Err(wrong());
+    }
+    let bytes = thousandths(size)
+        .filter(|n| *n > 0)
+        .map(|n| n / 1000)
+        .ok_or_else(wrong)?;
+    let dir = places.run.join(&volume.name);
+    make_dir(&dir, 0o777)?;
+    if !is_mount(&dir) {
+        let options = format!("pagesize={bytes},mode=0777");
+        let mounted = nix::mount::mount(
+            Some("hugetlbfs"),
+            &dir,
+            Some("hugetlbfs"),
+            nix::mount::MsFlags::empty(),
+            Some(options.as_str()),
+        );
+        mounted.map_err(|error| VolumeError::File {
+            path: dir.clone(),
+            source: error.into(),
+        })?;
     }
     Ok(dir)
 }
