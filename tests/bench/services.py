@@ -114,7 +114,7 @@ class Node:
 
     def stop(self):
         self.api.close()
-        self.call("DELETE", "/api/v1/namespaces/default/pods", {"gracePeriodSeconds": 0})
+        self.call("DELETE", "/api/v1/namespaces/default/pods", {"gracePeriodSeconds": 1})
         until("the pods to go", lambda: not self.call("GET", "/api/v1/namespaces/default/pods")["items"])
         self.process.terminate()
         self.process.wait()
