@@ -1,7 +1,6 @@
 //! Opening a bundle: `config.json` becomes a typed specification, and the two paths everything else hangs on
 //! become absolute. Nothing is checked here beyond what is needed to have them; `validate` does.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -94,7 +93,7 @@ impl Bundle {
             source,
         })?;
         let file = path.join(CONFIG);
-        let config = fs::read(&file).map_err(|source| match source.kind() {
+        let config = berth_sys::files::read_file(&file).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => BundleError::NoConfig {
                 path: PathBuf::from(CONFIG),
             },

@@ -195,7 +195,7 @@ impl Container {
     /// The configuration the container was created from.
     pub fn spec(&self) -> Result<Spec, ContainerError> {
         let path = self.dir.join(state::CONFIG_FILE);
-        let text = std::fs::read(&path).map_err(|source| ContainerError::Config {
+        let text = berth_sys::files::read_file(&path).map_err(|source| ContainerError::Config {
             path: path.clone(),
             source,
         })?;

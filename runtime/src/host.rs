@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use berth_cgroups::{Kind, Layout, LayoutError};
 use berth_spec::{LinuxNamespaceType, Process, Spec};
@@ -262,13 +263,18 @@ fn find(kind: LinuxNamespaceType, path: &Path) -> Joined {
 /// Whether this process lives in a user namespace other than the initial one, which maps every id to itself in one
 /// line (user_namespaces(7)).
 pub fn in_user_namespace() -> Result<bool, HostError> {
-    let path = "/proc/self/uid_map";
-    match read_text(Path::new(path)) {
-        Ok(map) => Ok(!map_is_initial(&map)),
-        // A kernel without user namespaces has no such file.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(source) => Err(HostError::Read { path, source }),
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(*known);
     }
+    let path = "/proc/self/uid_map";
+    let own = match read_text(Path::new(path)) {
+        Ok(map) => !map_is_initial(&map),
+        // A kernel without user namespaces has no such file.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(source) => return Err(HostError::Read { path, source }),
+    };
+    Ok(*KNOWN.get_or_init(|| own))
 }
 
 fn map_is_initial(map: &str) -> bool {

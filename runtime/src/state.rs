@@ -299,7 +299,7 @@ impl StateRoot {
     /// Reads a container's record.
     pub fn load(&self, id: &ContainerId) -> Result<Record, StateError> {
         let path = self.dir_of(id).join(STATE_FILE);
-        let text = fs::read(&path).map_err(|source| match source.kind() {
+        let text = berth_sys::files::read_file(&path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => StateError::NotExist,
             _ => StateError::io("read", &path, source),
         })?;
@@ -342,6 +342,28 @@ fn make_root(path: &Path) -> Result<(), StateError> {
 pub struct LockedDir {
     path: PathBuf,
     lock: Flock<OwnedFd>,
+    identity: Identity,
+}
+
+/// A container's directory that was locked before, and may be locked again without looking for it.
+#[derive(Debug)]
+pub struct ReleasedDir {
+    path: PathBuf,
+    dir: OwnedFd,
+    identity: Identity,
+}
+
+/// Device and inode: which directory it is, whatever its name.
+type Identity = (u64, u64);
+
+impl ReleasedDir {
+    /// `Ok(None)` when the directory of that name is not this one any more, since the container was deleted.
+    pub fn lock(self, id: &ContainerId) -> Result<Option<LockedDir>, StateError> {
+        let Self { path, dir, identity } = self;
+        let deadline = Instant::now() + LOCK_WAIT;
+        let lock = wait_for_lock(dir, &path, id, deadline)?;
+        Ok(is_still(&path, identity).then_some(LockedDir { path, lock, identity }))
+    }
 }
 
 impl LockedDir {
@@ -361,17 +383,20 @@ impl LockedDir {
             let opened = dir
                 .metadata()
                 .map_err(|source| StateError::io("stat", &path, source))?;
-            match Flock::lock(OwnedFd::from(dir), FlockArg::LockExclusiveNonblock) {
-                // The holder before us may have been a delete: then this is not the directory of that name.
-                Ok(lock) if is_still(&path, &opened) => return Ok(Some(Self { path, lock })),
-                Ok(_) | Err((_, Errno::EINTR)) => {}
-                Err((_, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-                Err((_, Errno::EWOULDBLOCK)) => return Err(StateError::Busy { id: id.to_string() }),
-                Err((_, errno)) => return Err(StateError::io("lock", &path, errno.into())),
+            let identity = (opened.dev(), opened.ino());
+            let lock = wait_for_lock(dir.into(), &path, id, deadline)?;
+            // The holder before us may have been a delete: then this is not the directory of that name.
+            if is_still(&path, identity) {
+                return Ok(Some(Self { path, lock, identity }));
             }
         }
+    }
+
+    /// Lets others have it. `None` if the kernel refuses, and the lock ends all the same.
+    pub fn release(self) -> Option<ReleasedDir> {
+        let Self { path, lock, identity } = self;
+        let dir = lock.unlock().ok()?;
+        Some(ReleasedDir { path, dir, identity })
     }
 
     /// The directory.
@@ -434,8 +459,30 @@ impl LockedDir {
     }
 }
 
-fn is_still(path: &Path, opened: &fs::Metadata) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|now| now.dev() == opened.dev() && now.ino() == opened.ino())
+fn is_still(path: &Path, identity: Identity) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == identity)
+}
+
+/// flock(2) with an end to the waiting.
+fn wait_for_lock(
+    mut dir: OwnedFd,
+    path: &Path,
+    id: &ContainerId,
+    deadline: Instant,
+) -> Result<Flock<OwnedFd>, StateError> {
+    loop {
+        let errno;
+        (dir, errno) = match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err(refused) => refused,
+        };
+        match errno {
+            Errno::EINTR => {}
+            Errno::EWOULDBLOCK if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+            Errno::EWOULDBLOCK => return Err(StateError::Busy { id: id.to_string() }),
+            errno => return Err(StateError::io("lock", path, errno.into())),
+        }
+    }
 }
 
 fn write_new(path: &Path, text: &[u8], mode: u32) -> Result<(), StateError> {

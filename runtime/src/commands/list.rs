@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 
 use clap::Args;
-use nix::unistd::{Uid, User};
 
 use super::state::Document;
 use super::{Context, ExitCode};
@@ -65,13 +64,14 @@ fn containers(context: &Context) -> Result<Vec<(Container, String)>, Error> {
             .into());
         }
     };
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let mut found = Vec::with_capacity(entries.len());
     for (name, uid) in entries {
         let loaded = ContainerId::parse(&name)
             .map_err(Error::from)
             .and_then(|id| Container::load(&context.root, &id));
         match loaded {
-            Ok(container) => found.push((container, owner(uid))),
+            Ok(container) => found.push((container, owner(&users, uid))),
             // Being created or deleted right now.
             Err(Error::State(StateError::NotExist)) => {
                 log::debug(&format!("load container {name}: {}", StateError::NotExist));
@@ -82,11 +82,15 @@ fn containers(context: &Context) -> Result<Vec<(Container, String)>, Error> {
     Ok(found)
 }
 
-fn owner(uid: u32) -> String {
-    match User::from_uid(Uid::from_raw(uid)) {
-        Ok(Some(user)) => user.name,
-        _ => format!("#{uid}"),
-    }
+/// The user's name in the text of a passwd file (passwd(5)). Not by getpwuid(3), which in a static program brings name
+/// services, the resolver and a loader of libraries with it: a tenth of the program.
+fn owner(users: &str, uid: u32) -> String {
+    let name = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
+    });
+    name.map_or_else(|| format!("#{uid}"), str::to_owned)
 }
 
 /// Columns at least 12 wide with three spaces between them, as Go's tabwriter lays out runc's table.
@@ -119,4 +123,19 @@ fn table(documents: &[Document<'_>]) -> String {
         let _ = writeln!(text, "{}", row[5]);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_have_the_names_of_the_host() {
+        let users =
+            "root:x:0:0:root:/root:/bin/sh\n\nbroken\n+::\nnobody:x:65534:65534::/:/x\nagain:x:0:0::/:/x\n";
+        assert_eq!(owner(users, 0), "root");
+        assert_eq!(owner(users, 65534), "nobody");
+        assert_eq!(owner(users, 1), "#1");
+        assert_eq!(owner("", 0), "#0");
+    }
 }

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::log;
 use crate::notify::Proxy;
 use crate::plan::Gate;
-use crate::state::{ContainerId, StateError};
+use crate::state::{ContainerId, ReleasedDir};
 use crate::supervise::Foreground;
 
 /// Create and run a container
@@ -74,11 +74,9 @@ fn foreground(context: &Context, id: &ContainerId, args: &RunArgs) -> Result<Exi
     }
     let code = foreground.wait(started.pid, started.pidfd.as_fd())?;
     if !args.keep {
-        // Somebody else may have deleted it meanwhile.
-        match context.root.lock(id) {
-            Ok(lock) => started.container.destroy(lock)?,
-            Err(StateError::NotExist) => log::debug("the container was deleted by another command"),
-            Err(error) => return Err(error.into()),
+        match started.dir.map(|dir| dir.lock(id)).transpose()?.flatten() {
+            Some(lock) => started.container.destroy(lock)?,
+            None => log::debug("the container was deleted by another command"),
         }
     }
     Ok(code)
@@ -89,6 +87,8 @@ struct Started {
     container: crate::container::Container,
     pid: i32,
     pidfd: std::os::fd::OwnedFd,
+    /// Its directory, which others may lock while it runs.
+    dir: Option<ReleasedDir>,
     /// What it says to a service manager.
     proxy: Option<Proxy>,
 }
@@ -114,6 +114,7 @@ fn start(created: Created, args: &RunArgs) -> Result<Started, Error> {
             container,
             pid,
             pidfd,
+            dir: lock.release(),
             proxy,
         }),
         Err(error) => {

@@ -2,7 +2,7 @@
 //! container could have replaced (CVE-2025-52565).
 
 use super::path::{self, Make};
-use super::sys::{self, AT_EMPTY_PATH, Errno, Fd, O_NOCTTY, O_RDWR, S_IFCHR};
+use super::sys::{self, AT_EMPTY_PATH, Errno, Fd, O_NOCTTY, O_RDWR, S_IFCHR, Stat};
 use super::wire::reason;
 use super::{Done, Failure, Init};
 
@@ -80,13 +80,18 @@ impl Init {
     /// A standard stream that is the host's /dev/null leads into a file system that the container does not have: it
     /// could be told from the container's own, and not be checkpointed. Without one of its own it stays.
     pub(super) fn reopen_null<'a>(&mut self) -> Done<'a> {
-        let is_null = |fd| sys::fstat(fd).is_ok_and(|stat| stat.kind() == S_IFCHR && stat.rdev == NULL);
+        let is_null = |stat: &Stat| stat.kind() == S_IFCHR && stat.rdev == NULL;
+        let streams = [0, 1, 2].map(|number| sys::fstat(Fd(number)).ok());
+        self.streams = Some(streams);
         let mut own = None;
-        for number in (0..3).filter(|number| is_null(Fd(*number))) {
+        for (number, _) in (0..)
+            .zip(streams)
+            .filter(|(_, stat)| stat.as_ref().is_some_and(is_null))
+        {
             let null = match own {
                 Some(null) => null,
                 None => match path::open(self.root, c"/dev/null", O_RDWR) {
-                    Ok(null) if is_null(null) => null,
+                    Ok(null) if sys::fstat(null).is_ok_and(|stat| is_null(&stat)) => null,
                     Ok(other) => {
                         sys::close(other);
                         return Ok(());
@@ -104,12 +109,12 @@ impl Init {
     }
 }
 
-/// A user must be able to open /dev/stdout and its kin again. /dev/null belongs to everybody and stays.
-pub(super) fn stdio_owner<'a>(uid: u32) -> Done<'a> {
-    for number in 0..3 {
-        let Ok(stat) = sys::fstat(Fd(number)) else {
-            continue;
-        };
+/// A user must be able to open /dev/stdout and its kin again. /dev/null belongs to everybody and stays. `known` is what
+/// was seen of the streams before; a /dev/null that was put in another's place is one, too.
+pub(super) fn stdio_owner<'a>(uid: u32, known: Option<[Option<Stat>; 3]>) -> Done<'a> {
+    let streams = known.unwrap_or_else(|| [0, 1, 2].map(|number| sys::fstat(Fd(number)).ok()));
+    for (number, stat) in (0..).zip(streams) {
+        let Some(stat) = stat else { continue };
         let null = stat.kind() == S_IFCHR && stat.rdev == NULL;
         if null || stat.uid == uid {
             continue;

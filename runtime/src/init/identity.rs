@@ -23,7 +23,10 @@ pub(super) fn bounding<'a>(keep: u64) -> Done<'a> {
 
 /// Becomes the user. Capabilities stay permitted until [`capabilities`] decides about them.
 pub(super) fn user(uid: u32, gid: u32, groups: Option<&[u8]>) -> Done<'_> {
-    sys::keep_capabilities(true)?;
+    // Only who is no longer root loses capabilities by that (capabilities(7)).
+    if uid != 0 {
+        sys::keep_capabilities(true)?;
+    }
     if let Some(groups) = groups {
         match sys::setgroups(groups) {
             Ok(()) => {}
@@ -34,7 +37,10 @@ pub(super) fn user(uid: u32, gid: u32, groups: Option<&[u8]>) -> Done<'_> {
     }
     sys::setresgid(gid).map_err(|errno| Failure::new(reason::CALL, errno, b"setgid"))?;
     sys::setresuid(uid).map_err(|errno| Failure::new(reason::CALL, errno, b"setuid"))?;
-    Ok(sys::keep_capabilities(false)?)
+    if uid != 0 {
+        sys::keep_capabilities(false)?;
+    }
+    Ok(())
 }
 
 /// Sets the four sets of the thread (capabilities(7)). An ambient capability must be permitted and inheritable;

@@ -128,6 +128,10 @@ struct Init {
     /// The folder of the last device or link, and its path.
     folder: Option<Fd>,
     folder_path: Buffer,
+    /// What the standard streams are, once they were looked at.
+    streams: Option<[Option<sys::Stat>; 3]>,
+    /// Whether the working directory is the root.
+    at_root: bool,
     /// Whether the working directory is reached.
     in_place: bool,
     /// Path of the user's program.
@@ -156,6 +160,8 @@ pub fn run(start: Start) -> i32 {
         empty: None,
         folder: None,
         folder_path: Buffer::new(),
+        streams: None,
+        at_root: false,
         in_place: false,
         program: Buffer::new(),
         home: Buffer::new(),
@@ -229,7 +235,7 @@ impl Init {
                 uid,
                 device,
             } => self.console(Fd(socket), (rows as u16, columns as u16), uid, device),
-            Step::StdioOwner { uid } => console::stdio_owner(uid),
+            Step::StdioOwner { uid } => console::stdio_owner(uid, self.streams),
             step => self.process_step(step),
         }
     }

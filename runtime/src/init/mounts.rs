@@ -179,8 +179,14 @@ impl Init {
         propagation: u64,
         recursive: bool,
     ) -> Done<'a> {
-        let mount = path::open(self.root, target, O_PATH)
-            .map_err(|errno| Failure::new(reason::TARGET, errno, target.to_bytes()))?;
+        // The root's descriptor is the mount itself.
+        let top = target == c"/";
+        let mount = if top {
+            self.root
+        } else {
+            path::open(self.root, target, O_PATH)
+                .map_err(|errno| Failure::new(reason::TARGET, errno, target.to_bytes()))?
+        };
         if set | clear != 0 {
             let attr = MountAttr {
                 set,
@@ -190,7 +196,9 @@ impl Init {
             sys::mount_setattr(mount, recursive, &attr)?;
         }
         set_propagation(mount, propagation, recursive)?;
-        sys::close(mount);
+        if !top {
+            sys::close(mount);
+        }
         Ok(())
     }
 

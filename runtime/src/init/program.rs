@@ -10,7 +10,7 @@ impl Init {
     /// Goes to the working directory, which must be inside the container: a leaked descriptor in a path like
     /// /proc/self/fd/7 must not lead out of it (CVE-2024-21626).
     pub(super) fn working_directory<'a>(&mut self, path: &'a CStr, lenient: bool) -> Done<'a> {
-        if self.in_place {
+        if self.in_place || (self.at_root && path == c"/") {
             return Ok(());
         }
         match sys::chdir(path) {

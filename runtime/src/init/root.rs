@@ -36,6 +36,12 @@ impl Init {
         Ok(())
     }
 
+    fn go_to_root<'a>(&mut self) -> Done<'a> {
+        sys::chdir(c"/")?;
+        self.at_root = true;
+        Ok(())
+    }
+
     /// The root as it is: for processes that join a running container, and containers without a mount namespace.
     pub(super) fn current_root<'a>(&mut self) -> Done<'a> {
         self.root = sys::openat(Fd::CWD, c"/", O_PATH | O_DIRECTORY, 0)?;
@@ -47,7 +53,7 @@ impl Init {
         sys::fchdir(self.root)?;
         sys::pivot_root(c".", c".")?;
         sys::umount(c".", MNT_DETACH)?;
-        Ok(sys::chdir(c"/")?)
+        self.go_to_root()
     }
 
     /// For hosts whose root is a ramfs. The host's root stays mounted below: its procfs and sysfs, which would be
@@ -64,13 +70,13 @@ impl Init {
         sys::fchdir(self.root)?;
         sys::mount(Some(c"."), c"/", None, MS_MOVE, None)?;
         sys::chroot(c".")?;
-        Ok(sys::chdir(c"/")?)
+        self.go_to_root()
     }
 
     /// Without a mount namespace of its own.
     pub(super) fn change_root<'a>(&mut self) -> Done<'a> {
         sys::fchdir(self.root)?;
         sys::chroot(c".")?;
-        Ok(sys::chdir(c"/")?)
+        self.go_to_root()
     }
 }

@@ -61,6 +61,33 @@ pub fn read_all(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
+/// The bytes of an ordinary file: as [`std::fs::read`], without a last read(2) that only says that there is no more.
+pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    use std::io::Read as _;
+    let mut file = std::fs::File::open(path)?;
+    let size = file.metadata()?.len() as usize;
+    // Room for one byte more: a read that leaves it free has met the end.
+    let mut bytes = vec![0; size + 1];
+    let mut length = 0;
+    loop {
+        match file.read(&mut bytes[length..]) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if length == size {
+            break;
+        }
+        if length == bytes.len() {
+            // It has grown meanwhile.
+            bytes.resize(2 * length, 0);
+        }
+    }
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
 /// As [`read_all`], for text.
 pub fn read_text(path: &Path) -> io::Result<String> {
     String::from_utf8(read_all(path)?).map_err(|_| io::ErrorKind::InvalidData.into())
