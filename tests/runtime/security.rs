@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read as _;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::symlink;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -128,6 +129,52 @@ fn a_false_dev_null_masks_nothing() {
     });
     let text = Runtime::berth().run_bundle(&mut bundle).err();
     assert!(text.contains("/dev/null"), "{text}");
+}
+
+/// The same where the host's folder is the container's /dev, in which nothing is made: masking finds the false one itself.
+#[test]
+fn a_false_dev_null_of_a_bound_folder_masks_nothing() {
+    need_root!();
+    let host = TempDir::new().unwrap();
+    fs::write(host.path().join("null"), "not what it seems").unwrap();
+    let mut bundle = Bundle::new(&["cat", "/proc/keys"]);
+    bundle.edit(|config| {
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        mounts.retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
+        mounts.push(
+            json!({"destination": "/dev", "type": "bind", "source": host.path(), "options": ["rbind"]}),
+        );
+        config["linux"]["maskedPaths"] = json!(["/proc/keys"]);
+    });
+    let text = Runtime::berth().run_bundle(&mut bundle).err();
+    assert!(text.contains("/dev/null"), "{text}");
+}
+
+/// CVE-2024-21626: a folder of the host that the caller passes on, as the working directory. Only the kernel's word on where
+/// that is tells it from one of the container's.
+#[test]
+fn a_working_directory_behind_a_preserved_descriptor_is_refused() {
+    need_root!();
+    let runtime = Runtime::berth();
+    let host = TempDir::new().unwrap();
+    fs::write(host.path().join("secret"), "secret").unwrap();
+    let mut bundle = Bundle::new(&["cat", "secret"]);
+    bundle.edit(|config| config["process"]["cwd"] = json!("/proc/self/fd/3"));
+    let container = runtime.container(&mut bundle);
+    let command = container.command("run", &["--preserve-fds", "1"]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec 3<\"$0\"; exec \"$@\""]);
+    shell
+        .arg(host.path())
+        .arg(command.get_program())
+        .args(command.get_args());
+    let outcome = run(&mut shell);
+    assert!(!outcome.stdout.contains("secret"), "{}", outcome.stdout);
+    let text = outcome.err();
+    assert!(
+        text.contains("outside") || text.contains("/proc/self/fd/3"),
+        "{text}"
+    );
 }
 
 /// CVE-2025-52565: an image that brings its own pseudoterminals.
