@@ -76,7 +76,7 @@ pub enum CgroupError {
         reason: String,
     },
     /// The path is taken by a cgroup with processes in it.
-    #[error("cgroup {} already has {count} process(es); choose another linux.cgroupsPath or stop them", path.display())]
+    #[error("container's cgroup is not empty: {count} process(es) in {}: choose another linux.cgroupsPath or stop them", path.display())]
     NotEmpty {
         /// The cgroup.
         path: PathBuf,
@@ -84,7 +84,7 @@ pub enum CgroupError {
         count: usize,
     },
     /// The path is taken by a cgroup that is frozen: the container's first process would never run.
-    #[error("cgroup {} is frozen; thaw it or choose another linux.cgroupsPath", path.display())]
+    #[error("container's cgroup unexpectedly frozen: thaw {} or choose another linux.cgroupsPath", path.display())]
     Frozen {
         /// The cgroup.
         path: PathBuf,

@@ -12,8 +12,8 @@ object! {
         terminal: copy Option<bool> = "terminal",
         /// The terminal's size.
         console_size: copy Option<ConsoleSize> = "consoleSize",
-        /// Who it runs as.
-        user: by_ref User = "user" required,
+        /// Who it runs as; root if it is left out, as Go's zero value is.
+        user: by_ref User = "user",
         /// The program and its arguments.
         args: by_ref Option<Vec<String>> = "args",
         /// Its environment, as NAME=VALUE.

@@ -341,7 +341,9 @@ fn sub_cgroups(
             .filter(|part| !matches!(part, Component::RootDir | Component::CurDir));
         let below: PathBuf = below.collect();
         if below.components().any(|part| part == Component::ParentDir) {
-            return Err(fail("\"..\" leads out of the container's cgroup"));
+            return Err(fail(
+                "bad sub cgroup path: \"..\" leads out of the container's cgroup",
+            ));
         }
         let chosen: Vec<&str> = match controllers {
             None => paths.keys().map(String::as_str).collect(),

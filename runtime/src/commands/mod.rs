@@ -335,6 +335,8 @@ fn filter(spec: &Spec) -> Result<Option<Program>, Error> {
         return Ok(None);
     };
     let program = seccomp::compile(profile)?;
+    // In runc's words.
+    log::debug(&format!("seccomp filter flags: {}", program.flags));
     if let Some(name) = program.ignored.first()
         && annotations::get(spec, annotations::SECCOMP_UNKNOWN).is_some()
     {

@@ -74,7 +74,11 @@ fn foreground(context: &Context, id: &ContainerId, args: &RunArgs) -> Result<Exi
     }
     let code = foreground.wait(started.pid, started.pidfd.as_fd())?;
     if !args.keep {
-        match started.dir.map(|dir| dir.lock(id)).transpose()?.flatten() {
+        let lock = match started.dir {
+            Some(dir) => dir.lock(id)?,
+            None => context.root.lock(id).map(Some)?,
+        };
+        match lock {
             Some(lock) => started.container.destroy(lock)?,
             None => log::debug("the container was deleted by another command"),
         }

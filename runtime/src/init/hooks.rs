@@ -16,6 +16,7 @@ impl Init {
             timeout,
             document,
             number,
+            home,
             ..
         } = step.clone()
         else {
@@ -27,7 +28,15 @@ impl Init {
         let small = Failure::new(reason::PLAN, Errno::ENOMEM, b"");
         // The pointer arrays are only needed until the hook runs: the memory serves all hooks and the program.
         let (argv, rest) = StringArray::fill(self.scratch, arguments).ok_or(small)?;
-        let (envp, _) = StringArray::fill(rest, environment).ok_or(small)?;
+        let has_home = environment
+            .clone()
+            .any(|variable| variable.to_bytes().starts_with(b"HOME="));
+        let more = (home && !has_home && self.home.bytes().len() > 5).then_some(self.home.text());
+        let (envp, _) = StringArray::fill(rest, environment.chain(more)).ok_or(small)?;
+        // Before the root has changed, hooks that run inside begin in it, as with runc.
+        if !self.at_root && self.root != Fd::CWD {
+            sys::fchdir(self.root)?;
+        }
         let started = sys::spawn(path, &argv, &envp, document, output_end);
         sys::close(output_end);
         let result = match started {

@@ -330,6 +330,11 @@ impl Init {
 
     /// The parent may go; `berth start` connects and sends one byte when the user's program is to run.
     fn park<'a>(&mut self, gate: Fd) -> Done<'a> {
+        // What only the mounts needed is not to lie here for as long as nobody calls `start`.
+        self.leave_place();
+        for fd in [self.null.take(), self.empty.take()].into_iter().flatten() {
+            sys::close(fd);
+        }
         self.report(&Report::Ready)?;
         sys::close(self.channel);
         loop {

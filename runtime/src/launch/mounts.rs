@@ -35,8 +35,11 @@ pub(super) fn source(
         };
         mount::set_attributes(tree.as_fd(), true, &attr).map_err(fail)?;
     }
-    if let Some(IdMaps { uids, gids, all }) = idmap {
-        let namespace = user_namespace(uids, gids)?;
+    if let Some(IdMaps { uids, gids, all, of }) = idmap {
+        let namespace = match of {
+            Some(path) => files::open(path, files::O_RDONLY).map_err(fail)?,
+            None => user_namespace(uids, gids)?,
+        };
         let attr = MountAttr {
             set: MOUNT_ATTR_IDMAP,
             userns: namespace.as_raw_fd() as u64,

@@ -25,6 +25,8 @@ pub struct IdMaps {
     pub gids: Vec<IdMapping>,
     /// On the whole subtree.
     pub all: bool,
+    /// The namespace whose maps they are, where it is there already.
+    pub of: Option<PathBuf>,
 }
 
 /// Where a namespace to join is found.
@@ -230,7 +232,10 @@ impl fmt::Display for HostStep {
                 if *slave {
                     f.write_str(" slave")?;
                 }
-                if let Some(IdMaps { uids, gids, all }) = idmap {
+                if let Some(IdMaps { uids, gids, all, of }) = idmap {
+                    if let Some(path) = of {
+                        write!(f, " ids={}", path.display())?;
+                    }
                     f.write_str(" uids=")?;
                     maps(f, uids)?;
                     f.write_str(" gids=")?;

@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use berth_spec::Mount;
+use berth_spec::{LinuxNamespaceType, Mount};
 use berth_sys::mount::{
     MOUNT_ATTR_ATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY,
@@ -101,6 +101,18 @@ fn may_cover_proc(destination: &Path) -> bool {
     COVERED_IN_PROC.iter().any(|path| Path::new(path) == place)
 }
 
+/// Where a mount goes. A destination that begins with the root's own path is meant below it, as with runc: its callers of
+/// old wrote them so.
+fn destination(context: &Context<'_>, mount: &Mount) -> PathBuf {
+    let path = mount.destination();
+    match path.strip_prefix(context.rootfs) {
+        Ok(below) if context.rootfs != Path::new("/") && !below.as_os_str().is_empty() => {
+            Path::new("/").join(below)
+        }
+        _ => path.clone(),
+    }
+}
+
 fn bind(
     context: &Context<'_>,
     mount: &Mount,
@@ -124,6 +136,10 @@ fn bind(
     let named = options.set | options.clear;
     let clear = if named == 0 {
         0
+    } else if context.has(LinuxNamespaceType::User) {
+        // What the host's mount forbids stays forbidden to a user namespace that does not ask for the opposite by name: as
+        // if the mount were made inside, where its attributes are locked (mount_namespaces(7)).
+        options.clear
     } else {
         (REPLACED & !options.set) | (options.clear & MOUNT_ATTR_ATIME)
     };
@@ -142,7 +158,7 @@ fn bind(
     init.push(InitStep::Bind {
         source: path_text("mounts.source", &path)?,
         descriptor: slot.map(Slot::Source),
-        target: path_text("mounts.destination", mount.destination())?,
+        target: path_text("mounts.destination", &destination(context, mount))?,
         set: options.set,
         clear,
         set_all: options.set_all,
@@ -161,11 +177,21 @@ fn id_mappings(context: &Context<'_>, mount: &Mount, options: &MountOptions) -> 
     let uids = namespaces::mappings(mount.uid_mappings().as_ref());
     let gids = namespaces::mappings(mount.gid_mappings().as_ref());
     if !uids.is_empty() || !gids.is_empty() {
-        return Some(IdMaps { uids, gids, all });
+        return Some(IdMaps {
+            uids,
+            gids,
+            all,
+            of: None,
+        });
     }
     options.idmap?;
     let linux = context.spec.linux().as_ref()?;
+    let of = context
+        .namespace(LinuxNamespaceType::User)
+        .and_then(super::joined)
+        .cloned();
     Some(IdMaps {
+        of,
         uids: namespaces::mappings(linux.uid_mappings().as_ref()),
         gids: namespaces::mappings(linux.gid_mappings().as_ref()),
         all,
@@ -188,7 +214,7 @@ fn filesystem(
         });
     }
     let place = clean(mount.destination());
-    let target = path_text("mounts.destination", mount.destination())?;
+    let target = path_text("mounts.destination", &destination(context, mount))?;
     if options.set & MOUNT_ATTR_RDONLY != 0 {
         if place == Path::new("/dev") {
             // Devices are still to be made in it.

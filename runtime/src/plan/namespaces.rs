@@ -242,16 +242,18 @@ pub(super) fn hook_point(context: &Context<'_>, init: &mut Vec<InitStep>) -> Res
         init.push(InitStep::Sync { point: sync::MOUNTED });
     }
     if let Some(list) = hooks.create_container() {
-        run_hooks("createContainer", Slot::CreatingDocument, list, init)?;
+        run_hooks("createContainer", Slot::CreatingDocument, list, None, init)?;
     }
     Ok(())
 }
 
-/// One step a hook.
+/// One step a hook. Hooks without an environment have `own`, that of the process, as with runc; the specification does not
+/// say.
 pub(super) fn run_hooks(
     kind: &'static str,
     document: Slot,
     hooks: &[Hook],
+    own: Option<&[String]>,
     init: &mut Vec<InitStep>,
 ) -> Result<(), PlanError> {
     for (number, hook) in hooks.iter().enumerate() {
@@ -264,7 +266,8 @@ pub(super) fn run_hooks(
             arguments.push(path.clone());
         }
         let mut environment = Vec::new();
-        for variable in hook.env().iter().flatten() {
+        let inherit = own.filter(|_| hook.env().is_none());
+        for variable in hook.env().as_deref().or(inherit).unwrap_or_default() {
             environment.push(super::text("hooks.env", variable)?);
         }
         init.push(InitStep::Hook {
@@ -275,6 +278,7 @@ pub(super) fn run_hooks(
             document: Some(document),
             kind: super::text("hooks", kind)?,
             number: number as u32,
+            home: inherit.is_some(),
         });
     }
     Ok(())

@@ -150,7 +150,8 @@ pub(super) fn finish(
             .as_ref()
             .and_then(|hooks| hooks.start_container().as_ref())
     {
-        namespaces::run_hooks("startContainer", Slot::CreatedDocument, hooks, init)?;
+        let own = process.env().as_deref();
+        namespaces::run_hooks("startContainer", Slot::CreatedDocument, hooks, own, init)?;
     }
     if let Some(program) = program.filter(|program| program.listener.is_none()) {
         init.push(seccomp::step(program));
@@ -210,19 +211,21 @@ fn program_of(
     let name = arguments.first().cloned().ok_or(PlanError::NoProgram)?;
     let mut environment = Vec::new();
     let mut search = None;
-    let mut home = false;
     for variable in process.env().iter().flatten() {
         if let Some(value) = variable.strip_prefix("PATH=") {
             search = Some(text("process.env", value)?);
         }
-        // An empty HOME is none.
-        home |= variable
-            .strip_prefix("HOME=")
-            .is_some_and(|value| !value.is_empty());
         environment.push(text("process.env", variable)?);
     }
     keep_last(&mut environment);
-    if !home {
+    // An empty HOME is none.
+    let home = |variable: &CString| {
+        variable
+            .as_bytes()
+            .strip_prefix(b"HOME=")
+            .is_some_and(|value| !value.is_empty())
+    };
+    if !environment.iter().any(home) {
         environment.retain(|variable| variable.as_bytes() != b"HOME=");
         init.push(InitStep::Home {
             uid: process.user().uid(),

@@ -167,7 +167,12 @@ fn protect(context: &Context<'_>, init: &mut Vec<InitStep>) -> Result<(), PlanEr
             path: text("linux.readonlyPaths", path)?,
         });
     }
+    let mut masked = std::collections::HashSet::new();
     for path in linux.masked_paths().iter().flatten() {
+        // A mask over a mask would hide nothing more.
+        if !masked.insert(path) {
+            continue;
+        }
         init.push(InitStep::Mask {
             path: text("linux.maskedPaths", path)?,
             label: text("linux.mountLabel", label)?,

@@ -146,11 +146,27 @@ pub fn warnings(spec: &Spec) -> Vec<String> {
     let mut warnings = mounts::deprecated(spec);
     warnings.extend(namespaces::visible_mounts(spec));
     warnings.extend(resources::ignored(spec));
+    warnings.extend(ambient(spec));
     let personality = linux(spec).and_then(|linux| linux.personality().as_ref());
     if personality.is_some_and(|personality| personality.flags().iter().flatten().next().is_some()) {
         warnings.push("linux.personality.flags: ignored: the specification defines none".to_owned());
     }
     warnings
+}
+
+/// Ambient capabilities that the kernel refuses, as they are not permitted and inheritable (capabilities(7)); in runc's words.
+fn ambient(spec: &Spec) -> Vec<String> {
+    let Some(sets) = process(spec).and_then(|process| process.capabilities().as_ref()) else {
+        return Vec::new();
+    };
+    let has = |set: &Option<berth_spec::Capabilities>, one| set.is_some_and(|set| set.contains(one));
+    let refused =
+        |one: &berth_spec::Capability| !has(sets.permitted(), *one) || !has(sets.inheritable(), *one);
+    let asked = sets.ambient().iter().flat_map(|set| set.iter());
+    asked
+        .filter(refused)
+        .map(|one| format!("can't raise ambient capability CAP_{one}: operation not permitted"))
+        .collect()
 }
 
 fn linux(spec: &Spec) -> Option<&Linux> {

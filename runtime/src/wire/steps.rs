@@ -383,7 +383,9 @@ steps! {
         /// Name of the field in `hooks`.
         kind: Text,
         /// Index in that list.
-        number: U32
+        number: U32,
+        /// Whether it gets the process' HOME, if its environment has none.
+        home: Flag
     }
     /// Report that everything is done and wait on the gate for the start.
     Park = 40 {
