@@ -152,6 +152,7 @@ pub fn parse<T: berth_spec::Value>(file: &Path, text: &[u8]) -> Result<Document<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn bundle(config: &str) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
