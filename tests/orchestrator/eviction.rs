@@ -116,13 +116,14 @@ fn a_pod_keeps_to_its_limits_on_the_disk() {
         "log",
         "Container c exceeded its local ephemeral storage limit \"4Mi\". ",
     );
-    let whole = evicted(
+    evicted(
         &world,
         "whole",
         "Pod ephemeral local storage usage exceeds the total limit of containers ",
     );
-    let ended = &whole["status"]["containerStatuses"][0]["state"]["terminated"];
-    assert!(!ended.is_null(), "{whole}");
+    let whole = world.wait("whole", "the end of its container", |_, c| {
+        !c["state"]["terminated"].is_null()
+    });
     assert_eq!(
         world.ready("modest")["status"]["containerStatuses"][0]["restartCount"],
         0
@@ -211,7 +212,8 @@ fn a_full_disk_is_relieved_by_images_first_then_by_pods() {
     ] {
         assert!(events.contains(word), "{word}: {events}");
     }
-    world.clean();
+    // The file system of its data is the test's own, and goes with the node.
+    world.node.clear();
 }
 
 #[test]
