@@ -465,3 +465,62 @@ fn ids_are_given_again_when_a_pod_is_gone() {
     });
     world.clean();
 }
+
+#[test]
+fn containers_with_users_of_their_own_may_share_their_processes() {
+    need_root!();
+    let Some(kubectl) = kubectl() else {
+        skip!("needs a kubectl");
+    };
+    let world = World::new();
+    let mut second = script(WAIT);
+    second["name"] = json!("d");
+    world.pod(
+        "own",
+        json!({"hostUsers": false, "shareProcessNamespace": true, "containers": [script(WAIT), second]}),
+    );
+    wait_for("both containers", PATIENCE, || {
+        let pod = world.get("own")?;
+        let all = pod["status"]["containerStatuses"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        if all.len() == 2 && all.iter().all(|c| c["ready"] == true) {
+            Ok(())
+        } else {
+            Err(pod["status"].to_string())
+        }
+    });
+    for container in ["c", "d"] {
+        let seen = exec(
+            &world,
+            &kubectl,
+            "own",
+            container,
+            "cat /proc/[0-9]*/comm; grep -c 'sleep 0.05' /proc/[0-9]*/cmdline | grep -c ':1$'",
+        );
+        // The process that holds the namespace, and the shells of both.
+        assert!(seen.contains("berth-pod") && seen.ends_with("2\n"), "{seen}");
+    }
+    // One may end the other's, as root of both.
+    exec(
+        &world,
+        &kubectl,
+        "own",
+        "c",
+        "for p in /proc/[0-9]*; do grep -q 'sleep 0.05' $p/cmdline && [ ${p#/proc/} != $PPID ] && kill -TERM ${p#/proc/}; done; exit 0",
+    );
+    wait_for("a container to run again", PATIENCE, || {
+        let pod = world.get("own")?;
+        let all = pod["status"]["containerStatuses"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        if all.iter().any(|c| c["restartCount"].as_i64() > Some(0)) {
+            Ok(())
+        } else {
+            Err(pod["status"].to_string())
+        }
+    });
+    world.clean();
+}

@@ -71,9 +71,15 @@ fn args(mut given: impl Iterator<Item = std::ffi::OsString>) -> Result<Args, Usa
 
 fn main() -> ExitCode {
     let mut given = std::env::args_os().skip(1);
-    if given.next().is_some_and(|first| first == pids::HOLD_FLAG) {
-        pids::be(&given.map(PathBuf::from).collect::<Vec<_>>());
+    let first = given.next().unwrap_or_default();
+    let mut paths = || given.by_ref().map(PathBuf::from).collect::<Vec<_>>();
+    if first == pids::HOLD_FLAG {
+        pids::be(&paths());
         return ExitCode::FAILURE;
+    }
+    if first == pids::HOLD_BELOW_FLAG {
+        pids::make_below(&paths());
+        return ExitCode::SUCCESS;
     }
     let result = args(std::env::args_os().skip(1))
         .map_err(daemon::Error::from)

@@ -9,6 +9,14 @@
 //!    └── holds a pipe ─────────▶ reads it; its end is the monitor's end: the kernel then kills all that is left
 //! ```
 //!
+//! A pod with users of its own has a user namespace that must own this one, or nobody in it could mount /proc. The
+//! monitor could not come back from there, so a process between the two goes there first, and ends:
+//!
+//! ```text
+//! monitor ──spawn──▶ joins the user namespace, becomes its root ──unshare, spawn──▶ process 1
+//!    ◀──── "pid N" ────┘ ends: process 1 becomes the monitor's child
+//! ```
+//!
 //! Containers can see it, and one with CAP_SYS_PTRACE could take it over: nothing of the host must be reachable through
 //! it.
 //!
@@ -19,7 +27,7 @@ use std::io::{PipeWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -29,6 +37,10 @@ use nix::unistd::{Gid, Pid, Uid, pivot_root, setgroups, setresgid, setresuid};
 
 /// Given to the program that is to be process 1; paths of namespaces to join follow.
 pub const HOLD_FLAG: &str = "--hold-pids";
+/// Given to the process that makes it in a user namespace, whose path follows, and then those of the others.
+pub const HOLD_BELOW_FLAG: &str = "--hold-pids-below";
+/// What that process says before the number of process 1.
+const NUMBER: &str = "pid ";
 /// What it is called in the pod.
 const NAME: &str = "berth-pod";
 /// What it says when it is there.
@@ -77,46 +89,46 @@ impl Pids {
     /// # Errors
     /// Any [`PidsError`]; no process is left then.
     pub fn hold(join: &[PathBuf]) -> Result<Pids, PidsError> {
-        let program = std::env::current_exe().map_err(system("find this program"))?;
-        let own = File::open("/proc/self/ns/pid").map_err(system("open /proc/self/ns/pid"))?;
         let (lifeline, alive) = std::io::pipe().map_err(system("make a pipe"))?;
         let (mut words, speaker) = std::io::pipe().map_err(system("make a pipe"))?;
-        let mut command = Command::new(program);
-        command
-            .arg0(NAME)
-            .arg(HOLD_FLAG)
-            .args(join)
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::from(lifeline))
-            .stdout(Stdio::from(speaker))
-            .stderr(Stdio::null());
-        // Counts for children only, and until it is taken back.
-        unshare(CloneFlags::CLONE_NEWPID).map_err(system("make a process namespace"))?;
-        let child = command.spawn();
-        setns(own, CloneFlags::CLONE_NEWPID).map_err(system("go back to the host's process namespace"))?;
-        drop(command);
-        let child = child.map_err(system("start its first process"))?;
-        let pids = Pids {
-            pid: child.id().cast_signed(),
-            _alive: alive,
+        let (stdin, stdout) = (Stdio::from(lifeline), Stdio::from(speaker));
+        // The user namespace comes first.
+        let below = join.first().is_some_and(|path| path.ends_with("user"));
+        let started = if below {
+            command(HOLD_BELOW_FLAG, join, stdin, stdout)
+                .spawn()
+                .map_err(system("start a process in the pod's user namespace"))?
+        } else {
+            let own = File::open("/proc/self/ns/pid").map_err(system("open /proc/self/ns/pid"))?;
+            let first = in_new_namespace(command(HOLD_FLAG, join, stdin, stdout));
+            setns(own, CloneFlags::CLONE_NEWPID)
+                .map_err(system("go back to the host's process namespace"))?;
+            first?
         };
         let mut text = String::new();
         let mut wait = [PollFd::new(words.as_fd(), PollFlags::POLLIN)];
-        // It says all it has to say at once.
+        // Who speaks ends soon, or is process 1 and says all it has to say at once.
         if poll(&mut wait, PollTimeout::from(PATIENCE)).is_ok_and(|n| n > 0) {
             words
                 .read_to_string(&mut text)
                 .map_err(system("hear from its first process"))?;
         }
-        if text == READY {
+        let number = text
+            .lines()
+            .find_map(|line| line.strip_prefix(NUMBER)?.parse().ok());
+        let pids = Pids {
+            pid: number.unwrap_or_else(|| started.id().cast_signed()),
+            _alive: alive,
+        };
+        let words: Vec<&str> = text.lines().filter(|line| !line.starts_with(NUMBER)).collect();
+        if words == [READY.trim_end()] && below == number.is_some() {
             return Ok(pids);
         }
         pids.end();
-        Err(PidsError::First(if text.is_empty() {
+        Err(PidsError::First(if words.is_empty() {
             "its first process does not answer".to_owned()
         } else {
-            text
+            words.join("; ")
         }))
     }
 
@@ -127,17 +139,68 @@ impl Pids {
     }
 }
 
+/// This program once more, with one of the two flags.
+fn command(flag: &str, join: &[PathBuf], stdin: Stdio, stdout: Stdio) -> Command {
+    // Not by its path: in another user namespace it may not be reached.
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0(NAME)
+        .arg(flag)
+        .args(join)
+        .env_clear()
+        .current_dir("/")
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(Stdio::null());
+    command
+}
+
+/// Starts a command as process 1. The caller stays where it is, but what it starts from then on does not.
+fn in_new_namespace(mut command: Command) -> Result<Child, PidsError> {
+    // Counts for children only.
+    unshare(CloneFlags::CLONE_NEWPID).map_err(system("make a process namespace"))?;
+    command.spawn().map_err(system("start its first process"))
+}
+
+/// The process between the monitor and process 1 in a pod with users of its own: makes it, and says which it is.
+pub fn make_below(join: &[PathBuf]) {
+    let told = below(join).map_or_else(|error| with_source(&error), |pid| format!("{NUMBER}{pid}"));
+    let _ = std::io::stdout().write_all(format!("{told}\n").as_bytes());
+}
+
+fn below(join: &[PathBuf]) -> Result<u32, PidsError> {
+    let what = |path: &Path| format!("join the namespace {}", path.display());
+    // The pod's root would not get to their places.
+    let mut open = Vec::new();
+    for path in join {
+        open.push((path, File::open(path).map_err(system(&what(path)))?));
+    }
+    for (number, (path, file)) in open.into_iter().enumerate() {
+        setns(file, CloneFlags::empty()).map_err(system(&what(path)))?;
+        if number == 0 {
+            let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
+            setgroups(&[])
+                .and_then(|()| setresgid(group, group, group))
+                .and_then(|()| setresuid(user, user, user))
+                .map_err(system("become the pod's root"))?;
+        }
+    }
+    let first = in_new_namespace(command(HOLD_FLAG, &[], Stdio::inherit(), Stdio::inherit()))?;
+    Ok(first.id())
+}
+
+fn with_source(error: &PidsError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
 /// Process 1's side: confines itself, says so, and is there until the monitor ends.
 pub fn be(join: &[PathBuf]) {
     let told = match confine(join) {
         Ok(()) => READY.to_owned(),
-        Err(error) => {
-            let mut text = error.to_string();
-            if let Some(source) = std::error::Error::source(&error) {
-                text = format!("{text}: {source}");
-            }
-            text
-        }
+        Err(error) => with_source(&error),
     };
     let _ = std::io::stdout().write_all(told.as_bytes());
     let _ = std::io::stdout().flush();
