@@ -218,6 +218,8 @@ pub fn be(join: &[PathBuf]) {
 fn confine(join: &[PathBuf]) -> Result<(), PidsError> {
     // Children that have ended, also those of others, then need nobody who waits for them.
     berth_sys::signal::ignore_children().map_err(system("ignore SIGCHLD"))?;
+    // What ps(1) shows: it was started by the name "exe".
+    nix::sys::prctl::set_name(c"berth-pod").map_err(system("take its name"))?;
     nix::sys::prctl::set_no_new_privs().map_err(system("give up new privileges"))?;
     for path in join {
         let what = format!("join the namespace {}", path.display());
