@@ -61,11 +61,19 @@ impl Error {
         }
     }
 
+    /// Whether the runtime failed without a word where this program can read it.
+    pub fn is_silent(&self) -> bool {
+        matches!(self, Error::Failed { message, .. } if message.starts_with(SILENT))
+    }
+
     /// Whether the runtime does not know the container: for a delete that is success.
     pub fn is_not_found(&self) -> bool {
         self.failure() == Some(Failure::NotFound)
     }
 }
+
+/// How the message of a runtime begins that left none.
+const SILENT: &str = "no message";
 
 /// The kinds of failure that callers tell apart. Runtimes have one exit code for all of them, so they
 /// are recognised by the texts of runc, crun, youki and berth.
@@ -128,7 +136,7 @@ pub(crate) fn message(log: Option<&Path>, stderr: &[u8], status: ExitStatus) -> 
     let text = String::from_utf8_lossy(stderr);
     match text.lines().rev().map(str::trim).find(|line| !line.is_empty()) {
         Some(line) => line.trim_start_matches("ERRO[0000] ").to_owned(),
-        None => format!("no message, {status}"),
+        None => format!("{SILENT}, {status}"),
     }
 }
 

@@ -187,6 +187,9 @@ impl Shim {
     pub(super) fn launch_failed(&mut self, id: &str, exec: Option<&str>, error: TaskError) {
         let mut asker = None;
         let mut restoring = false;
+        // On a full disk the runtime has no log: what it wrote on the process' streams is all that it said.
+        let silent = matches!(&error, TaskError::Runtime { source, .. } if source.is_silent());
+        let mut buffer = std::mem::take(&mut self.buffer);
         if let Ok(container) = self.container(id) {
             restoring = exec.is_none() && container.images.is_some();
             if let Some(process) = container.process_mut(exec) {
@@ -195,9 +198,13 @@ impl Shim {
                 if let Some(logger) = process.io.take_logger() {
                     logger.kill();
                 }
+                if silent {
+                    process.io.drain(&mut buffer);
+                }
                 process.io = crate::stdio::Io::default();
             }
         }
+        self.buffer = buffer;
         self.answer(asker, Err(error));
         if restoring {
             // It stays, without a process, until Delete.
