@@ -187,6 +187,7 @@ fn without_ids(line: &str) -> String {
         let number = ["/dev/loop", "/snapshots/"]
             .iter()
             .any(|before| out.ends_with(before))
+            && !word.is_empty()
             && word.bytes().all(|b| b.is_ascii_digit());
         // Capability masks are what is compared.
         let mask = line.starts_with("Cap") || line.starts_with("Sig");

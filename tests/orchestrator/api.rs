@@ -364,7 +364,7 @@ fn bad_manifests() -> Vec<(Value, &'static [&'static str])> {
         ),
         (
             container(json!({"securityContext": {"procMount": "Unmasked"}})),
-            &["bad", "securityContext.procMount", "not supported"],
+            &["bad", "securityContext.procMount", "hostUsers"],
         ),
         (
             with(json!({"restartPolicy": "Sometimes"})),

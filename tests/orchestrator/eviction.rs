@@ -279,6 +279,14 @@ fn memory_pressure_takes_pods_by_usage_and_priority() {
         };
         evicted(&world, name, message);
     }
+    wait_for("the last of them to end", PATIENCE, || {
+        let order = std::fs::read_to_string(dir.path().join("order")).expect("the order");
+        if order.lines().count() == 3 {
+            Ok(())
+        } else {
+            Err(order)
+        }
+    });
     let order = std::fs::read_to_string(dir.path().join("order")).expect("the order");
     assert_eq!(
         order.lines().collect::<Vec<_>>(),

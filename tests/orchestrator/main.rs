@@ -16,6 +16,7 @@ mod faults;
 mod fields_of_pods;
 mod forms;
 mod grpc;
+mod helm;
 mod images;
 mod jobs;
 mod monitor;

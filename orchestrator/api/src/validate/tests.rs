@@ -449,7 +449,6 @@ fn a_pods_dns_is_checked() {
             json!({"dnsConfig": {"options": [{"value": "2"}]}}),
             "spec.dnsConfig.options[0]: Required",
         ),
-        (json!({"hostnameOverride": "a"}), "setHostnameAsFQDN"),
     ] {
         let found = with(spec.clone());
         assert!(
