@@ -331,8 +331,10 @@ fn a_broken_version_is_mended() {
     // In order it waits for people, as upstream: put the template back, delete the pod.
     set.apply(&json!({"replicas": 2}));
     set.settled(2);
-    let broken =
-        json!({"template": {"spec": {"containers": [{"name": "c", "command": ["sh", "-c", "exit 3"]}]}}});
+    // Without the probe it would count as ready for the moment in which it runs.
+    let broken = json!({"template": {"spec": {"containers": [
+        {"name": "c", "command": ["sh", "-c", "exit 3"], "readinessProbe": {"exec": {"command": ["false"]}}},
+    ]}}});
     set.patch(&broken);
     set.until("the broken pod", |status| status["updatedReplicas"] == 1);
     set.bench
