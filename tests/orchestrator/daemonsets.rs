@@ -155,6 +155,15 @@ fn the_node_has_its_pod_if_it_is_asked_for() {
         .to_owned();
     set.bench.kube(&["delete", "pod", &first]);
     set.settled("a");
+    // Also on a node that takes no other pods.
+    let second = set.pods()[0]["metadata"]["name"]
+        .as_str()
+        .expect("a name")
+        .to_owned();
+    set.bench.kube(&["cordon", &node]);
+    set.bench.kube(&["delete", "pod", &second]);
+    set.settled("a");
+    set.bench.kube(&["uncordon", &node]);
     let shown = set.bench.kube(&["describe", "daemonset", "agent"]);
     for part in [
         "Desired Number of Nodes Scheduled: 1",

@@ -183,10 +183,36 @@ async fn carry_out(
     }
 }
 
+/// Taints that do not keep a daemon away: it belongs to the node in whatever state that is (upstream
+/// `AddOrUpdateDaemonPodTolerations`).
+const TOLERATED: [(&str, &str); 6] = [
+    ("not-ready", "NoExecute"),
+    ("unreachable", "NoExecute"),
+    ("disk-pressure", "NoSchedule"),
+    ("memory-pressure", "NoSchedule"),
+    ("pid-pressure", "NoSchedule"),
+    ("unschedulable", "NoSchedule"),
+];
+
+fn tolerate(pod: &mut Value) {
+    let in_host_network = pod["spec"]["hostNetwork"] == true;
+    let network = in_host_network.then_some(("network-unavailable", "NoSchedule"));
+    let spec = &mut pod["spec"];
+    let mut list = spec["tolerations"].as_array().cloned().unwrap_or_default();
+    for (key, effect) in TOLERATED.into_iter().chain(network) {
+        let one = json!({"key": format!("node.kubernetes.io/{key}"), "operator": "Exists", "effect": effect});
+        if !list.contains(&one) {
+            list.push(one);
+        }
+    }
+    spec["tolerations"] = Value::Array(list);
+}
+
 async fn create(store: &Store, view: &View, node: &str) -> Result<Object, StoreError> {
     loop {
         let mut pod = pod_from_template(&view.set, &random_suffix(), node);
         pod["metadata"]["labels"][REVISION_HASH] = json!(view.hash);
+        tolerate(&mut pod);
         crate::admission::pod(store, &mut pod, node)?;
         match store.create(pod).await {
             // One name in fourteen million: take another.
