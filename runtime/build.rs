@@ -17,6 +17,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rustc-check-cfg=cfg(berth_init)");
+    println!(
+        "cargo::rustc-env=BERTH_SECCOMP_SOURCE={:016x}",
+        compiler_of_filters()?
+    );
     library(&out, "berth_sys_raw", "sys/src/raw/crate.rs", &[])?;
     library(&out, "berth_init", "src/init/lib.rs", &["--cfg", "berth_init"])?;
     let program = out.join("berth-init");
@@ -65,6 +69,24 @@ fn main() -> Result<(), Box<dyn Error>> {
         ),
     )?;
     Ok(())
+}
+
+/// A hash (FNV-1a) of the source that makes seccomp filters: filters that another compiler made are not used.
+fn compiler_of_filters() -> Result<u64, Box<dyn Error>> {
+    let mut files = vec![PathBuf::from("spec/src/seccomp.rs")];
+    for entry in fs::read_dir("src/seccomp")? {
+        files.push(entry?.path());
+    }
+    files.retain(|path| path.is_file());
+    files.sort();
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for path in files {
+        println!("cargo::rerun-if-changed={}", path.display());
+        for byte in fs::read(path)? {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    Ok(hash)
 }
 
 fn compiler(out: &Path) -> Result<Command, Box<dyn Error>> {

@@ -64,6 +64,7 @@ pub fn config(data: &[u8]) {
         console: true,
         gate: Gate::Park,
         seccomp: None,
+        network: false,
     };
     if let Ok(plan) = plan::create(&bundle, &host, &options) {
         let _ = plan.to_string();

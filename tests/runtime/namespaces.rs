@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-use harness::{Bundle, need_root, wait_for};
+use harness::{Bundle, need_root, run, wait_for};
 use serde_json::{Value, json};
 
 use crate::driver::{PATIENCE, Runtime};
@@ -239,6 +239,74 @@ fn the_loopback_of_a_new_network_is_up() {
     for runtime in Runtime::all() {
         let mut bundle = Bundle::new(&["cat", "/sys/class/net/lo/flags"]);
         assert_eq!(runtime.run_bundle(&mut bundle).ok(), "0x9\n", "{}", runtime.name);
+    }
+}
+
+/// The same command line, run by another program.
+fn through(wrapper: &[&str], command: &Command) -> Command {
+    let mut wrapped = Command::new(wrapper[0]);
+    wrapped
+        .args(&wrapper[1..])
+        .arg(command.get_program())
+        .args(command.get_args());
+    wrapped
+}
+
+#[test]
+fn a_new_network_is_the_same_with_one_processor_and_with_more() {
+    need_root!();
+    let runtime = Runtime::berth();
+    let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+    let mut seen = Vec::new();
+    // With a second processor a helper makes it, beside the rest of the start.
+    for processors in ["0", "0,1"] {
+        let mut bundle = Bundle::new(&[
+            "sh",
+            "-c",
+            "readlink /proc/self/ns/net; cat /sys/class/net/lo/flags; ls /sys/class/net/lo",
+        ]);
+        let container = runtime.container(&mut bundle);
+        let text = run(&mut through(
+            &["taskset", "-c", processors],
+            &container.command("run", &[]),
+        ))
+        .ok();
+        let (name, rest) = text.split_once('\n').unwrap();
+        assert_ne!(name, own.to_string_lossy(), "{processors}");
+        assert!(rest.starts_with("0x9\n"), "{processors}: {rest}");
+        seen.push(rest.to_owned());
+    }
+    assert_eq!(seen[0], seen[1]);
+}
+
+#[test]
+fn a_network_that_the_host_refuses_is_an_error_that_names_it() {
+    need_root!();
+    let runtime = Runtime::berth();
+    for processors in ["0", "0,1"] {
+        let mut bundle = Bundle::new(&["true"]);
+        let container = runtime.container(&mut bundle);
+        let script = "echo 0 > /proc/sys/user/max_net_namespaces && exec \"$@\"";
+        let wrapper = [
+            "taskset",
+            "-c",
+            processors,
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "sh",
+            "-c",
+            script,
+            "sh",
+        ];
+        let outcome = run(&mut through(&wrapper, &container.command("run", &[])));
+        assert_ne!(outcome.code(), 0);
+        assert!(
+            outcome.stderr.contains("linux.namespaces") && outcome.stderr.contains("No space left on device"),
+            "{processors}: {}",
+            outcome.stderr
+        );
+        assert!(!runtime.root().join(&container.id).exists(), "nothing is left");
     }
 }
 

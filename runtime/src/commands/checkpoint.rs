@@ -287,6 +287,7 @@ fn dump(
         console: true,
         gate: Gate::Direct,
         seccomp: None,
+        network: false,
     };
     let planned = plan::checkpoint(&bundle, &host, &create, images)?;
     let mut request = planned.options;

@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use berth_cgroups::systemd::Placeholder;
 use berth_cgroups::{Cgroup, CgroupError};
 use berth_spec::{Hook, LinuxNamespaceType, LinuxResources};
+use berth_sys::network::NewNetwork;
 use clap::Args;
 
 use super::{Context, ExitCode};
@@ -91,16 +92,37 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> Result<ExitCode, Erro
     Ok(0)
 }
 
-/// A bundle that can be had on this host, with the command line checked against it. Nothing was made yet.
+/// A bundle that can be had on this host, with the command line checked against it. Nothing was made yet that outlives
+/// this process.
 pub(super) struct Prepared {
     pub(super) bundle: Bundle,
     pub(super) host: HostFacts,
     listen_fds: u32,
+    /// The network namespace of a new container, where it is made beside.
+    network: Option<NewNetwork>,
 }
 
 impl Prepared {
+    /// For a new container.
     pub(super) fn new(args: &SharedArgs, detach: bool) -> Result<Self, Error> {
         let bundle = Bundle::open(args.bundle.as_deref().unwrap_or(Path::new(".")))?;
+        // First of all: it takes the kernel as long as everything up to the first process takes this one.
+        let network = launch::network_beside(&bundle.spec)?;
+        Self::check(bundle, network, args, detach)
+    }
+
+    /// For a container that CRIU restores, namespaces and all.
+    pub(super) fn restored(args: &SharedArgs, detach: bool) -> Result<Self, Error> {
+        let bundle = Bundle::open(args.bundle.as_deref().unwrap_or(Path::new(".")))?;
+        Self::check(bundle, None, args, detach)
+    }
+
+    fn check(
+        bundle: Bundle,
+        network: Option<NewNetwork>,
+        args: &SharedArgs,
+        detach: bool,
+    ) -> Result<Self, Error> {
         let mut host = HostFacts::collect()?;
         host.look_at(&bundle.spec);
         validate::validate(&bundle.spec, &host)?;
@@ -111,6 +133,7 @@ impl Prepared {
             bundle,
             host,
             listen_fds: listen_fds(),
+            network,
         };
         super::check_terminal(prepared.terminal(), detach, args.console_socket.as_deref())?;
         super::check_preserved_fds(prepared.listen_fds, args.preserve_fds)?;
@@ -141,6 +164,7 @@ impl Prepared {
             args,
             console,
             gate,
+            network: self.network.take(),
             placement: Placement::new(&self.bundle.spec, id.as_str(), context.driver, &self.host)?,
             rootless: context.driver.is_rootless(&self.host),
             seccomp: super::filter(&self.bundle.spec)?,
@@ -287,6 +311,7 @@ impl Prepared {
             console: request.console.is_some(),
             gate: request.gate,
             seccomp: request.seccomp.as_ref(),
+            network: request.network.is_some(),
         };
         let plan = plan::create(&self.bundle, &self.host, &options)?;
         let launched = launch::launch(
@@ -295,6 +320,7 @@ impl Prepared {
                 spec: &self.bundle.spec,
                 state_dir: Some(lock.path()),
                 cgroup,
+                network: request.network,
                 console_socket: request.console,
                 host: &mut parent,
             },
@@ -315,6 +341,7 @@ struct Request<'a> {
     placement: Placement,
     rootless: bool,
     seccomp: Option<Program>,
+    network: Option<NewNetwork>,
 }
 
 /// A new cgroup with what it is to be limited to, and what keeps it alive while it has no process.

@@ -140,6 +140,7 @@ fn execute(context: &Context, args: &ExecArgs) -> Result<ExitCode, Error> {
             spec: &spec,
             state_dir: None,
             cgroup: &Cgroup::from_paths(&cgroup_paths).with_unit(container.unit()),
+            network: None,
             console_socket: console,
             host: &mut Parent {
                 container: &container,

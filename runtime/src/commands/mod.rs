@@ -41,15 +41,12 @@ use crate::error::{ArgumentError, Error};
 use crate::host;
 use crate::log::{self, Log};
 use crate::placement::Driver;
-use crate::seccomp::{self, Program};
+use crate::seccomp::{Cache, Program};
 use crate::spec::OCI_VERSION;
 use crate::state::{ContainerId, StateRoot};
 
 /// What `main` exits with.
 pub type ExitCode = i32;
-
-/// Where state lives when root says nothing else.
-const DEFAULT_ROOT: &str = "/run/berth";
 
 /// Open Container Initiative runtime
 ///
@@ -215,18 +212,21 @@ fn rootless(word: &str) -> Result<Option<bool>, Error> {
     }
 }
 
-/// `--root` made absolute; without it the user's runtime directory for the unprivileged, else /run/berth.
+/// The user's runtime directory for the unprivileged, else /run: for `berth` and what else is kept until the next boot.
+fn runtime_file(name: &str) -> Result<PathBuf, Error> {
+    // Inside a user namespace the user's own idea of being root decides, as with runc.
+    let honour =
+        !geteuid().is_root() || (host::in_user_namespace()? && env::var("USER").as_deref() != Ok("root"));
+    let own = env::var_os("XDG_RUNTIME_DIR").filter(|dir| honour && !dir.is_empty());
+    Ok(own
+        .map_or_else(|| PathBuf::from("/run"), PathBuf::from)
+        .join(name))
+}
+
+/// `--root` made absolute; without it `berth` in the directory for such files.
 fn state_root(given: Option<&Path>) -> Result<PathBuf, Error> {
     let Some(given) = given else {
-        // Inside a user namespace the user's own idea of being root decides, as with runc.
-        let honour =
-            !geteuid().is_root() || (host::in_user_namespace()? && env::var("USER").as_deref() != Ok("root"));
-        return Ok(
-            match env::var_os("XDG_RUNTIME_DIR").filter(|dir| honour && !dir.is_empty()) {
-                Some(dir) => Path::new(&dir).join("berth"),
-                None => PathBuf::from(DEFAULT_ROOT),
-            },
-        );
+        return runtime_file("berth");
     };
     let absolute = absolute(given)?;
     if absolute == Path::new("/") {
@@ -334,7 +334,7 @@ fn filter(spec: &Spec) -> Result<Option<Program>, Error> {
     let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) else {
         return Ok(None);
     };
-    let program = seccomp::compile(profile)?;
+    let program = Cache::new(runtime_file("berth.seccomp")?).compile(profile)?;
     // In runc's words.
     log::debug(&format!("seccomp filter flags: {}", program.flags));
     if let Some(name) = program.ignored.first()

@@ -48,6 +48,7 @@ pub(super) fn run(context: &Context, args: &PlanArgs) -> Result<ExitCode, Error>
         console: false,
         gate: Gate::Park,
         seccomp: seccomp.as_ref(),
+        network: plan::network_beside(&bundle.spec),
     };
     super::print(plan::create(&bundle, &host, &options)?.to_string().as_bytes())
 }

@@ -91,7 +91,7 @@ fn restore(
     shared: &SharedArgs,
 ) -> Result<ExitCode, Error> {
     let images = args.images.parse()?;
-    let prepared = Prepared::new(shared, args.detach)?;
+    let prepared = Prepared::restored(shared, args.detach)?;
     check_labels(args)?;
     super::checkpoint::folders(&images)?;
     if args.detach {
@@ -211,6 +211,7 @@ fn with_cgroup(
         console: true,
         gate: Gate::Direct,
         seccomp: None,
+        network: false,
     };
     let label = |text: &'_ Option<String>| text.clone().filter(|text| !text.is_empty());
     let (profile, mount) = (label(&args.lsm_profile), label(&args.lsm_mount_context));
@@ -229,6 +230,7 @@ fn with_cgroup(
             spec: &bundle.spec,
             state_dir: Some(lock.path()),
             cgroup,
+            network: None,
             console_socket: console,
             host: &mut parent,
         },

@@ -20,13 +20,14 @@ use std::path::Path;
 
 use berth_cgroups::Cgroup;
 use berth_spec::Spec;
-use berth_sys::socket;
+use berth_sys::network::NewNetwork;
+use berth_sys::{process, socket};
 
 pub use error::LaunchError;
 pub use gate::{is_parked, start};
 pub use restored::resolve;
 
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 use crate::wire::InitStep;
 
 /// Hooks that run in the runtime's namespaces while the container is created.
@@ -59,6 +60,8 @@ pub struct Context<'a> {
     pub state_dir: Option<&'a Path>,
     /// The container's cgroup.
     pub cgroup: &'a Cgroup,
+    /// The network namespace, for plans that want it made beside.
+    pub network: Option<NewNetwork>,
     /// A connected unix socket that gets the terminal's master (SCM_RIGHTS).
     pub console_socket: Option<OwnedFd>,
     /// The caller.
@@ -88,6 +91,15 @@ impl Launched {
         }
         Ok((self.pid, self.pidfd))
     }
+}
+
+/// Begins with the container's network namespace, if that can be made beside what comes before [`launch`] and there is
+/// a processor to do it: on a single one it would only cost a process more.
+pub fn network_beside(spec: &Spec) -> Result<Option<NewNetwork>, LaunchError> {
+    if !plan::network_beside(spec) || !process::has_processors(2) {
+        return Ok(None);
+    }
+    NewNetwork::begin().map(Some).map_err(run::no_network)
 }
 
 /// Makes the first process and returns when it waits for its start or, for plans without a gate, runs. On failure

@@ -318,11 +318,17 @@ impl<'a> Launch<'a> {
         } else {
             None
         };
+        let network = match self.context.network.take() {
+            Some(network) if clone.network => Some(network.finish().map_err(no_network)?),
+            None if clone.network => return Err(LaunchError::Protocol),
+            _ => None,
+        };
         let mut request = Request {
             namespaces: clone.namespaces,
             joins: &joins,
             helper_user: clone.helper_user,
             helper_time: clone.helper_time,
+            network: network.as_ref().map(AsFd::as_fd),
             cgroup,
             sync: child_sync.as_fd(),
             program: program.as_fd(),
@@ -564,8 +570,18 @@ fn spawn_error(failure: SpawnFailure, clone: &Clone) -> LaunchError {
         Stage::BecomeRoot => "it cannot become root of its user namespace: is the id 0 mapped?",
         Stage::Clone => "clone3 failed: are all of linux.namespaces allowed on this host?",
         Stage::Descriptors => "its descriptors cannot be closed",
+        Stage::Network => "it cannot enter its network namespace",
         Stage::Exec => "its init program cannot be executed",
         Stage::Wait | Stage::None => return LaunchError::Ended(source),
     };
     LaunchError::Spawn { what, source }
+}
+
+/// The network namespace could not be made beside.
+pub(super) fn no_network(source: io::Error) -> LaunchError {
+    LaunchError::Spawn {
+        what: "its network namespace cannot be made: is it allowed on this host (linux.namespaces, \
+               /proc/sys/user/max_net_namespaces)?",
+        source,
+    }
 }

@@ -145,6 +145,7 @@ fn creation(
         console: true,
         gate: Gate::Direct,
         seccomp: None,
+        network: false,
         ..*options
     };
     Ok(super::create(bundle, facts, &options)?.init)
@@ -249,6 +250,7 @@ pub fn restore(
         rootfs: &bundle.rootfs,
         facts,
         cgroup_paths: create.cgroup_paths,
+        network: false,
     };
     let mut options = common(&images, spec, "restore.log");
     options
@@ -401,6 +403,7 @@ mod tests {
             console: false,
             gate: Gate::Direct,
             seccomp: None,
+            network: false,
         }
     }
 

@@ -52,6 +52,8 @@ pub struct Join {
 pub struct Clone {
     /// CLONE_NEW* kinds that clone3(2) makes.
     pub namespaces: u64,
+    /// The network namespace is made beside (`berth_sys::network`), and entered by the first process.
+    pub network: bool,
     /// Namespaces joined before.
     pub joins: Vec<Join>,
     /// Born in the container's cgroup (CLONE_INTO_CGROUP).
@@ -200,6 +202,7 @@ impl fmt::Display for Clone {
             }
         }
         for (name, on) in [
+            ("network", self.network),
             ("into-cgroup", self.into_cgroup),
             ("waits", self.waits),
             ("becomes-root", self.becomes_root),

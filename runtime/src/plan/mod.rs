@@ -88,6 +88,8 @@ pub struct CreateOptions<'a> {
     pub gate: Gate,
     /// The compiled `linux.seccomp`.
     pub seccomp: Option<&'a Program>,
+    /// Whether the network namespace is made beside: see [`network_beside`].
+    pub network: bool,
 }
 
 /// Options of `exec`.
@@ -120,6 +122,8 @@ struct Context<'a> {
     rootfs: &'a Path,
     facts: &'a HostFacts,
     cgroup_paths: &'a BTreeMap<String, PathBuf>,
+    /// The network namespace is made beside.
+    network: bool,
 }
 
 impl Context<'_> {
@@ -148,6 +152,23 @@ fn joined(namespace: &LinuxNamespace) -> Option<&PathBuf> {
         .filter(|path| !path.as_os_str().is_empty())
 }
 
+/// Whether a container's network namespace can be made by a helper, beside what else its start needs, instead of by
+/// clone3(2): there is to be one, it belongs to the host's user namespace, and no device is moved into it before its
+/// first process runs.
+pub fn network_beside(spec: &Spec) -> bool {
+    let Some(linux) = spec.linux() else { return false };
+    let Some(namespaces) = linux.namespaces() else {
+        return false;
+    };
+    let of = |kind| namespaces.iter().find(|namespace| namespace.typ() == kind);
+    of(LinuxNamespaceType::Network).is_some_and(|network| joined(network).is_none())
+        && of(LinuxNamespaceType::User).is_none()
+        && linux
+            .net_devices()
+            .as_ref()
+            .is_none_or(|devices| devices.is_empty())
+}
+
 /// Plans `create` and `run`.
 pub fn create(bundle: &Bundle, facts: &HostFacts, options: &CreateOptions<'_>) -> Result<Plan, PlanError> {
     let spec = &bundle.spec;
@@ -158,6 +179,7 @@ pub fn create(bundle: &Bundle, facts: &HostFacts, options: &CreateOptions<'_>) -
         rootfs: &bundle.rootfs,
         facts,
         cgroup_paths: options.cgroup_paths,
+        network: options.network,
     };
     let mut host = Vec::with_capacity(8);
     let mut init = Vec::with_capacity(64);
@@ -201,6 +223,7 @@ pub fn exec(
         rootfs: Path::new("/"),
         facts,
         cgroup_paths: options.cgroup_paths,
+        network: false,
     };
     let mut init = vec![];
     process::session(options.id, options.no_new_keyring, &mut init)?;

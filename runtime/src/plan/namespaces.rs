@@ -8,6 +8,7 @@ use super::host::{Clone, HostStep, IdMapping, Join, JoinSource};
 use super::{Context, Gate, PlanError, process};
 use crate::wire::{InitStep, Slot, sync};
 
+const NETWORK: u64 = LinuxNamespaceType::Network as u64;
 const USER: u64 = LinuxNamespaceType::User as u64;
 const TIME: u64 = LinuxNamespaceType::Time as u64;
 const IPC: u64 = LinuxNamespaceType::Ipc as u64;
@@ -32,7 +33,7 @@ pub(super) fn inside(context: &Context<'_>, init: &mut Vec<InitStep>) -> Result<
     if kinds != 0 {
         init.push(InitStep::Unshare { kinds });
     }
-    if context.makes(LinuxNamespaceType::Network) {
+    if context.makes(LinuxNamespaceType::Network) && !context.network {
         init.push(InitStep::Loopback {});
     }
     let spec = context.spec;
@@ -146,6 +147,7 @@ fn clone(context: &Context<'_>) -> Clone {
                 clone.becomes_root |= kind == USER;
             }
             None if kind == TIME => clone.helper_time = true,
+            None if kind == NETWORK && context.network => clone.network = true,
             None if kind == CGROUP || kind == IPC && ipc_inside(context) => {}
             None => clone.namespaces |= kind,
         }

@@ -39,6 +39,7 @@ fn plan_of(edit: impl FnOnce(&mut Value), gate: Gate) -> Plan {
         console: true,
         gate,
         seccomp: None,
+        network: false,
     };
     create(&bundle(edit), &facts(), &options).unwrap()
 }
@@ -166,6 +167,7 @@ fn a_filter_is_last_with_no_new_privs_and_before_the_capabilities_without() {
             console: false,
             gate: Gate::Park,
             seccomp: Some(&program),
+            network: false,
         };
         let plan = create(&bundle, &facts(), &options).unwrap();
         let capabilities = position(&plan, |step| matches!(step, InitStep::Capabilities { .. }));
@@ -210,6 +212,7 @@ fn without_a_mount_namespace_nothing_of_the_hosts_is_changed() {
         console: false,
         gate: Gate::Park,
         seccomp: None,
+        network: false,
     };
     let plan = create(&bundle, &facts(), &options).unwrap();
     let text = plan.to_string();
@@ -249,4 +252,66 @@ fn exec_joins_what_the_container_has() {
     let plan = exec(&process, &bundle.spec, &facts(), &options).unwrap();
     assert_eq!(plan.first_private, 5);
     golden("plan-exec.txt", &plan.to_string());
+}
+
+#[test]
+fn a_network_made_beside_is_entered_and_not_made_again() {
+    let bundle = bundle(|_| {});
+    assert!(network_beside(&bundle.spec));
+    let paths = BTreeMap::from([(String::new(), PathBuf::from("/sys/fs/cgroup/unified/box"))]);
+    let options = |network| CreateOptions {
+        id: "box",
+        cgroup_paths: &paths,
+        no_pivot: false,
+        no_new_keyring: false,
+        preserve_fds: 0,
+        listen_fds: 0,
+        console: false,
+        gate: Gate::Direct,
+        seccomp: None,
+        network,
+    };
+    for beside in [false, true] {
+        let plan = create(&bundle, &facts(), &options(beside)).unwrap();
+        let clone = plan.host.iter().find_map(|step| match step {
+            HostStep::Clone(clone) => Some(clone),
+            _ => None,
+        });
+        let clone = clone.unwrap();
+        assert_eq!(clone.network, beside);
+        assert_eq!(clone.namespaces & libc::CLONE_NEWNET as u64 == 0, beside);
+        assert_eq!(plan.init.contains(&InitStep::Loopback {}), !beside);
+    }
+}
+
+#[test]
+fn a_network_is_made_beside_only_where_nothing_else_must_come_first() {
+    let of = |edit: fn(&mut Value)| network_beside(&bundle(edit).spec);
+    assert!(of(|_| {}));
+    for edit in [
+        (|config: &mut Value| {
+            config["linux"]["namespaces"]
+                .as_array_mut()
+                .unwrap()
+                .push(json!({"type": "user"}))
+        }) as fn(&mut Value),
+        |config| {
+            let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.push(json!({"type": "user", "path": "/proc/1/ns/user"}));
+        },
+        |config| {
+            let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.retain(|namespace| namespace["type"] != "network");
+        },
+        |config| {
+            let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+            let network = namespaces
+                .iter_mut()
+                .find(|namespace| namespace["type"] == "network");
+            network.unwrap()["path"] = json!("/proc/1/ns/net");
+        },
+        |config| config["linux"]["netDevices"] = json!({"eth0": {}}),
+    ] {
+        assert!(!of(edit));
+    }
 }

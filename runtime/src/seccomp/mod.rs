@@ -15,6 +15,7 @@
 
 mod arguments;
 mod assembler;
+mod cache;
 mod contradictions;
 mod profile;
 mod ranges;
@@ -25,6 +26,8 @@ use std::path::PathBuf;
 
 use berth_spec::{LinuxSeccomp, LinuxSeccompFilterFlag};
 use libseccomp::error::SeccompError as LibraryError;
+
+pub use cache::Cache;
 
 use assembler::{Assembler, Label};
 use profile::{Architecture, Profile};

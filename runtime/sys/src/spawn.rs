@@ -8,8 +8,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::ptr::NonNull;
 
+use crate::area::{Area, PAGE, STACK};
 use crate::raw::child::{CLONE_PARENT, JoinOrder, MAX_JOINS, Order, first_process, joiner};
 use crate::raw::{self, CloneArgs, Fd};
 
@@ -22,10 +22,6 @@ const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const SIGCHLD: u64 = 17;
 
-/// Stack of each child: they make some dozen system calls.
-const STACK: usize = 16 * 1024;
-const AREA: usize = 4096 + 2 * STACK;
-
 /// How to make the first process.
 #[derive(Debug)]
 pub struct Request<'a> {
@@ -37,6 +33,8 @@ pub struct Request<'a> {
     pub helper_user: bool,
     /// Make a time namespace in the joining helper.
     pub helper_time: bool,
+    /// The network namespace to enter, from [`crate::network::NewNetwork`].
+    pub network: Option<BorrowedFd<'a>>,
     /// cgroup2 directory to be born into.
     pub cgroup: Option<BorrowedFd<'a>>,
     /// The child's end of a socket pair made by [`crate::socket::pair`].
@@ -74,38 +72,13 @@ impl SpawnFailure {
     }
 }
 
-/// The mapping the children use: an [`Order`] followed by two stacks.
+/// Where the children and this process share an [`Order`].
 #[derive(Debug)]
-struct Area(NonNull<u8>);
+struct Shared(Area);
 
-impl Area {
-    fn new() -> io::Result<Self> {
-        // SAFETY: a new anonymous mapping; nothing existing is touched. Shared, so that a helper that was forked
-        // with its own memory can still answer.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                AREA,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        if address == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        NonNull::new(address.cast())
-            .map(Self)
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))
-    }
-
+impl Shared {
     fn order(&self) -> *mut Order {
-        self.0.as_ptr().cast()
-    }
-
-    fn stack(&self, index: usize) -> u64 {
-        self.0.as_ptr() as u64 + 4096 + (index * STACK) as u64
+        self.0.page()
     }
 
     /// The answer so far: stage, index, error number, pid.
@@ -123,21 +96,14 @@ impl Area {
     }
 }
 
-impl Drop for Area {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours; `Spawned` drops it only when no child uses it any more.
-        unsafe { libc::munmap(self.0.as_ptr().cast(), AREA) };
-    }
-}
-
-const _: () = assert!(size_of::<Order>() <= 4096);
+const _: () = assert!(size_of::<Order>() + 16 <= PAGE);
 
 /// A first process that is on its way to the init program.
 #[derive(Debug)]
 pub struct Spawned {
     pid: i32,
     pidfd: OwnedFd,
-    area: Area,
+    area: Shared,
     // The children read the array by its address.
     _inherit: Box<[RawFd]>,
 }
@@ -173,7 +139,7 @@ impl Spawned {
     }
 }
 
-fn failure_of(area: &Area, status: raw::Res<i32>) -> SpawnFailure {
+fn failure_of(area: &Shared, status: raw::Res<i32>) -> SpawnFailure {
     let (stage, join, errno, _) = area.answer();
     let stage = match stage {
         1 => Stage::Join,
@@ -184,6 +150,7 @@ fn failure_of(area: &Area, status: raw::Res<i32>) -> SpawnFailure {
         6 => Stage::Descriptors,
         7 => Stage::Exec,
         8 => Stage::Wait,
+        9 => Stage::Network,
         _ => Stage::None,
     };
     let source = if stage == Stage::None {
@@ -221,6 +188,7 @@ pub fn with_user_namespace<T>(look: impl FnOnce(i32) -> T) -> Result<T, SpawnFai
         joins: &[],
         helper_user: false,
         helper_time: false,
+        network: None,
         cgroup: None,
         sync: theirs.as_fd(),
         // Never executed: it waits for a byte that nobody sends.
@@ -252,7 +220,8 @@ pub fn spawn(
     let own_memory = request.helper_time || request.joins.iter().any(|(_, kinds)| kinds & time != 0);
     let memory = if own_memory { 0 } else { CLONE_VM };
 
-    let area = Area::new().map_err(SpawnFailure::clone)?;
+    // Shared, so that a helper that was forked with its own memory can still answer.
+    let area = Shared(Area::new(libc::MAP_SHARED, 2).map_err(SpawnFailure::clone)?);
     let mut pidfd: i32 = -1;
     let inherit: Box<[RawFd]> = request.inherit.into();
     let mut flags = request.namespaces | CLONE_PIDFD | CLONE_CLEAR_SIGHAND | memory;
@@ -269,7 +238,7 @@ pub fn spawn(
         pidfd: if helper { pidfd_at } else { &raw mut pidfd as u64 },
         // CLONE_PARENT takes over the exit signal of the helper.
         exit_signal: if helper { 0 } else { SIGCHLD },
-        stack: area.stack(0),
+        stack: area.0.stack(0),
         stack_size: STACK as u64,
         cgroup: request.cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
         ..CloneArgs::default()
@@ -286,6 +255,7 @@ pub fn spawn(
         sync: Fd(request.sync.as_raw_fd()),
         parent: Fd(parent_sync.as_raw_fd()),
         program: Fd(request.program.as_raw_fd()),
+        network: Fd(request.network.map_or(-1, |fd| fd.as_raw_fd())),
         wait: request.wait,
         become_root: request.become_root,
         first_private: request.first_private,
@@ -306,7 +276,7 @@ pub fn spawn(
         let args = CloneArgs {
             flags: memory | CLONE_FILES | CLONE_CLEAR_SIGHAND,
             exit_signal: SIGCHLD,
-            stack: area.stack(1),
+            stack: area.0.stack(1),
             stack_size: STACK as u64,
             ..CloneArgs::default()
         };

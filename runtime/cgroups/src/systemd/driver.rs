@@ -128,6 +128,7 @@ impl Placeholder {
             joins: &[],
             helper_user: false,
             helper_time: false,
+            network: None,
             cgroup: None,
             sync: theirs.as_fd(),
             // Never executed.

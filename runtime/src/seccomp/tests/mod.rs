@@ -1,6 +1,7 @@
 //! The compiled filter against libseccomp's own, run by an interpreter over numbers, architectures and
 //! arguments; and both in the kernel.
 
+mod cache;
 mod equality;
 mod kernel;
 mod profiles;

@@ -8,12 +8,14 @@ use core::ffi::c_void;
 
 use super::clone::{CloneArgs, clone_with_stack};
 use super::{
-    Errno, Fd, Res, capget, capset, cloexec_range, close, exec_fd, exit, raise_ambient, recv, send,
-    set_cloexec, set_dumpable, setns, setresgid, setresuid, unshare,
+    Errno, Fd, Res, capget, capset, cloexec_range, close, exec_fd, exit, network_with_loopback,
+    raise_ambient, recv, send, set_cloexec, set_dumpable, setns, setresgid, setresuid, unshare,
 };
 
 /// CLONE_NEWUSER.
 pub const CLONE_NEWUSER: u64 = 0x1000_0000;
+/// CLONE_NEWNET.
+pub const CLONE_NEWNET: u64 = 0x4000_0000;
 /// CLONE_NEWTIME.
 pub const CLONE_NEWTIME: u64 = 0x80;
 /// CLONE_PARENT: the new process is a sibling.
@@ -44,6 +46,8 @@ pub enum Stage {
     Exec = 7,
     /// Waiting for the parent.
     Wait = 8,
+    /// setns(2) of the network namespace that was made beside.
+    Network = 9,
 }
 
 /// A namespace to join.
@@ -66,6 +70,8 @@ pub struct Order {
     pub parent: Fd,
     /// The init program.
     pub program: Fd,
+    /// The network namespace to enter, or -1.
+    pub network: Fd,
     /// Wait for one message before execveat(2).
     pub wait: bool,
     /// Become root of the user namespace before execveat(2).
@@ -135,6 +141,11 @@ fn become_root() -> Res<()> {
 pub unsafe extern "C" fn first_process(argument: *mut c_void) -> ! {
     // SAFETY: the caller's promise.
     let order = unsafe { &mut *argument.cast::<Order>() };
+    if order.network != Fd(-1)
+        && let Err(errno) = setns(order.network, CLONE_NEWNET)
+    {
+        fail(order, Stage::Network, errno);
+    }
     if order.wait {
         // With the copy open, the end of a parent that is killed would not be noticed.
         close(order.parent);
@@ -236,4 +247,36 @@ fn ask_parent(order: &mut Order) {
         fail(order, Stage::Wait, errno);
     }
     wait_for_parent(order);
+}
+
+/// What [`network_maker`] answers.
+#[derive(Debug, Clone, Copy)]
+pub struct NetworkOrder {
+    /// The namespace, or -1.
+    pub network: Fd,
+    /// Why there is none.
+    pub errno: i32,
+}
+
+impl Default for NetworkOrder {
+    fn default() -> Self {
+        Self {
+            network: Fd(-1),
+            errno: 0,
+        }
+    }
+}
+
+/// Entry of the process that makes a network namespace, opens it in the descriptor table it shares, and ends.
+///
+/// # Safety
+/// `argument` points at a valid [`NetworkOrder`] that only this process uses until it ends.
+pub unsafe extern "C" fn network_maker(argument: *mut c_void) -> ! {
+    // SAFETY: the caller's promise.
+    let order = unsafe { &mut *argument.cast::<NetworkOrder>() };
+    match unshare(CLONE_NEWNET).and_then(|()| network_with_loopback()) {
+        Ok(network) => order.network = network,
+        Err(errno) => order.errno = errno.0,
+    }
+    exit(0)
 }

@@ -273,24 +273,46 @@ pub fn connect_packets(path: &[u8]) -> Res<Fd> {
     }
 }
 
-/// Sets the flag IFF_UP of the device `lo` in this network namespace (netdevice(7)).
-pub fn loopback_up() -> Res<()> {
+/// A socket that stands for this network namespace (netdevice(7)).
+fn inet_socket() -> Res<Fd> {
     const AF_INET: usize = 2;
     const SOCK_DGRAM: usize = 2;
+    // SAFETY: no memory is involved.
+    check_fd(unsafe { syscall(nr::SOCKET, [AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0, 0, 0, 0]) })
+}
+
+/// Sets the flag IFF_UP of the device `lo` in the socket's network namespace.
+fn set_loopback_up(socket: Fd) -> Res<()> {
     const SIOCSIFFLAGS: usize = 0x8914;
     const IFF_UP_RUNNING: u16 = 0x41;
-    // SAFETY: no memory is involved.
-    let fd = check_fd(unsafe { syscall(nr::SOCKET, [AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0, 0, 0, 0]) })?;
     let mut request = [0u8; 40];
     request[..2].copy_from_slice(b"lo");
     request[16..18].copy_from_slice(&IFF_UP_RUNNING.to_ne_bytes());
     // SAFETY: a struct ifreq of 40 bytes is read.
-    let result = check_unit(unsafe {
+    check_unit(unsafe {
         syscall(
             nr::IOCTL,
-            [fd.arg(), SIOCSIFFLAGS, request.as_ptr() as usize, 0, 0, 0],
+            [socket.arg(), SIOCSIFFLAGS, request.as_ptr() as usize, 0, 0, 0],
         )
+    })
+}
+
+/// Sets the flag IFF_UP of the device `lo` in this network namespace (netdevice(7)).
+pub fn loopback_up() -> Res<()> {
+    let socket = inet_socket()?;
+    let result = set_loopback_up(socket);
+    super::close(socket);
+    result
+}
+
+/// Sets `lo` up in this network namespace and opens the namespace (SIOCGSKNS: no path in procfs has to be trusted).
+pub fn network_with_loopback() -> Res<Fd> {
+    const SIOCGSKNS: usize = 0x894c;
+    let socket = inet_socket()?;
+    let result = set_loopback_up(socket).and_then(|()| {
+        // SAFETY: no memory is involved; the answer is a new descriptor.
+        check_fd(unsafe { syscall(nr::IOCTL, [socket.arg(), SIOCGSKNS, 0, 0, 0, 0]) })
     });
-    super::close(fd);
+    super::close(socket);
     result
 }
