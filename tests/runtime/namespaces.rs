@@ -302,7 +302,7 @@ fn a_network_that_the_host_refuses_is_an_error_that_names_it() {
         let outcome = run(&mut through(&wrapper, &container.command("run", &[])));
         assert_ne!(outcome.code(), 0);
         assert!(
-            outcome.stderr.contains("linux.namespaces") && outcome.stderr.contains("No space left on device"),
+            outcome.stderr.contains("linux.namespaces") && outcome.stderr.contains("no space left on device"),
             "{processors}: {}",
             outcome.stderr
         );

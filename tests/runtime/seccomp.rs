@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use harness::{Bundle, need_root};
+use harness::{Bundle, need_root, run};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -47,6 +47,30 @@ fn calls_fail_with_the_number_that_is_asked_for() {
             assert_eq!(outcome.ok(), "1\n");
         }
     }
+}
+
+/// Filters are kept from one container to the next: the second of a profile gets the first one's, and so does exec.
+#[test]
+fn the_next_container_of_a_profile_is_filtered_alike() {
+    need_root!();
+    let runtime = Runtime::berth();
+    // No other test asks for this number, so that the first container is the first of its profile.
+    let profile = rules(&json!([
+        {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 122},
+    ]));
+    let script = "mkdir /tmp/x 2>&1; rmdir /none 2>&1; true";
+    let expected = "mkdir: can't create directory '/tmp/x': Disk quota exceeded\nrmdir: '/none': No such file or directory\n";
+    for round in 0..2 {
+        let outcome = runtime.run_bundle(&mut bundle(script, &profile));
+        assert_eq!(outcome.ok(), expected, "round {round}");
+    }
+    let mut stays = bundle("sleep 1000", &profile);
+    let container = runtime.container(&mut stays);
+    container.create().verb("start", &[]).ok();
+    let outcome = run(runtime
+        .command(&["exec", &container.id, "sh", "-c", script])
+        .stdin(std::process::Stdio::null()));
+    assert_eq!(outcome.ok(), expected);
 }
 
 #[test]

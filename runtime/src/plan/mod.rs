@@ -163,10 +163,7 @@ pub fn network_beside(spec: &Spec) -> bool {
     let of = |kind| namespaces.iter().find(|namespace| namespace.typ() == kind);
     of(LinuxNamespaceType::Network).is_some_and(|network| joined(network).is_none())
         && of(LinuxNamespaceType::User).is_none()
-        && linux
-            .net_devices()
-            .as_ref()
-            .is_none_or(|devices| devices.is_empty())
+        && linux.net_devices().as_ref().is_none_or(BTreeMap::is_empty)
 }
 
 /// Plans `create` and `run`.

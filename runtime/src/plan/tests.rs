@@ -288,13 +288,11 @@ fn a_network_made_beside_is_entered_and_not_made_again() {
 fn a_network_is_made_beside_only_where_nothing_else_must_come_first() {
     let of = |edit: fn(&mut Value)| network_beside(&bundle(edit).spec);
     assert!(of(|_| {}));
-    for edit in [
-        (|config: &mut Value| {
-            config["linux"]["namespaces"]
-                .as_array_mut()
-                .unwrap()
-                .push(json!({"type": "user"}))
-        }) as fn(&mut Value),
+    let edits: [fn(&mut Value); 5] = [
+        |config| {
+            let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.push(json!({"type": "user"}));
+        },
         |config| {
             let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
             namespaces.push(json!({"type": "user", "path": "/proc/1/ns/user"}));
@@ -311,7 +309,8 @@ fn a_network_is_made_beside_only_where_nothing_else_must_come_first() {
             network.unwrap()["path"] = json!("/proc/1/ns/net");
         },
         |config| config["linux"]["netDevices"] = json!({"eth0": {}}),
-    ] {
+    ];
+    for edit in edits {
         assert!(!of(edit));
     }
 }

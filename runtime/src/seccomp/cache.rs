@@ -183,7 +183,10 @@ fn put_list(out: &mut Vec<u8>, numbers: impl Iterator<Item = u32>) {
 /// Head, four lengths and the flags, the profile, the filter, the names of ignored calls (each with a line feed), and
 /// a sum over all of it.
 pub(super) fn encode(program: &Program, profile: &[u8]) -> Vec<u8> {
-    let ignored: String = program.ignored.iter().map(|name| format!("{name}\n")).collect();
+    let mut ignored = program.ignored.join("\n");
+    if !ignored.is_empty() {
+        ignored.push('\n');
+    }
     let mut out = Vec::with_capacity(profile.len() + 8 * program.filter.len() + 256);
     out.extend_from_slice(HEAD);
     for number in [
