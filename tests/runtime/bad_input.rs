@@ -94,6 +94,18 @@ const CASES: &[Case] = &[
         "selinux",
     ),
     (
+        "mount label",
+        |c| c["linux"]["mountLabel"] = json!("a:b:c"),
+        "linux.mountLabel",
+        "selinux",
+    ),
+    (
+        "intel rdt",
+        |c| c["linux"]["intelRdt"] = json!({"closID": "a"}),
+        "linux.intelRdt",
+        "not enabled",
+    ),
+    (
         "no root",
         |c| drop(c.as_object_mut().unwrap().remove("root")),
         "root",

@@ -120,4 +120,19 @@ fn a_limit_that_cannot_be_enforced_is_refused() {
     });
     let error = runtime.run_bundle(&mut bundle).err();
     assert!(error.contains("linux.resources.hugepageLimits"), "{error}");
+    // A device that is not there: the kernel refuses it, or has no such controller.
+    let mut bundle = Bundle::new(&["true"]);
+    bundle.edit(|config| config["linux"]["resources"]["rdma"] = json!({"nosuch_1": {"hcaHandles": 3}}));
+    let container = runtime.container(&mut bundle);
+    for verb in ["create", "run"] {
+        let error = container.verb(verb, &[]).err().replace("\\\"", "\"");
+        assert!(
+            error.contains("linux.resources.rdma[\"nosuch_1\"]: the rdma controller is not available")
+                || error
+                    .contains("linux.resources.rdma[\"nosuch_1\"]: cannot write \"nosuch_1 hca_handle=3\""),
+            "{error}"
+        );
+        assert!(!runtime.root().join(&container.id).exists());
+        assert!(crate::driver::cgroups_named(&container.id).is_empty());
+    }
 }

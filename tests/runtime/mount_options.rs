@@ -83,7 +83,15 @@ const SILENT: &[&str] = &[
 ];
 
 /// These have tests of their own in this directory: mounts.rs, and below.
-const ELSEWHERE: &[&str] = &["bind", "rbind", "idmap", "ridmap", "tmpcopyup"];
+const ELSEWHERE: &[&str] = &[
+    "bind",
+    "rbind",
+    "idmap",
+    "ridmap",
+    "tmpcopyup",
+    "src-nofollow",
+    "dest-nofollow",
+];
 
 fn features() -> BTreeSet<String> {
     let text = Runtime::berth().call(&["features"]).ok();

@@ -303,3 +303,43 @@ fn a_mount_that_fails_names_its_place_and_reason() {
         assert!(crate::driver::cgroups_named(&container.id).is_empty());
     }
 }
+
+/// Links are mounted, and mounted on, as what they are; also where the runtime opens the source for a user namespace.
+#[test]
+fn a_link_itself_can_be_source_or_target() {
+    need_root!();
+    let source = TempDir::new().unwrap();
+    fs::set_permissions(source.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(source.path().join("file"), "from outside\n").unwrap();
+    symlink("/inside", source.path().join("link")).unwrap();
+    for user in [false, true] {
+        let mounts = [
+            json!({"destination": "/a", "type": "bind", "source": source.path().join("link"), "options": ["bind", "src-nofollow"]}),
+            json!({"destination": "/b", "type": "bind", "source": source.path().join("file"), "options": ["bind", "dest-nofollow"]}),
+            json!({"destination": "/c", "type": "bind", "source": source.path().join("file"), "options": ["bind"]}),
+        ];
+        let mut bundle = with(&mounts, "readlink /a; cat /a /b /away /c /followed");
+        for (name, text) in [("inside", "inside\n"), ("away", "away\n"), ("followed", "")] {
+            fs::write(bundle.rootfs().join(name), text).unwrap();
+        }
+        symlink("/away", bundle.rootfs().join("b")).unwrap();
+        symlink("/followed", bundle.rootfs().join("c")).unwrap();
+        if user {
+            for dir in [bundle.path().to_path_buf(), bundle.rootfs()] {
+                fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
+            }
+            bundle.edit(|config| {
+                config["linux"]["namespaces"]
+                    .as_array_mut()
+                    .unwrap()
+                    .push(json!({"type": "user"}));
+                let ids = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+                config["linux"]["uidMappings"] = ids.clone();
+                config["linux"]["gidMappings"] = ids;
+            });
+        }
+        let text = Runtime::berth().run_bundle(&mut bundle).ok();
+        let wanted = "/inside\ninside\nfrom outside\naway\nfrom outside\nfrom outside\n";
+        assert_eq!(text, wanted, "user namespace: {user}");
+    }
+}

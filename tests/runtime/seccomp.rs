@@ -125,26 +125,29 @@ fn what_is_logged_or_allowed_works_and_a_default_may_deny() {
     assert!(run(&["mkdir", "/x"]).err().contains("Operation not permitted"));
 }
 
+/// An operator with its operands, and which of the signals 10 and 12 it then is true of: the number is the second argument
+/// of kill(2), whose call is refused.
+pub const OPERATORS: [(&str, u64, u64, &str); 7] = [
+    ("SCMP_CMP_EQ", 10, 0, "10"),
+    ("SCMP_CMP_NE", 10, 0, "12"),
+    ("SCMP_CMP_GE", 11, 0, "12"),
+    ("SCMP_CMP_GT", 10, 0, "12"),
+    ("SCMP_CMP_LE", 10, 0, "10"),
+    ("SCMP_CMP_LT", 12, 0, "10"),
+    ("SCMP_CMP_MASKED_EQ", 4, 4, "12"),
+];
+
 #[test]
 fn arguments_decide() {
     need_root!();
-    let arg = |index: u32, value: u64, two: u64, op: &str| json!({"index": index, "value": value, "valueTwo": two, "op": op});
-    // kill -SIGNAL: its number is the second argument. 10 is SIGUSR1, 12 SIGUSR2.
-    let cases = [
-        (arg(1, 10, 0, "SCMP_CMP_EQ"), "10"),
-        (arg(1, 10, 0, "SCMP_CMP_NE"), "12"),
-        (arg(1, 11, 0, "SCMP_CMP_GE"), "12"),
-        (arg(1, 10, 0, "SCMP_CMP_GT"), "12"),
-        (arg(1, 10, 0, "SCMP_CMP_LE"), "10"),
-        (arg(1, 12, 0, "SCMP_CMP_LT"), "10"),
-        (arg(1, 4, 4, "SCMP_CMP_MASKED_EQ"), "12"),
-    ];
     for runtime in Runtime::all() {
-        for (arg, refused) in &cases {
-            let profile = rules(&json!([{"names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": [arg]}]));
+        for (operator, value, two, refused) in OPERATORS {
+            let argument = json!({"index": 1, "value": value, "valueTwo": two, "op": operator});
+            let profile =
+                rules(&json!([{"names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": [argument]}]));
             let script = "trap : USR1 USR2; for s in 10 12; do kill -$s $$ 2>/dev/null || echo $s; done";
             let text = runtime.run_bundle(&mut bundle(script, &profile)).ok();
-            assert_eq!(text, format!("{refused}\n"), "{}: {arg}", runtime.name);
+            assert_eq!(text, format!("{refused}\n"), "{}: {operator}", runtime.name);
         }
     }
 }
@@ -244,6 +247,86 @@ fn an_agent_gets_the_listener_with_the_containers_state() {
         assert_eq!(document["state"]["pid"], container.pid());
         assert_eq!(document["state"]["status"], "running");
         drop((file, second));
+    }
+}
+
+/// An agent that gets one call, signals its process, and tells what has become of the call: `gone`, since the process went
+/// back to take the signal, or `waits`, in a sleep that only a signal that kills ends. It answers all calls with "go on".
+const AGENT: &str = r"
+import array, errno, fcntl, os, select, signal, socket, struct, sys, time
+RECEIVE, SEND, VALID = 0xc0502100, 0xc0182101, 0x40082102
+server = socket.socket(socket.AF_UNIX)
+server.bind(sys.argv[1])
+server.listen()
+stream, _ = server.accept()
+_, data, _, _ = stream.recvmsg(65536, socket.CMSG_SPACE(4))
+stream.close()
+listener = array.array('i', data[0][2])[0]
+def receive():
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    if poll.poll()[0][1] & select.POLLHUP: sys.exit()
+    call = bytearray(80)
+    fcntl.ioctl(listener, RECEIVE, call)
+    return struct.unpack_from('QI', call)
+def answer(call):
+    try: fcntl.ioctl(listener, SEND, struct.pack('QqiI', call, 0, 0, 1))
+    except OSError as error:
+        if error.errno != errno.ENOENT: raise
+def is_valid(call):
+    try: fcntl.ioctl(listener, VALID, struct.pack('Q', call))
+    except OSError as error: return error.errno != errno.ENOENT
+    return True
+def status(pid, name):
+    lines = open(f'/proc/{pid}/status').read().splitlines()
+    return next(line for line in lines if line.startswith(name + ':')).split()[1]
+def wait_for(condition):
+    for _ in range(3000):
+        if condition(): return True
+        time.sleep(0.02)
+    return False
+call, pid = receive()
+os.kill(pid, signal.SIGUSR1)
+def waits():
+    pending = int(status(pid, 'ShdPnd'), 16) >> (signal.SIGUSR1 - 1) & 1
+    return status(pid, 'State') == 'D' and pending and is_valid(call)
+print('waits' if wait_for(lambda: waits() or not is_valid(call)) and is_valid(call) else 'gone', flush=True)
+answer(call)
+while True: answer(receive()[0])
+";
+
+#[test]
+fn a_received_call_waits_through_signals_if_asked() {
+    need_root!();
+    let python = harness::need_program!("python3");
+    for (flags, found) in [
+        (json!([]), "gone\n"),
+        (json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]), "waits\n"),
+    ] {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("agent");
+        let mut agent = std::process::Command::new(&python);
+        agent.args(["-c", AGENT]).arg(&path);
+        let agent = agent.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        // What listens is in /proc/net/unix with the flag of a listener; to connect would be taken for the runtime.
+        harness::wait_for("the agent's socket", crate::driver::PATIENCE, || {
+            let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+            let name = path.to_str().unwrap();
+            let listens =
+                |line: &&str| line.ends_with(name) && line.split_whitespace().nth(3) == Some("00010000");
+            sockets.lines().find(listens).map(|_| ()).ok_or(())
+        });
+        let mut profile = rules(&json!([{"names": ["chdir"], "action": "SCMP_ACT_NOTIFY"}]));
+        profile["listenerPath"] = json!(path);
+        profile["flags"] = flags;
+        let mut bundle = bundle("trap 'echo signal' USR1; cd /tmp; echo done", &profile);
+        assert_eq!(
+            Runtime::berth().run_bundle(&mut bundle).ok(),
+            "signal\ndone\n",
+            "{found}"
+        );
+        let output = agent.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), found);
     }
 }
 

@@ -36,11 +36,19 @@ fn the_init_program_is_a_sealed_file_in_memory() {
         target.display()
     );
     // Even the host's root cannot write to it.
-    let error = fs::OpenOptions::new().write(true).open(&exe).map(|mut file| {
+    let write = |path: &str| {
         use std::io::Write as _;
-        file.write_all(b"x")
-    });
-    assert!(!matches!(error, Ok(Ok(()))), "the init program was overwritten");
+        let opened = fs::OpenOptions::new().write(true).open(path);
+        opened.and_then(|mut file| file.write_all(b"x"))
+    };
+    write(&exe).expect_err("the init program was overwritten");
+    // The kernel refuses that of any program that is executed just now: so the attack keeps it open until it is not.
+    let kept = fs::File::open(&exe).unwrap();
+    container.kill("KILL").ok();
+    container.wait("stopped");
+    let path = format!("/proc/self/fd/{}", kept.as_raw_fd());
+    let error = write(&path).expect_err("the init program was overwritten after its end");
+    assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{error}");
 }
 
 /// Whoever starts the runtime with a standard descriptor closed must not have the next file that is opened, one of the
@@ -150,31 +158,49 @@ fn a_false_dev_null_of_a_bound_folder_masks_nothing() {
     assert!(text.contains("/dev/null"), "{text}");
 }
 
-/// CVE-2024-21626: a folder of the host that the caller passes on, as the working directory. Only the kernel's word on where
-/// that is tells it from one of the container's.
+/// CVE-2024-21626: a folder of the host that the caller passes on, as the working directory. Of a process that joins a
+/// container only the kernel's word on where that is tells it from a folder of the container's.
 #[test]
 fn a_working_directory_behind_a_preserved_descriptor_is_refused() {
     need_root!();
     let runtime = Runtime::berth();
     let host = TempDir::new().unwrap();
     fs::write(host.path().join("secret"), "secret").unwrap();
+    let with_folder = |command: Command| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "exec 3<\"$0\"; exec \"$@\""]).arg(host.path());
+        run(shell.arg(command.get_program()).args(command.get_args()))
+    };
+    let refused = |outcome: harness::Outcome, message: &str| {
+        assert!(!outcome.stdout.contains("secret"), "{}", outcome.stdout);
+        let text = outcome.err();
+        assert!(text.contains(message), "{text}");
+    };
     let mut bundle = Bundle::new(&["cat", "secret"]);
     bundle.edit(|config| config["process"]["cwd"] = json!("/proc/self/fd/3"));
     let container = runtime.container(&mut bundle);
-    let command = container.command("run", &["--preserve-fds", "1"]);
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "exec 3<\"$0\"; exec \"$@\""]);
-    shell
-        .arg(host.path())
-        .arg(command.get_program())
-        .args(command.get_args());
-    let outcome = run(&mut shell);
-    assert!(!outcome.stdout.contains("secret"), "{}", outcome.stdout);
-    let text = outcome.err();
-    assert!(
-        text.contains("outside") || text.contains("/proc/self/fd/3"),
-        "{text}"
-    );
+    let outcome = with_folder(container.command("run", &["--preserve-fds", "1"]));
+    refused(outcome, "/proc/self/fd/3");
+    let mut bundle = Bundle::new(&["sleep", "1000"]);
+    symlink("/proc/self/fd/3", bundle.rootfs().join("way")).unwrap();
+    let container = runtime.container(&mut bundle);
+    container.start();
+    for way in ["/proc/self/fd/3", "/proc/self/fd/3/..", "/way", "/proc/1/cwd/way"] {
+        let options = [
+            "exec",
+            "--preserve-fds",
+            "1",
+            "--cwd",
+            way,
+            &container.id,
+            "cat",
+            "secret",
+        ];
+        refused(
+            with_folder(runtime.command(&options)),
+            "outside of container mount namespace root",
+        );
+    }
 }
 
 /// CVE-2025-52565: an image that brings its own pseudoterminals.

@@ -117,20 +117,39 @@ impl fmt::Display for LinuxNamespaceType {
     }
 }
 
+impl LinuxNamespaceType {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::Mount,
+        Self::Cgroup,
+        Self::Uts,
+        Self::Ipc,
+        Self::User,
+        Self::Pid,
+        Self::Network,
+        Self::Time,
+    ];
+
+    const WORDS: &[&str] = &["mount", "cgroup", "uts", "ipc", "user", "pid", "network", "time"];
+
+    /// The word of the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mount => "mount",
+            Self::Cgroup => "cgroup",
+            Self::Uts => "uts",
+            Self::Ipc => "ipc",
+            Self::User => "user",
+            Self::Pid => "pid",
+            Self::Network => "network",
+            Self::Time => "time",
+        }
+    }
+}
+
 impl Value for LinuxNamespaceType {
     fn read(reader: &mut Reader<'_>) -> Result<Self, Failed> {
-        const TYPES: [LinuxNamespaceType; 8] = [
-            LinuxNamespaceType::Mount,
-            LinuxNamespaceType::Cgroup,
-            LinuxNamespaceType::Uts,
-            LinuxNamespaceType::Ipc,
-            LinuxNamespaceType::User,
-            LinuxNamespaceType::Pid,
-            LinuxNamespaceType::Network,
-            LinuxNamespaceType::Time,
-        ];
-        const WORDS: [&str; 8] = ["mount", "cgroup", "uts", "ipc", "user", "pid", "network", "time"];
-        reader.word(&WORDS).map(|index| TYPES[index])
+        reader.word(Self::WORDS).map(|index| Self::ALL[index])
     }
 }
 

@@ -2,11 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use berth_spec::{
+    Arch, LinuxNamespaceType, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator,
+    MemoryPolicyFlagType, MemoryPolicyModeType,
+};
 use clap::Args;
 use serde::Serialize;
 
 use super::ExitCode;
 use crate::error::Error;
+use crate::seccomp;
 use crate::spec::OCI_VERSION;
 use crate::validate::KNOWN_MOUNT_OPTIONS;
 
@@ -35,7 +40,7 @@ struct Features {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct LinuxFeatures {
-    namespaces: &'static [&'static str],
+    namespaces: Vec<&'static str>,
     capabilities: Vec<String>,
     cgroup: CgroupFeatures,
     seccomp: SeccompFeatures,
@@ -73,17 +78,17 @@ struct CgroupFeatures {
 #[serde(rename_all = "camelCase")]
 struct SeccompFeatures {
     enabled: bool,
-    actions: &'static [&'static str],
-    operators: &'static [&'static str],
-    archs: &'static [&'static str],
-    known_flags: &'static [&'static str],
-    supported_flags: &'static [&'static str],
+    actions: Vec<&'static str>,
+    operators: Vec<&'static str>,
+    archs: Vec<&'static str>,
+    known_flags: Vec<&'static str>,
+    supported_flags: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
 struct MemoryPolicyFeatures {
-    modes: &'static [&'static str],
-    flags: &'static [&'static str],
+    modes: Vec<&'static str>,
+    flags: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -91,7 +96,6 @@ struct MountExtensions {
     idmap: Enabled,
 }
 
-const NAMESPACES: &[&str] = &["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"];
 const HOOKS: &[&str] = &[
     "prestart",
     "createRuntime",
@@ -100,71 +104,12 @@ const HOOKS: &[&str] = &[
     "poststart",
     "poststop",
 ];
-const ACTIONS: &[&str] = &[
-    "SCMP_ACT_ALLOW",
-    "SCMP_ACT_ERRNO",
-    "SCMP_ACT_KILL",
-    "SCMP_ACT_KILL_PROCESS",
-    "SCMP_ACT_KILL_THREAD",
-    "SCMP_ACT_LOG",
-    "SCMP_ACT_NOTIFY",
-    "SCMP_ACT_TRACE",
-    "SCMP_ACT_TRAP",
-];
-const OPERATORS: &[&str] = &[
-    "SCMP_CMP_EQ",
-    "SCMP_CMP_GE",
-    "SCMP_CMP_GT",
-    "SCMP_CMP_LE",
-    "SCMP_CMP_LT",
-    "SCMP_CMP_MASKED_EQ",
-    "SCMP_CMP_NE",
-];
-const FLAGS: &[&str] = &[
-    "SECCOMP_FILTER_FLAG_LOG",
-    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
-    "SECCOMP_FILTER_FLAG_TSYNC",
-    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
-];
-const ARCHITECTURES: &[&str] = &[
-    "SCMP_ARCH_AARCH64",
-    "SCMP_ARCH_ARM",
-    "SCMP_ARCH_LOONGARCH64",
-    "SCMP_ARCH_M68K",
-    "SCMP_ARCH_MIPS",
-    "SCMP_ARCH_MIPS64",
-    "SCMP_ARCH_MIPS64N32",
-    "SCMP_ARCH_MIPSEL",
-    "SCMP_ARCH_MIPSEL64",
-    "SCMP_ARCH_MIPSEL64N32",
-    "SCMP_ARCH_PARISC",
-    "SCMP_ARCH_PARISC64",
-    "SCMP_ARCH_PPC",
-    "SCMP_ARCH_PPC64",
-    "SCMP_ARCH_PPC64LE",
-    "SCMP_ARCH_RISCV64",
-    "SCMP_ARCH_S390",
-    "SCMP_ARCH_S390X",
-    "SCMP_ARCH_SH",
-    "SCMP_ARCH_SHEB",
-    "SCMP_ARCH_X32",
-    "SCMP_ARCH_X86",
-    "SCMP_ARCH_X86_64",
-];
-const MEMORY_MODES: &[&str] = &[
-    "MPOL_BIND",
-    "MPOL_DEFAULT",
-    "MPOL_INTERLEAVE",
-    "MPOL_LOCAL",
-    "MPOL_PREFERRED",
-    "MPOL_PREFERRED_MANY",
-    "MPOL_WEIGHTED_INTERLEAVE",
-];
-const MEMORY_FLAGS: &[&str] = &[
-    "MPOL_F_NUMA_BALANCING",
-    "MPOL_F_RELATIVE_NODES",
-    "MPOL_F_STATIC_NODES",
-];
+/// The words that the reader of config.json takes in a place, sorted: what is announced is what is accepted.
+fn words<W: Copy>(all: impl IntoIterator<Item = W>, word: impl Fn(W) -> &'static str) -> Vec<&'static str> {
+    let mut words: Vec<&'static str> = all.into_iter().map(word).collect();
+    words.sort_unstable();
+    words
+}
 
 pub(super) fn run(args: &FeaturesArgs) -> Result<ExitCode, Error> {
     super::exactly("features", &args.arguments, 0)?;
@@ -178,16 +123,25 @@ pub(super) fn run(args: &FeaturesArgs) -> Result<ExitCode, Error> {
     super::print(&text)
 }
 
+/// Whether the running kernel knows a flag of seccomp(2).
+fn kernel_takes(flag: &LinuxSeccompFilterFlag) -> bool {
+    berth_sys::process::knows_seccomp_flags(seccomp::kernel_flags(*flag))
+}
+
 fn features() -> Features {
     let version =
         libseccomp::ScmpVersion::current().map_or_else(|_| String::new(), |version| version.to_string());
+    let flags = LinuxSeccompFilterFlag::ALL.iter().copied();
     Features {
         oci_version_min: "1.0.0",
         oci_version_max: OCI_VERSION,
         hooks: HOOKS,
         mount_options: KNOWN_MOUNT_OPTIONS,
         linux: LinuxFeatures {
-            namespaces: NAMESPACES,
+            namespaces: words(
+                LinuxNamespaceType::ALL.iter().copied(),
+                LinuxNamespaceType::as_str,
+            ),
             capabilities: crate::validate::capability_names(),
             cgroup: CgroupFeatures {
                 v1: true,
@@ -198,11 +152,20 @@ fn features() -> Features {
             },
             seccomp: SeccompFeatures {
                 enabled: true,
-                actions: ACTIONS,
-                operators: OPERATORS,
-                archs: ARCHITECTURES,
-                known_flags: FLAGS,
-                supported_flags: FLAGS,
+                actions: words(
+                    LinuxSeccompAction::ALL.iter().copied(),
+                    LinuxSeccompAction::as_str,
+                ),
+                operators: words(
+                    LinuxSeccompOperator::ALL.iter().copied(),
+                    LinuxSeccompOperator::as_str,
+                ),
+                archs: words(seccomp::architectures(), Arch::as_str),
+                known_flags: words(
+                    LinuxSeccompFilterFlag::ALL.iter().copied(),
+                    LinuxSeccompFilterFlag::as_str,
+                ),
+                supported_flags: words(flags.filter(kernel_takes), LinuxSeccompFilterFlag::as_str),
             },
             apparmor: Enabled { enabled: true },
             selinux: Enabled { enabled: true },
@@ -212,8 +175,14 @@ fn features() -> Features {
                 monitoring: true,
             },
             memory_policy: MemoryPolicyFeatures {
-                modes: MEMORY_MODES,
-                flags: MEMORY_FLAGS,
+                modes: words(
+                    MemoryPolicyModeType::ALL.iter().copied(),
+                    MemoryPolicyModeType::as_str,
+                ),
+                flags: words(
+                    MemoryPolicyFlagType::ALL.iter().copied(),
+                    MemoryPolicyFlagType::as_str,
+                ),
             },
             mount_extensions: MountExtensions {
                 idmap: Enabled { enabled: true },

@@ -378,7 +378,7 @@ impl<'a> Failed<'a> {
             InitStep::Affinity { .. } => format!(
                 "process.execCPUAffinity.final: {errno}: name processors that are online and in the container's cpuset"
             ),
-            InitStep::Scheduler { .. } => format!("process.scheduler: {errno}"),
+            InitStep::Scheduler { attributes } => scheduler(attributes, self.errno, errno),
             InitStep::IoPriority { .. } => format!("process.ioPriority: {errno}"),
             InitStep::MemoryPolicy { .. } => format!("linux.memoryPolicy: {errno}: are the nodes there and allowed?"),
             InitStep::Personality { .. } => format!("linux.personality: {errno}"),
@@ -403,6 +403,35 @@ fn label(path: &str, value: &[u8], errno: &str) -> String {
         );
     }
     format!("unable to apply process.selinuxLabel {value:?}: write /proc/{path}: {errno}")
+}
+
+/// What sched_setattr(2) refuses, with what it may be: the errors say little by themselves.
+fn scheduler(attributes: &[u8], number: i32, errno: &str) -> String {
+    const DEADLINE: u8 = 6;
+    const UTIL_CLAMP: u8 = 0x60;
+    let deadline = attributes.get(4) == Some(&DEADLINE);
+    let clamped = attributes.get(8).is_some_and(|flags| flags & UTIL_CLAMP != 0);
+    let why = match number {
+        libc::EOPNOTSUPP if clamped => {
+            ".flags: SCHED_FLAG_UTIL_CLAMP_MIN and _MAX need a kernel with CONFIG_UCLAMP_TASK"
+        }
+        libc::EBUSY if deadline => {
+            ".runtime: SCHED_DEADLINE: there is not so much processor time left: ask for less of each period"
+        }
+        libc::EPERM if deadline => {
+            ": SCHED_DEADLINE needs the capability CAP_SYS_NICE, and a process that may run on all processors of its \
+             scheduling domain"
+        }
+        libc::EPERM => {
+            ": a policy or a priority above the caller's needs the capability CAP_SYS_NICE, a real-time one a share of \
+             the cpu controller's real-time runtime as well"
+        }
+        _ => "",
+    };
+    if why.starts_with('.') || why.starts_with(':') {
+        return format!("process.scheduler{why}: {errno}");
+    }
+    format!("process.scheduler: {errno}")
 }
 
 #[cfg(test)]

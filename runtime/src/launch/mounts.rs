@@ -15,18 +15,25 @@ use super::namespaces::write_maps;
 use crate::host_mounts::unescape;
 use crate::plan::{IdMapping, IdMaps};
 
-/// A detached mount of a host path, with its ids mapped if asked for; `slave` takes it out of the host's peer groups.
+/// A detached mount of a host path, with its ids mapped if asked for; `slave` takes it out of the host's peer groups,
+/// `nofollow` takes a symbolic link for what it is.
 pub(super) fn source(
     path: &Path,
     recursive: bool,
     idmap: Option<&IdMaps>,
     slave: bool,
+    nofollow: bool,
 ) -> Result<OwnedFd, LaunchError> {
     let fail = |source| LaunchError::Source {
         path: path.to_path_buf(),
         source,
     };
-    let tree = mount::clone_at(path, recursive).map_err(fail)?;
+    let tree = if nofollow {
+        mount::clone_link_at(path, recursive)
+    } else {
+        mount::clone_at(path, recursive)
+    };
+    let tree = tree.map_err(fail)?;
     if slave {
         // It was made in the host's mount namespace: what is mounted on it later must stay in the container.
         let attr = MountAttr {

@@ -163,8 +163,9 @@ impl<'a> Launch<'a> {
                 recursive,
                 idmap,
                 slave,
+                nofollow,
             } => {
-                let tree = mounts::source(path, *recursive, idmap.as_ref(), *slave)?;
+                let tree = mounts::source(path, *recursive, idmap.as_ref(), *slave, *nofollow)?;
                 self.slots.0.push((Slot::Source(*slot), tree));
             }
             HostStep::Affinity { mask } => self.own_processors = Some(affinity::narrow(mask)?),

@@ -83,6 +83,8 @@ pub enum HostStep {
         idmap: Option<IdMaps>,
         /// Out of the host's peer groups.
         slave: bool,
+        /// A symbolic link at the path itself is what is mounted.
+        nofollow: bool,
     },
     /// Run on these processors until the process is made, which begins on them.
     Affinity {
@@ -226,12 +228,16 @@ impl fmt::Display for HostStep {
                 recursive,
                 idmap,
                 slave,
+                nofollow,
             } => {
                 write!(
                     f,
                     "Source slot={slot} path={} recursive={recursive}",
                     path.display()
                 )?;
+                if *nofollow {
+                    write!(f, " nofollow")?;
+                }
                 if *slave {
                     f.write_str(" slave")?;
                 }

@@ -46,6 +46,7 @@ pub(super) fn source(
     recursive: bool,
     idmap: Option<IdMaps>,
     slave: bool,
+    nofollow: bool,
 ) -> u32 {
     let slot = host.len() as u32;
     host.push(HostStep::Source {
@@ -54,6 +55,7 @@ pub(super) fn source(
         recursive,
         idmap,
         slave,
+        nofollow,
     });
     slot
 }
@@ -131,8 +133,17 @@ fn bind(
         .ok_or_else(|| fail("a bind mount needs a source"))?;
     let path = context.bundle.join(path);
     let idmap = id_mappings(context, mount, options);
-    let slot = (idmap.is_some() || root::parent_opens(context))
-        .then(|| source(host, &path, options.recursive, idmap, !root::shares(context)));
+    let slot = (idmap.is_some() || root::parent_opens(context)).then(|| {
+        let slave = !root::shares(context);
+        source(
+            host,
+            &path,
+            options.recursive,
+            idmap,
+            slave,
+            options.source_nofollow,
+        )
+    });
     let named = options.set | options.clear;
     let clear = if named == 0 {
         0

@@ -366,10 +366,11 @@ pub(super) fn initial_affinity(process: &Process) -> Option<&str> {
     affinity.initial().as_deref().filter(|list| !list.is_empty())
 }
 
-/// `struct sched_attr` (sched_setattr(2)): size, policy, flags, nice, priority, runtime, deadline, period.
+/// `struct sched_attr` (sched_setattr(2)): size, policy, flags, nice, priority, runtime, deadline, period, and the two
+/// bounds of utilization. The specification has flags for these and no values: as with runc they are 0.
 fn scheduler_attributes(scheduler: &berth_spec::Scheduler) -> Vec<u8> {
-    /// `SCHED_ATTR_SIZE_VER0`.
-    const SIZE: u32 = 48;
+    /// `SCHED_ATTR_SIZE_VER1`: the kernel refuses the flags SCHED_FLAG_UTIL_CLAMP_* with a shorter one.
+    const SIZE: u32 = 56;
     use berth_spec::LinuxSchedulerFlag as Flag;
     let policy: u32 = match scheduler.policy() {
         LinuxSchedulerPolicy::SchedOther => 0,
@@ -401,6 +402,7 @@ fn scheduler_attributes(scheduler: &berth_spec::Scheduler) -> Vec<u8> {
     attributes.extend(scheduler.runtime().unwrap_or_default().to_ne_bytes());
     attributes.extend(scheduler.deadline().unwrap_or_default().to_ne_bytes());
     attributes.extend(scheduler.period().unwrap_or_default().to_ne_bytes());
+    attributes.extend([0; 8]);
     attributes
 }
 

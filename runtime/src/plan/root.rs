@@ -31,8 +31,8 @@ pub(super) fn enter(
             recursive: true,
         });
     }
-    let source =
-        (private && parent_opens(context)).then(|| mounts::source(host, context.rootfs, true, None, true));
+    let source = (private && parent_opens(context))
+        .then(|| mounts::source(host, context.rootfs, true, None, true, false));
     init.push(InitStep::Root {
         path: path_text("root.path", context.rootfs)?,
         source: source.map(Slot::Source),

@@ -24,7 +24,7 @@ mod tests;
 
 use std::path::PathBuf;
 
-use berth_spec::{LinuxSeccomp, LinuxSeccompFilterFlag};
+use berth_spec::{Arch, LinuxSeccomp, LinuxSeccompFilterFlag};
 use libseccomp::error::SeccompError as LibraryError;
 
 pub use cache::Cache;
@@ -88,6 +88,25 @@ const FLAG_LOG: u32 = 1 << 1;
 const FLAG_SPEC_ALLOW: u32 = 1 << 2;
 const FLAG_NEW_LISTENER: u32 = 1 << 3;
 const FLAG_WAIT_KILLABLE_RECV: u32 = 1 << 5;
+
+const FLAG_TSYNC: u32 = 1;
+
+/// Architectures that a profile for this host may name.
+pub fn architectures() -> impl Iterator<Item = Arch> {
+    Arch::ALL.iter().copied().filter(|arch| profile::takes(*arch))
+}
+
+/// SECCOMP_FILTER_FLAG_* of a word, with those that the kernel takes it together with.
+pub fn kernel_flags(word: LinuxSeccompFilterFlag) -> u32 {
+    match word {
+        LinuxSeccompFilterFlag::SeccompFilterFlagTsync => FLAG_TSYNC,
+        LinuxSeccompFilterFlag::SeccompFilterFlagLog => FLAG_LOG,
+        LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => FLAG_SPEC_ALLOW,
+        LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
+            FLAG_NEW_LISTENER | FLAG_WAIT_KILLABLE_RECV
+        }
+    }
+}
 
 const RET_KILL_THREAD: u32 = 0;
 const MAX_INSTRUCTIONS: usize = 4096;

@@ -467,20 +467,14 @@ fn architectures(seccomp: &LinuxSeccomp) -> Result<Vec<Architecture>, SeccompErr
         if *arch == Arch::ScmpArchNative {
             continue;
         }
-        // One filter cannot serve two byte orders (seccomp_arch_add(3)); Berth's hosts are little-endian.
-        let little = *arch as u32 & LITTLE_ENDIAN != 0;
-        let Some(known) = KNOWN
-            .iter()
-            .find(|(_, token)| *token == *arch as u32)
-            .filter(|_| little)
-        else {
+        let Some(known) = known(*arch) else {
             let reason =
-                format!("{arch:?} is not an architecture that libseccomp can filter on this host; remove it");
+                format!("{arch} is not an architecture that libseccomp can filter on this host; remove it");
             return Err(invalid(field(), reason));
         };
         // What this host cannot run, the kernel never reports: like any architecture that is not listed.
-        if RUNNABLE.contains(&known.0) && !list.contains(known) {
-            list.push(*known);
+        if RUNNABLE.contains(&known.0) && !list.contains(&known) {
+            list.push(known);
         }
     }
     Ok(list
@@ -494,6 +488,18 @@ fn architectures(seccomp: &LinuxSeccomp) -> Result<Vec<Architecture>, SeccompErr
             calls: Vec::new(),
         })
         .collect())
+}
+
+/// Whether a profile for this host may name an architecture.
+pub(super) fn takes(arch: Arch) -> bool {
+    arch == Arch::ScmpArchNative || known(arch).is_some()
+}
+
+/// One filter cannot serve two byte orders (seccomp_arch_add(3)), and Berth's hosts are little-endian.
+fn known(arch: Arch) -> Option<(ScmpArch, u32)> {
+    let little = arch as u32 & LITTLE_ENDIAN != 0;
+    let mut all = KNOWN.iter().copied();
+    all.find(|(_, token)| *token == arch as u32).filter(|_| little)
 }
 
 const LITTLE_ENDIAN: u32 = 0x4000_0000;

@@ -96,6 +96,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("unified", resources::unified),
     ("seccomp", seccomp::seccomp),
     ("security labels", security::labels),
+    ("mount label", security::mount_label),
     ("intel rdt", security::intel_rdt),
     ("hooks", hooks::hooks),
 ];
@@ -184,20 +185,6 @@ fn namespace(spec: &Spec, kind: LinuxNamespaceType) -> Option<&LinuxNamespace> {
         .iter()
         .flatten()
         .find(|entry| entry.typ() == kind)
-}
-
-/// The word of config.json for a kind of namespace.
-fn kind_name(kind: LinuxNamespaceType) -> &'static str {
-    match kind {
-        LinuxNamespaceType::Mount => "mount",
-        LinuxNamespaceType::Cgroup => "cgroup",
-        LinuxNamespaceType::Uts => "uts",
-        LinuxNamespaceType::Ipc => "ipc",
-        LinuxNamespaceType::User => "user",
-        LinuxNamespaceType::Pid => "pid",
-        LinuxNamespaceType::Network => "network",
-        LinuxNamespaceType::Time => "time",
-    }
 }
 
 /// A list of numbers and ranges as cpuset(7) and numa(7) write it: `0-3,8`.

@@ -2,7 +2,7 @@
 
 use berth_spec::{LinuxNamespaceType, Spec};
 
-use super::{Invalid, kind_name, linux, namespace};
+use super::{Invalid, linux, namespace};
 use crate::host::{HostFacts, Joined};
 
 /// Host names are at most this long (uname(2), __NEW_UTS_LEN).
@@ -18,7 +18,7 @@ pub(super) fn unique(spec: &Spec, _: &HostFacts) -> Result<(), Invalid> {
             .iter()
             .any(|earlier| earlier.typ() == entry.typ())
         {
-            let problem = format!("duplicated ns {:?}: keep one entry", kind_name(entry.typ()));
+            let problem = format!("duplicated ns {:?}: keep one entry", entry.typ().as_str());
             return Err(Invalid::new(
                 format_args!("linux.namespaces[{index}].type"),
                 problem,
@@ -45,7 +45,7 @@ pub(super) fn joined(spec: &Spec, host: &HostFacts) -> Result<(), Invalid> {
                 format_args!("{shown} is not absolute: put a / before it"),
             ));
         }
-        let kind = kind_name(entry.typ());
+        let kind = entry.typ().as_str();
         match host
             .joined
             .iter()
@@ -88,7 +88,7 @@ pub(super) fn supported(spec: &Spec, host: &HostFacts) -> Result<(), Invalid> {
         if !supported && namespace(spec, kind).is_some() {
             let problem = format!(
                 "{0} namespaces aren't enabled in the kernel: remove the {0} entry",
-                kind_name(kind)
+                kind.as_str()
             );
             return Err(Invalid::new("linux.namespaces", problem));
         }

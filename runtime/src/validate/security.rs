@@ -24,6 +24,17 @@ pub(super) fn labels(spec: &Spec, host: &HostFacts) -> Result<(), Invalid> {
     Ok(())
 }
 
+/// The same of the label of mounts (config-linux.md "Mount Label").
+pub(super) fn mount_label(spec: &Spec, host: &HostFacts) -> Result<(), Invalid> {
+    let label = linux(spec).and_then(|linux| linux.mount_label().as_deref());
+    if label.is_some_and(|label| !label.is_empty()) && !host.selinux {
+        let problem = "a mount label is specified in config, but selinux is disabled or not supported: remove it or \
+                       boot with selinux";
+        return Err(Invalid::new("linux.mountLabel", problem));
+    }
+    Ok(())
+}
+
 /// config-linux.md "IntelRdt": a group of resctrl, named by one directory.
 pub(super) fn intel_rdt(spec: &Spec, host: &HostFacts) -> Result<(), Invalid> {
     let Some(rdt) = linux(spec).and_then(|linux| linux.intel_rdt().as_ref()) else {

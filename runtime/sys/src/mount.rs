@@ -25,8 +25,17 @@ fn owned(fd: Fd) -> OwnedFd {
 
 /// A detached copy of the mount at `path`, with everything below it if `recursive`.
 pub fn clone_at(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
+    clone_with(path, recursive, 0)
+}
+
+/// The same of a symbolic link itself, if `path` is one.
+pub fn clone_link_at(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
+    clone_with(path, recursive, raw::AT_SYMLINK_NOFOLLOW)
+}
+
+fn clone_with(path: &Path, recursive: bool, flags: u32) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
-    let flags = raw::OPEN_TREE_CLONE | if recursive { AT_RECURSIVE } else { 0 };
+    let flags = flags | raw::OPEN_TREE_CLONE | if recursive { AT_RECURSIVE } else { 0 };
     raw::open_tree(Fd::CWD, &path, flags).map(owned).map_err(error)
 }
 

@@ -41,6 +41,22 @@ pub fn allow_only_reading() -> io::Result<()> {
         .map_err(error)
 }
 
+/// Whether the kernel knows these SECCOMP_FILTER_FLAG_*: it looks at them first, and then misses the filter (seccomp(2),
+/// EFAULT).
+pub fn knows_seccomp_flags(flags: u32) -> bool {
+    const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
+    // SAFETY: the kernel reads the filter from the null pointer, which fails: nothing changes.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            SECCOMP_SET_MODE_FILTER,
+            libc::c_ulong::from(flags),
+            std::ptr::null::<libc::sock_fprog>(),
+        )
+    };
+    result == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
+}
+
 /// PR_SET_CHILD_SUBREAPER: orphaned descendants become children of this process (prctl(2)).
 pub fn become_subreaper() -> io::Result<()> {
     const PR_SET_CHILD_SUBREAPER: u32 = 36;

@@ -67,11 +67,11 @@ fn bad_profiles_name_the_field() {
         ),
         (
             allow(json!({"architectures": ["SCMP_ARCH_S390X"]})),
-            "linux.seccomp.architectures[0]: ScmpArchS390x is not",
+            "linux.seccomp.architectures[0]: SCMP_ARCH_S390X is not",
         ),
         (
             allow(json!({"architectures": ["SCMP_ARCH_X86", "SCMP_ARCH_M68K"]})),
-            "linux.seccomp.architectures[1]: ScmpArchM68k is not",
+            "linux.seccomp.architectures[1]: SCMP_ARCH_M68K is not",
         ),
     ];
     for (profile, want) in cases {

@@ -136,6 +136,13 @@ fn labels_need_their_module() {
     );
     refused_on(
         &bare,
+        &[("/linux/mountLabel", json!("x"))],
+        "linux.mountLabel",
+        "selinux is disabled",
+    );
+    check(&[("/linux/mountLabel", json!(""))], &bare).unwrap();
+    refused_on(
+        &bare,
         &[("/linux/intelRdt", json!({"closID": "a"}))],
         "linux.intelRdt",
         "not enabled",
