@@ -2,17 +2,23 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::{Bundle, need_root, run};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::driver::Runtime;
+
+/// Nothing mounted on /dev or below: the image's own folder is used.
+fn without_dev(config: &mut Value) {
+    let mounts = config["mounts"].as_array_mut().unwrap();
+    mounts.retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
+}
 
 fn content(path: &std::path::Path) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -139,6 +145,22 @@ fn a_false_dev_null_masks_nothing() {
     assert!(text.contains("/dev/null"), "{text}");
 }
 
+/// Nor is any other device taken on trust that the image has brought.
+#[test]
+fn a_device_that_is_there_must_be_the_one_that_was_asked_for() {
+    need_root!();
+    for name in ["zero", "tty", "random"] {
+        let mut bundle = Bundle::new(&["cat", &format!("/dev/{name}")]);
+        fs::write(bundle.rootfs().join("dev").join(name), "what the image wants").unwrap();
+        bundle.edit(without_dev);
+        let outcome = Runtime::berth().run_bundle(&mut bundle);
+        assert_eq!(outcome.stdout, "", "{name}");
+        let text = outcome.err();
+        let wanted = format!("/dev/{name}: exists and is another kind of file or device");
+        assert!(text.contains(&wanted), "{name}: {text}");
+    }
+}
+
 /// The same where the host's folder is the container's /dev, in which nothing is made: masking finds the false one itself.
 #[test]
 fn a_false_dev_null_of_a_bound_folder_masks_nothing() {
@@ -226,6 +248,66 @@ fn a_false_ptmx_is_no_console() {
         .verb("create", &["--console-socket", path.to_str().unwrap()])
         .err();
     assert!(text.contains("/dev/pts/ptmx"), "{text}");
+}
+
+/// A container with a terminal that tells what it has of it; the terminal's output.
+fn on_a_terminal(bundle: &mut Bundle) -> String {
+    bundle.edit(|config| config["process"]["terminal"] = json!(true));
+    let sockets = TempDir::new().unwrap();
+    let path = sockets.path().join("console");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let runtime = Runtime::berth();
+    let container = runtime.container(bundle);
+    container
+        .verb("create", &["--console-socket", path.to_str().unwrap()])
+        .ok();
+    let (stream, _) = listener.accept().unwrap();
+    let (_, fd) = berth_sys::socket::receive_fd(stream.as_fd(), &mut [0; 64]).unwrap();
+    let mut master = fs::File::from(fd.expect("the terminal's master"));
+    container.verb("start", &[]).ok();
+    let mut text = Vec::new();
+    // The end of a terminal is an error, EIO.
+    let _ = master.read_to_end(&mut text);
+    String::from_utf8_lossy(&text).replace('\r', "")
+}
+
+/// CVE-2025-52565: the terminal's other end is what belongs to the multiplexer, not what the image has at its path.
+#[test]
+fn a_false_slave_is_no_console() {
+    need_root!();
+    let script = "stat -L -c '%F %t:%T' /proc/self/fd/0 /dev/console; cat /dev/pts/0";
+    let mut bundle = Bundle::new(&["sh", "-c", script]);
+    let pts = bundle.rootfs().join("dev/pts");
+    fs::create_dir_all(&pts).unwrap();
+    symlink("/real/ptmx", pts.join("ptmx")).unwrap();
+    fs::write(pts.join("0"), "false\n").unwrap();
+    bundle.edit(|config| {
+        without_dev(config);
+        let options = ["newinstance", "ptmxmode=0666", "mode=0620"];
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        mounts
+            .push(json!({"destination": "/real", "type": "devpts", "source": "devpts", "options": options}));
+    });
+    let device = "character special file 88:0\n";
+    assert_eq!(on_a_terminal(&mut bundle), format!("{device}{device}false\n"));
+}
+
+/// CVE-2025-52565: a link in the place of /dev/console does not lead the terminal elsewhere.
+#[test]
+fn a_link_at_the_console_is_covered_not_followed() {
+    need_root!();
+    let mut bundle = Bundle::new(&["sh", "-c", "stat -L -c '%F' /dev/console; cat /victim"]);
+    fs::write(bundle.rootfs().join("victim"), "untouched\n").unwrap();
+    symlink("/victim", bundle.rootfs().join("dev/console")).unwrap();
+    bundle.edit(|config| {
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        let keeps = |mount: &Value| {
+            let place = mount["destination"].as_str().unwrap();
+            !place.starts_with("/dev") || place == "/dev/pts"
+        };
+        mounts.retain(keeps);
+    });
+    assert_eq!(on_a_terminal(&mut bundle), "character special file\nuntouched\n");
 }
 
 /// CVE-2019-19921, CVE-2019-16884: /proc or /sys led elsewhere by the image.
@@ -349,7 +431,15 @@ fn a_pipe_as_passwd_is_no_trap() {
     let passwd = bundle.rootfs().join("etc/passwd");
     fs::remove_file(&passwd).unwrap();
     nix::unistd::mkfifo(&passwd, nix::sys::stat::Mode::from_bits_truncate(0o644)).unwrap();
-    assert_eq!(Runtime::berth().run_bundle(&mut bundle).ok(), "/\n");
+    let runtime = Runtime::berth();
+    let container = runtime.container(&mut bundle);
+    let inner = container.command("run", &[]);
+    let mut bounded = Command::new("timeout");
+    bounded
+        .args(["--signal=KILL", "60"])
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    assert_eq!(run(&mut bounded).ok(), "/\n");
 }
 
 /// Masked paths show nothing, read-only ones take nothing.

@@ -151,23 +151,7 @@ pub fn run(start: Start) -> i32 {
     let Ok((header, steps)) = wire::decode(plan) else {
         return 125;
     };
-    let mut init = Init {
-        channel: Fd(header.socket),
-        first_private: header.first_private,
-        root: Fd::CWD,
-        proc: None,
-        null: None,
-        empty: None,
-        folder: None,
-        folder_path: Buffer::new(),
-        streams: None,
-        at_root: false,
-        in_place: false,
-        program: Buffer::new(),
-        home: Buffer::new(),
-        text: Buffer::new(),
-        scratch,
-    };
+    let mut init = Init::new(Fd(header.socket), header.first_private, scratch);
     // The descriptors inherited for this program must not reach the next one.
     let _ = sys::cloexec_range(header.first_private, u32::MAX);
     sys::umask(0);
@@ -185,6 +169,26 @@ pub fn run(start: Start) -> i32 {
 }
 
 impl Init {
+    const fn new(channel: Fd, first_private: u32, scratch: &'static mut [usize]) -> Self {
+        Self {
+            channel,
+            first_private,
+            root: Fd::CWD,
+            proc: None,
+            null: None,
+            empty: None,
+            folder: None,
+            folder_path: Buffer::new(),
+            streams: None,
+            at_root: false,
+            in_place: false,
+            program: Buffer::new(),
+            home: Buffer::new(),
+            text: Buffer::new(),
+            scratch,
+        }
+    }
+
     fn step<'a>(&mut self, step: Step<'a>) -> Done<'a> {
         if !matches!(step, Step::Device { .. } | Step::Link { .. }) {
             self.leave_place();

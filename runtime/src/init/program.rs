@@ -197,6 +197,25 @@ mod tests {
         String::from_utf8_lossy(home.bytes()).into_owned()
     }
 
+    /// The last of three sweeps: whatever a step between has left open (CVE-2024-21626).
+    #[test]
+    fn descriptors_that_a_step_left_open_close_at_execve() {
+        use nix::fcntl::{FcntlArg, fcntl};
+        // Higher than those of other tests.
+        const FIRST: u32 = 900;
+        let closes = |fd: u32| {
+            let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+            let flags = text.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+            u32::from_str_radix(flags.trim(), 8).unwrap() & 0o2_000_000 != 0
+        };
+        let file = std::fs::File::open("/").unwrap();
+        let duplicate = |number| fcntl(&file, FcntlArg::F_DUPFD(number)).unwrap() as u32;
+        let (kept, left) = (duplicate(FIRST as i32 - 50), duplicate(FIRST as i32));
+        assert!(kept < FIRST && left >= FIRST && !closes(left));
+        assert!(Init::new(Fd(-1), FIRST, &mut []).seal().is_ok());
+        assert!(closes(left) && !closes(kept));
+    }
+
     #[test]
     fn home_is_the_sixth_field_of_the_users_line() {
         let text = b"root:x:0:0:root:/root:/bin/sh\nme:x:1000:1000::/home/me:/bin/sh\nlast:x:7:7::/seven:";
