@@ -8,9 +8,11 @@
 //!
 //! Source: Kubernetes documentation "Scheduling Framework", "Pod Priority and Preemption".
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use berth_api::kinds;
+use berth_api::quantity::Quantity;
 use berth_api::quota::Amounts;
 use berth_api::room::{self, Candidate};
 use berth_api::{disruption, priority};
@@ -31,6 +33,8 @@ const RETRY: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 /// So many are many.
 const MANY: usize = 32;
+/// So many pods are named that hold what another one lacks.
+const HOLDERS: usize = 3;
 const UNHELPFUL: &str = "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
 const NO_VICTIMS: &str =
     "preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
@@ -96,7 +100,7 @@ async fn place(store: &Store, node: &str, object: &Object, pod: &Value) -> Resul
     let about = ObjectRef::to(object);
     if room::is_gated(pod) {
         let why = "Scheduling is blocked due to non-empty scheduling gates";
-        return refuse(store, object, pod, "SchedulingGated", why, false).await;
+        return refuse(store, object, pod, "SchedulingGated", (why, ""), false).await;
     }
     let bound = store.bind(object.key(), object.uid(), node).await?;
     if room::is_bound(&bound.value()) {
@@ -143,7 +147,19 @@ async fn place(store: &Store, node: &str, object: &Object, pod: &Value) -> Resul
     }
     // Room that was taken by a pod which ends just now is no reason any more: the end rings.
     if !short.is_empty() || repelled.is_some() {
-        let new = refuse(store, object, pod, "Unschedulable", &message, nominated);
+        let evidence = if repelled.is_some() {
+            String::new()
+        } else {
+            world.evidence(&short, &needs)
+        };
+        let new = refuse(
+            store,
+            object,
+            pod,
+            "Unschedulable",
+            (&message, &evidence),
+            nominated,
+        );
         new.await?;
     }
     Ok(())
@@ -196,6 +212,44 @@ impl World {
             }
         }
         any && room::insufficient(needs, &left, &self.allocatable).is_empty()
+    }
+
+    /// Of each resource that is short: how much is wanted, how much there is, and which pods hold most of it.
+    fn evidence(&self, short: &[String], needs: &Amounts) -> String {
+        let mut text = String::new();
+        for name in short {
+            let amount = |of: &Amounts| of.get(name).copied().unwrap_or(Quantity::ZERO);
+            let all = amount(&self.allocatable);
+            let _ = write!(
+                text,
+                " {name}: {} requested, {} of {all} free",
+                amount(needs),
+                free(all, amount(&self.used))
+            );
+            let mut holders: Vec<(Quantity, &Object)> = self
+                .pods
+                .iter()
+                .map(|(object, other)| (amount(&room::needs(other)), object))
+                .filter(|(held, _)| *held > Quantity::ZERO)
+                .collect();
+            holders.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.key().cmp(b.1.key())));
+            let told: Vec<String> = holders
+                .iter()
+                .take(HOLDERS)
+                .map(|(held, pod)| format!("{}/{} ({held})", pod.namespace(), pod.name()))
+                .collect();
+            if !told.is_empty() {
+                let _ = write!(text, ", held by {}", told.join(", "));
+            }
+            match holders.len().saturating_sub(HOLDERS) {
+                0 => {}
+                more => {
+                    let _ = write!(text, " and {more} more");
+                }
+            }
+            text.push('.');
+        }
+        text
     }
 
     /// The pods that matter less.
@@ -277,13 +331,20 @@ async fn preempt(store: &Store, node: &str, by: &Object, victim: &Candidate) -> 
     events::record(store, &about, Severity::Normal, "Preempted", &message, COMPONENT).await
 }
 
-/// Says in the pod's status why it waits, and in an event when that is new.
+/// What is left of a resource: nothing where more is used than there is.
+fn free(all: Quantity, used: Quantity) -> Quantity {
+    let left = all.minus(used);
+    if left.is_negative() { Quantity::ZERO } else { left }
+}
+
+/// Says in the pod's status why it waits, and when that is new in an event, with the evidence: that changes with every
+/// pod that comes or goes, and is written once only.
 async fn refuse(
     store: &Store,
     object: &Object,
     pod: &Value,
     reason: &str,
-    message: &str,
+    (message, evidence): (&str, &str),
     nominated: bool,
 ) -> Result<(), StoreError> {
     let mut value = pod.clone();
@@ -311,7 +372,7 @@ async fn refuse(
             &about,
             Severity::Warning,
             "FailedScheduling",
-            message,
+            &format!("{message}{evidence}"),
             COMPONENT,
         )
         .await?;

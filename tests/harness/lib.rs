@@ -159,14 +159,21 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Outcome {
     }
 }
 
+/// How many times as long everything may take here: `BERTH_TEST_PATIENCE`, which emulated machines set.
+fn patience() -> u32 {
+    let text = std::env::var("BERTH_TEST_PATIENCE").ok();
+    text.and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 /// Waits until `condition` gives a value, looking every few milliseconds; panics with `what`
-/// and the last error text after `timeout`.
+/// and the last error text after `timeout` (times [`patience`]).
 #[track_caller]
 pub fn wait_for<T, E: Debug>(
     what: &str,
     timeout: Duration,
     mut condition: impl FnMut() -> Result<T, E>,
 ) -> T {
+    let timeout = timeout * patience();
     let end = Instant::now() + timeout;
     loop {
         match condition() {

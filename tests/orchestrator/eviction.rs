@@ -3,6 +3,7 @@
 use crate::pods::{PATIENCE, WAIT, World, script, with};
 use harness::{need_root, wait_for};
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Looks every second, and conditions end soon.
@@ -213,6 +214,90 @@ fn a_full_disk_is_relieved_by_images_first_then_by_pods() {
         assert!(events.contains(word), "{word}: {events}");
     }
     // The file system of its data is the test's own, and goes with the node.
+    world.node.clear();
+}
+
+#[test]
+fn a_soft_bound_has_to_be_crossed_for_its_time() {
+    need_root!();
+    let mut world = world(&[], Some("size=300m"));
+    // Nothing takes it away.
+    world.pod(
+        "critical",
+        json!({"priorityClassName": "system-node-critical", "containers": [script(WAIT)]}),
+    );
+    world.ready("critical");
+    let begin = |world: &mut World, grace: &str| {
+        world.node.kill_daemon();
+        world.node.reconfigure(|arguments| {
+            if let Some(at) = arguments.iter().position(|a| a == "--eviction-hard") {
+                arguments.truncate(at);
+            }
+            let grace = format!("memory.available={grace}");
+            // More than there is; what is hard is crossed at the first look.
+            let bounds = [
+                "--eviction-hard",
+                "nodefs.available<9Ti",
+                "--eviction-soft",
+                "memory.available<9Ti",
+            ];
+            arguments.extend(bounds.map(str::to_owned));
+            arguments.extend(["--eviction-soft-grace-period".to_owned(), grace]);
+        });
+        let begun = Instant::now();
+        world.node.spawn();
+        begun
+    };
+    begin(&mut world, "1h");
+    wait_for("a look at what the node has", PATIENCE, || {
+        let disk = node(&world, "DiskPressure").0;
+        if disk == "True" { Ok(()) } else { Err(disk) }
+    });
+    assert_eq!(node(&world, "MemoryPressure").0, "False");
+    let begun = begin(&mut world, "4s");
+    wait_for("MemoryPressure", PATIENCE, || {
+        let memory = node(&world, "MemoryPressure").0;
+        if memory == "True" { Ok(()) } else { Err(memory) }
+    });
+    assert!(begun.elapsed() >= Duration::from_secs(4), "{:?}", begun.elapsed());
+    world.node.clear();
+}
+
+#[test]
+fn more_than_the_bound_is_reclaimed_where_that_is_asked_for() {
+    need_root!();
+    let more = ["--eviction-minimum-reclaim", "nodefs.available=200Mi"];
+    let mut world = world(&more, Some("size=900m"));
+    for (name, mebibytes) in [("large", 200), ("small", 150)] {
+        let container = with(
+            &fill("/v/f", mebibytes),
+            json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}),
+        );
+        world.pod(
+            name,
+            json!({"volumes": [{"name": "v", "emptyDir": {}}], "containers": [container]}),
+        );
+        wait_for(&format!("{name} to be full"), PATIENCE, || {
+            let log = world.node.ctl(&["logs", name]);
+            if log.stdout == "full\n" { Ok(()) } else { Err(log) }
+        });
+    }
+    world.pod("tiny", json!({"containers": [script(WAIT)]}));
+    world.ready("tiny");
+    world.node.kill_daemon();
+    world.node.reconfigure(|arguments| {
+        arguments.extend(["--eviction-hard", "nodefs.available<600Mi"].map(str::to_owned));
+    });
+    world.node.spawn();
+    // The end of the large one brings more than 600 MiB, but not 800.
+    for name in ["large", "small"] {
+        evicted(&world, name, "The node was low on resource: ephemeral-storage. ");
+    }
+    pressure(&world, "DiskPressure", "node.kubernetes.io/disk-pressure", false);
+    assert_eq!(
+        world.ready("tiny")["status"]["containerStatuses"][0]["restartCount"],
+        0
+    );
     world.node.clear();
 }
 

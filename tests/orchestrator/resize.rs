@@ -68,7 +68,7 @@ impl Bench {
 }
 
 /// The newest kubectl, if it is new enough.
-fn newest() -> Option<PathBuf> {
+pub(crate) fn newest() -> Option<PathBuf> {
     let kubectl = kubectl_versions().into_iter().last()?;
     let told = harness::run(std::process::Command::new(&kubectl).args(["version", "--client", "-o", "json"]));
     let told: Value = serde_json::from_str(&told.stdout).ok()?;

@@ -542,9 +542,12 @@ impl Worker {
         // Whoever sends requests here learns it before the program does.
         self.publish().await;
         if grace > 0 {
-            let drain = Duration::from_secs(grace as u64 / 2).min(DRAIN);
-            let mut routes = self.node.routes.clone();
-            routes.leave(&self.seen.sandbox.ips, drain).await;
+            // The other half is the program's.
+            let half = Duration::from_secs(grace as u64) / 2;
+            let (mut routes, store) = (self.node.routes.clone(), self.node.store.clone());
+            routes
+                .leave(&store, &self.seen.sandbox.ips, DRAIN.min(half), half)
+                .await;
         }
         if grace > 0
             && self.start_hook(name, true, Duration::from_secs(grace as u64))

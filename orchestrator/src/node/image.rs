@@ -45,7 +45,7 @@ fn missing(name: &str, policy: Option<&str>) -> ImageError {
         return ImageError::Missing {
             reason: "ErrImageNeverPull",
             text: format!(
-                "Container image {name:?} is not present with pull policy of Never: import it with: berthctl image import FILE"
+                "Container image {name:?} is not present with pull policy of Never, and no registry is asked: see the node's images with: berthctl image list; import it with: berthctl image import FILE"
             ),
         };
     }

@@ -8,6 +8,7 @@
 
 pub mod backoff;
 pub mod claims;
+mod death;
 pub mod env;
 mod etc;
 pub mod eviction;

@@ -20,6 +20,10 @@ use super::{grpc, tls};
 
 /// Bytes of a program's output or an HTTP body that are kept for the event (kubelet's limit).
 const OUTPUT_LIMIT: usize = 10 << 10;
+/// Letters of the answer to an HTTP probe that an event shows.
+const SHOWN: usize = 200;
+/// How long more of a bad answer is waited for.
+const REST: Duration = Duration::from_millis(50);
 /// First pause between two tries of a container that is not ready yet; it doubles up to the period.
 const EAGER_FIRST: Duration = Duration::from_millis(50);
 
@@ -152,8 +156,31 @@ pub async fn run(
     }
 }
 
-/// One try with its time limit.
+/// One try with its time limit. Why it failed says how long that took.
 async fn attempt(probe: &api::Probe, target: &Target, timeout: Duration) -> Outcome {
+    let begun = tokio::time::Instant::now();
+    let outcome = try_once(probe, target, timeout).await;
+    outcome.map_err(|text| match within(begun.elapsed(), timeout) {
+        Some(time) => format!("{text} (within {time})"),
+        // The text says so itself.
+        None => text,
+    })
+}
+
+/// A round time that something took at most, so that equal failures have equal texts and are counted as one event; None
+/// for what took all the time that it had.
+fn within(taken: Duration, timeout: Duration) -> Option<String> {
+    if taken >= timeout {
+        return None;
+    }
+    let rounded = [1, 10, 100, 1000].map(Duration::from_millis);
+    Some(match rounded.into_iter().find(|bound| taken <= *bound) {
+        Some(bound) if bound.as_secs() == 0 => format!("{} ms", bound.as_millis()),
+        _ => format!("{} s", taken.as_secs_f64().ceil()),
+    })
+}
+
+async fn try_once(probe: &api::Probe, target: &Target, timeout: Duration) -> Outcome {
     if let Some(action) = &probe.exec {
         return exec(action.command.as_deref().unwrap_or_default(), target, timeout).await;
     }
@@ -318,20 +345,29 @@ async fn http(action: &api::HTTPGetAction, target: &Target) -> Outcome {
         .scheme
         .as_deref()
         .is_some_and(|s| s.eq_ignore_ascii_case("https"));
-    let code = if https {
+    let (code, answer) = if https {
         exchange(tls::connect(stream, host, None).await?, &request).await?
     } else {
         exchange(stream, &request).await?
     };
-    if (200..400).contains(&code) {
+    if is_good(code) {
         Ok(())
-    } else {
+    } else if answer.is_empty() {
         Err(format!("HTTP probe failed with statuscode: {code}"))
+    } else {
+        Err(format!("HTTP probe failed with statuscode: {code}: {answer}"))
     }
 }
 
-/// Sends the request and reads the status code.
-async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> Result<u16, String> {
+fn is_good(code: u16) -> bool {
+    (200..400).contains(&code)
+}
+
+/// Sends the request and reads the status code, and of a bad answer what it says.
+async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: &str,
+) -> Result<(u16, String), String> {
     stream
         .write_all(request.as_bytes())
         .await
@@ -349,12 +385,35 @@ async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str
     let line = text.lines().next().unwrap_or_default();
     let mut words = line.split(' ');
     match (words.next(), words.next().and_then(|code| code.parse().ok())) {
-        (Some(version), Some(code)) if version.starts_with("HTTP/1.") => Ok(code),
+        (Some(version), Some(code)) if version.starts_with("HTTP/1.") => {
+            let said = if is_good(code) {
+                String::new()
+            } else {
+                said(stream, head).await
+            };
+            Ok((code, said))
+        }
         _ => Err(format!(
             "the answer is not HTTP: {:?}",
             line.chars().take(60).collect::<String>()
         )),
     }
+}
+
+/// The first line of an answer's body, of which `text` has come already. Who does not close the connection is not waited
+/// for long.
+async fn said(mut stream: impl AsyncRead + Unpin, mut text: Vec<u8>) -> String {
+    let mut buffer = [0; 1024];
+    while text.len() < OUTPUT_LIMIT {
+        match tokio::time::timeout(REST, stream.read(&mut buffer)).await {
+            Ok(Ok(length)) if length > 0 => text.extend_from_slice(&buffer[..length]),
+            _ => break,
+        }
+    }
+    let text = String::from_utf8_lossy(&text);
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    let line = body.lines().map(str::trim).find(|line| !line.is_empty());
+    line.unwrap_or_default().chars().take(SHOWN).collect()
 }
 
 #[cfg(test)]
@@ -384,11 +443,34 @@ mod tests {
         assert!(port(&IntOrString::Int(70000), &container).is_err());
     }
 
+    #[test]
+    fn times_are_round() {
+        let second = Duration::from_secs(5);
+        for (taken, want) in [
+            (1, Some("1 ms")),
+            (9, Some("10 ms")),
+            (70, Some("100 ms")),
+            (500, Some("1 s")),
+            (2100, Some("3 s")),
+            (5000, None),
+        ] {
+            assert_eq!(
+                within(Duration::from_millis(taken), second).as_deref(),
+                want,
+                "{taken}"
+            );
+        }
+    }
+
     #[tokio::test]
     async fn http_answers_are_judged() {
         for (answer, want) in [
-            ("HTTP/1.1 200 OK\r\n\r\n", Ok(200)),
-            ("HTTP/1.0 503 Busy\r\nX: y\r\n\r\n", Ok(503)),
+            ("HTTP/1.1 200 OK\r\n\r\nfine", Ok((200, String::new()))),
+            ("HTTP/1.0 503 Busy\r\nX: y\r\n\r\n", Ok((503, String::new()))),
+            (
+                "HTTP/1.0 500 Bad\r\nX: y\r\n\r\n\n no database \nmore",
+                Ok((500, "no database".to_owned())),
+            ),
             ("SSH-2.0-x\r\n", Err(())),
             ("", Err(())),
         ] {

@@ -346,9 +346,12 @@ impl Worker {
             removed: false,
         };
         let message = self.termination_message(&name, attempt, exit.code);
+        let ended = Ended { message, ..ended };
         let seen = self.seen.seen_mut(&name);
-        seen.state = State::Ended(Ended { message, ..ended });
+        let was_asked = seen.stop.is_some();
+        seen.state = State::Ended(ended.clone());
         stopped(seen);
+        self.tell_death(&name, &ended, was_asked);
     }
 
     /// The program's last words: its termination-log, else the end of its log if the pod wants that.

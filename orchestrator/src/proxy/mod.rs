@@ -83,9 +83,10 @@ async fn run(
             Err(WatchError::Closed) => return,
         }
         let needed = publisher.is_needed();
+        let version = store.resource_version();
         let delay = match apply(&balancer, &store, &settings, needed).await {
             Ok(leading) => {
-                publisher.publish(leading, needed);
+                publisher.publish(leading, version, needed);
                 wait = FIRST_WAIT;
                 if settings.check.is_zero() {
                     Duration::MAX

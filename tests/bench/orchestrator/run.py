@@ -21,7 +21,7 @@ from lab import alive, host_pid, pss, say, seconds, until, written
 from peers import Absent, Podman, Swarm
 
 BARS = {"time": 0.25, "cpu": 0.2, "many": 1.0, "berthd": 0.25, "monitor": 1.0, "idle": 0.1, "written": 0, "back": 150,
-        "failed": 0}
+        "failed": 0, "rate": 0.95}
 
 
 class Results:
@@ -33,6 +33,12 @@ class Results:
         if not good:
             self.missed.append(what)
         return f"{'pass' if good else 'FAIL'} (at most {bar})"
+
+    def floor(self, what, value, bar):
+        good = value >= bar
+        if not good:
+            self.missed.append(what)
+        return f"{'pass' if good else 'FAIL'} (at least {bar})"
 
 
 def spread(values):
@@ -195,21 +201,24 @@ def under_load(node, arguments, results):
     address = node.api("GET", "/api/v1/namespaces/default/services/web")[1]["spec"]["clusterIP"]
     until(lambda: reached(node, address), "the Service")
     script = pathlib.Path(__file__).with_name("load.py")
+    before = conntrack(node)
     load = subprocess.Popen(node.lab.command([sys.executable, script, address, 80, arguments.rate]),
                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     lines = [json.loads(load.stdout.readline())]
 
     def phase(name, work, count):
         say(f"under load: {name}")
-        begin = time.monotonic()
+        begin, first = time.monotonic(), len(lines)
         work()
         say("  done; waiting for the pods")
         until(lambda: len(node.pods()) == count and all(ready(pod) for pod in node.pods()), name)
         taken = time.monotonic() - begin
-        # Whoever is still waiting for an answer has got it, or not, by then.
-        for _ in range(2):
+        # The lines of this phase wait in the pipe. Two more: whoever is still waiting for an answer has got it, or not.
+        while lines[-1]["seconds"] - lines[first - 1]["seconds"] < taken + 2:
             lines.append(json.loads(load.stdout.readline()))
-        return {"phase": name, "seconds": taken, "asked": lines[-1]["asked"], "failed": lines[-1]["failed"]}
+        full = overflows(node)
+        return {"phase": name, "seconds": taken, "longest ms": max(line["lately"] for line in lines[first:]),
+                "full queues": full, **lines[-1]}
 
     few = arguments.replicas // 2
     try:
@@ -221,17 +230,51 @@ def under_load(node, arguments, results):
     finally:
         rest = load.communicate()[0].splitlines()
     last = json.loads(rest[-1]) if rest else lines[-1]
-    rate = last["asked"] / max(1, len(lines) + len(rest))
-    results.values["load"] = {"phases": phases, "asked": last["asked"], "failed": last["failed"],
-                              "reasons": last["reasons"], "longest ms": last["longest"]}
-    print(f"\n{last['asked']} requests, about {rate:.0f} a second, by the Service's address; the longest took "
-          f"{last['longest']:.0f} ms\n\n| while | seconds | requests | failed |\n| --- | --- | --- | --- |")
-    before = (0, 0)
+    rate = last["asked"] / last["seconds"]
+    dropped = {name: count - before[name] for name, count in conntrack(node).items() if count != before[name]}
+    results.values["load"] = {"phases": phases, "rate": rate, "kernel": dropped, **last}
+    print(f"\n{last['asked']} requests, {rate:.0f} a second of {arguments.rate} wanted, by the Service's address; "
+          f"{last['missed']} were left out because the generator was not given the processor (for at most "
+          f"{last['absence']:.0f} ms), {last['held']} because 1,000 were under way; the longest took "
+          f"{last['longest']:.0f} ms\n\n| while | seconds | requests | failed | longest, ms | full queues of pods |\n"
+          "| --- | --- | --- | --- | --- | --- |")
+    asked, failed = lines[0]["asked"], lines[0]["failed"]
     for one in phases:
-        print(f"| {one['phase']} | {one['seconds']:.1f} | {one['asked'] - before[0]} | {one['failed'] - before[1]} |")
-        before = (one["asked"], one["failed"])
-    print(f"\nfailed: {last['failed']}: {results.bar('requests under load', last['failed'], BARS['failed'])} "
-          f"{last['reasons'] or ''}")
+        print(f"| {one['phase']} | {one['seconds']:.1f} | {one['asked'] - asked} | {one['failed'] - failed} "
+              f"| {one['longest ms']:.0f} | {one['full queues']} |")
+        asked, failed = one["asked"], one["failed"]
+    print(f"\nfailed: {last['failed']}: {results.bar('requests under load', last['failed'], BARS['failed'])}")
+    print(f"rate: {rate / arguments.rate:.2f} of the wanted one: "
+          f"{results.floor('rate of requests', rate / arguments.rate, BARS['rate'])}")
+    for why, times in sorted(last["causes"].items(), key=lambda item: -item[1]):
+        print(f"- {times} times: {why}")
+    for one in last["reasons"]:
+        print(f"  - {one}")
+    if dropped:
+        print(f"connection tracking meanwhile: {dropped}")
+
+
+# What connection tracking counts of packets that it could not serve (nf_conntrack's seq file, in hexadecimal).
+LOST = ("insert_failed", "drop", "early_drop")
+
+
+def conntrack(node):
+    lines = node.lab.run("cat", "/proc/net/stat/nf_conntrack", check=False)[0].splitlines()
+    names = lines[0].split() if lines else []
+    rows = [dict(zip(names, line.split())) for line in lines[1:]]
+    return {name: sum(int(row.get(name, "0"), 16) for row in rows) for name in LOST}
+
+
+def overflows(node):
+    """Connections that pods which are there now have refused because their programs' queues were full."""
+    total = 0
+    for pod in node.pods():
+        netns = node.lab.path / "run/netns" / pod["metadata"]["uid"]
+        text = node.lab.run("nsenter", f"--net={netns}", "cat", "/proc/net/netstat", check=False)[0]
+        rows = [line.split() for line in text.splitlines() if line.startswith("TcpExt:")]
+        if len(rows) == 2:
+            total += int(dict(zip(*rows)).get("ListenOverflows", 0))
+    return total
 
 
 def ready(pod):

@@ -26,11 +26,14 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{self, Backlog};
 
 use connection::{Service, serve};
 
 /// How long requests that have begun may take after SIGTERM: less than Kubernetes' 30 seconds.
 const DRAIN: Duration = Duration::from_secs(25);
+/// Connections that may wait to be taken.
+const QUEUE: i32 = 4096;
 
 fn main() -> ExitCode {
     match run() {
@@ -93,6 +96,11 @@ fn listen(port: u16) -> Result<TcpListener, String> {
     let listener = TcpListener::bind(both)
         .or_else(|_| TcpListener::bind(("0.0.0.0", port)))
         .map_err(|error| format!("cannot listen on port {port}: {error}"))?;
+    // The library asks for a queue of 128, which a moment without a processor fills at some hundred requests a second;
+    // whoever finds it full tries again after a second. The kernel cuts this to net.core.somaxconn.
+    Backlog::new(QUEUE)
+        .and_then(|queue| socket::listen(&listener, queue))
+        .map_err(|error| format!("cannot make the queue of port {port} longer: {error}"))?;
     listener
         .set_nonblocking(true)
         .map_err(|error| format!("cannot prepare the socket: {error}"))?;
