@@ -45,8 +45,8 @@ fn how_a_container_ended_and_what_it_said_last() {
         .world
         .pod("code", never("echo connecting; echo no database >&2; exit 3"));
     table.world.pod("mute", never("exit 4"));
-    // Process 1 of a namespace does not hear its own signals.
-    let mut signal = never("echo dividing; kill -SEGV $$; sleep 5");
+    // Process 1 of a namespace does not hear its own signals. Two dollars are one, in a command of a pod.
+    let mut signal = never("echo dividing; kill -SEGV $$$$; sleep 5");
     signal["shareProcessNamespace"] = json!(true);
     table.world.pod("signal", signal);
     table.world.pod(

@@ -220,46 +220,38 @@ fn a_full_disk_is_relieved_by_images_first_then_by_pods() {
 #[test]
 fn a_soft_bound_has_to_be_crossed_for_its_time() {
     need_root!();
-    let mut world = world(&[], Some("size=300m"));
-    // Nothing takes it away.
-    world.pod(
-        "critical",
-        json!({"priorityClassName": "system-node-critical", "containers": [script(WAIT)]}),
-    );
-    world.ready("critical");
+    let mut world = world(&[], None);
+    world.pod("p", json!({"containers": [script(WAIT)]}));
+    world.ready("p");
     let begin = |world: &mut World, grace: &str| {
         world.node.kill_daemon();
         world.node.reconfigure(|arguments| {
-            if let Some(at) = arguments.iter().position(|a| a == "--eviction-hard") {
+            if let Some(at) = arguments.iter().position(|a| a == "--eviction-soft") {
                 arguments.truncate(at);
             }
-            let grace = format!("memory.available={grace}");
-            // More than there is; what is hard is crossed at the first look.
-            let bounds = [
-                "--eviction-hard",
-                "nodefs.available<9Ti",
-                "--eviction-soft",
-                "memory.available<9Ti",
-            ];
-            arguments.extend(bounds.map(str::to_owned));
-            arguments.extend(["--eviction-soft-grace-period".to_owned(), grace]);
+            // More than there is.
+            arguments.extend(["--eviction-soft", "memory.available<9Ti"].map(str::to_owned));
+            arguments.extend([
+                "--eviction-soft-grace-period".to_owned(),
+                format!("memory.available={grace}"),
+            ]);
         });
         let begun = Instant::now();
         world.node.spawn();
+        // The node says at once that it is short of memory.
+        pressure(
+            world,
+            "MemoryPressure",
+            "node.kubernetes.io/memory-pressure",
+            true,
+        );
         begun
     };
     begin(&mut world, "1h");
-    wait_for("a look at what the node has", PATIENCE, || {
-        let disk = node(&world, "DiskPressure").0;
-        if disk == "True" { Ok(()) } else { Err(disk) }
-    });
-    assert_eq!(node(&world, "MemoryPressure").0, "False");
-    let begun = begin(&mut world, "4s");
-    wait_for("MemoryPressure", PATIENCE, || {
-        let memory = node(&world, "MemoryPressure").0;
-        if memory == "True" { Ok(()) } else { Err(memory) }
-    });
-    assert!(begun.elapsed() >= Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert_eq!(world.get("p").expect("the pod")["status"]["phase"], "Running");
+    let begun = begin(&mut world, "5s");
+    evicted(&world, "p", "The node was low on resource: memory. ");
+    assert!(begun.elapsed() >= Duration::from_secs(5), "{:?}", begun.elapsed());
     world.node.clear();
 }
 

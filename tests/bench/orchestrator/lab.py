@@ -143,8 +143,10 @@ class Lab:
         self.outer.wait()
         for child in self.daemons:
             child.wait()
-        for hierarchy in pathlib.Path("/sys/fs/cgroup").glob(f"**/{self.name}"):
-            for folder, _, _ in os.walk(hierarchy, topdown=False):
+        # Others make and remove cgroups meanwhile, which walk passes over.
+        ours = [f"{above}/{self.name}" for above, below, _ in os.walk("/sys/fs/cgroup") if self.name in below]
+        for top in ours:
+            for folder, _, _ in os.walk(top, topdown=False):
                 with contextlib.suppress(OSError):
                     os.rmdir(folder)
         shutil.rmtree(self.path, ignore_errors=True)

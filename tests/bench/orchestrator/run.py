@@ -216,9 +216,8 @@ def under_load(node, arguments, results):
         # The lines of this phase wait in the pipe. Two more: whoever is still waiting for an answer has got it, or not.
         while lines[-1]["seconds"] - lines[first - 1]["seconds"] < taken + 2:
             lines.append(json.loads(load.stdout.readline()))
-        full = overflows(node)
-        return {"phase": name, "seconds": taken, "longest ms": max(line["lately"] for line in lines[first:]),
-                "full queues": full, **lines[-1]}
+        return {**lines[-1], "phase": name, "seconds": taken, "full queues": overflows(node),
+                "longest ms": max(line["lately"] for line in lines[first:])}
 
     few = arguments.replicas // 2
     try:
