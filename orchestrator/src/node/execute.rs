@@ -4,15 +4,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use berth_client::protocol::{Call, Create, LogTarget, RefusalKind};
-use berth_image::Rootfs;
+use berth_client::protocol::{Create, LogTarget};
 use jiff::Timestamp;
 
 use super::backoff::{after, retry_delay};
 use super::env::{self, Facts};
 use super::monitor::MonitorError;
 use super::network::Member;
-use super::observed::{Ended, Failure, State, Step, Stop, StopPhase};
+use super::observed::{Ended, Failure, State, Step};
 use super::plan::Action;
 use super::pod::Definition;
 use super::prepare::{Preparation, Refusal};
@@ -23,8 +22,6 @@ use super::{Node, blocking, claims, etc, links, monitor, resources, sandbox, tea
 use crate::fault::point;
 use crate::store::{Preconditions, StoreError};
 
-/// How long connections that are in use may go on before a program is asked to end, within half its grace period.
-const DRAIN: Duration = Duration::from_secs(5);
 /// First and longest pause before a failed set-up is tried again, in seconds.
 const RETRY: (i64, i64) = (1, 30);
 /// Before a pod's claims are looked at again if nothing changes, in seconds.
@@ -53,6 +50,7 @@ fn points(action: &Action) -> (&'static str, &'static str) {
         Action::Signal { .. } => ("signal: before", "signal: after"),
         Action::Remove { .. } => ("remove: before", "remove: after"),
         Action::Fail { .. } => ("fail: before", "fail: after"),
+        Action::Sweep { .. } => ("sweep: before", "sweep: after"),
         Action::Resize => ("resize: before", "resize: after"),
         Action::TearDown(_) => ("tear down: before", "tear down: after"),
         Action::Forget => ("forget: before", "forget: after"),
@@ -88,6 +86,7 @@ impl Worker {
             } => self.stop(&container, grace, &cause).await,
             Action::Signal { container, kill } => self.signal(&container, kill).await,
             Action::Remove { container } => self.remove(&container).await,
+            Action::Sweep { container } => self.sweep(&container).await,
             Action::Resize => self.resize().await,
             Action::Fail { reason, message } => self.seen.verdict = Some((reason, message)),
             Action::TearDown(step) => self.tear_down(step).await,
@@ -521,111 +520,6 @@ impl Worker {
                 reason: "CreateContainerError",
                 message: chain(&error),
             }),
-        }
-    }
-
-    async fn stop(&mut self, name: &str, grace: i64, cause: &str) {
-        let deadline = after(Timestamp::now(), grace);
-        let seen = self.seen.seen_mut(name);
-        seen.ready = false;
-        seen.stop = Some(Stop {
-            deadline,
-            phase: StopPhase::Due,
-            cause: cause.to_owned(),
-        });
-        let message = if cause.is_empty() {
-            format!("Stopping container {name}")
-        } else {
-            format!("Stopping container {name}: {cause}")
-        };
-        self.event(Some(name), false, "Killing", &message);
-        // Whoever sends requests here learns it before the program does.
-        self.publish().await;
-        if grace > 0 {
-            // The other half is the program's.
-            let half = Duration::from_secs(grace as u64) / 2;
-            let (mut routes, store) = (self.node.routes.clone(), self.node.store.clone());
-            routes
-                .leave(&store, &self.seen.sandbox.ips, DRAIN.min(half), half)
-                .await;
-        }
-        if grace > 0
-            && self.start_hook(name, true, Duration::from_secs(grace as u64))
-            && let Some(stop) = &mut self.seen.seen_mut(name).stop
-        {
-            stop.phase = StopPhase::Hook;
-        }
-    }
-
-    async fn signal(&mut self, name: &str, kill: bool) {
-        let seen = self.seen.seen(name);
-        let (Some(id), Some(link)) = (seen.id(), self.link.clone()) else {
-            return;
-        };
-        let asked = if seen.stop_signal == 0 {
-            nix::libc::SIGTERM
-        } else {
-            seen.stop_signal
-        };
-        let signal = if kill { nix::libc::SIGKILL } else { asked };
-        // Where the container has not its own pid namespace, the first process' end does not end the others.
-        let all = kill && self.pod.as_ref().is_some_and(|p| p.has_common_processes());
-        let sent = link
-            .call(Call::Kill {
-                container: id.to_owned(),
-                signal,
-                all,
-            })
-            .await;
-        if let Some(stop) = &mut self.seen.seen_mut(name).stop {
-            stop.phase = if kill { StopPhase::Killed } else { StopPhase::Asked };
-        }
-        match sent {
-            Ok(_) => {}
-            Err(MonitorError::Refused(refusal))
-                if matches!(refusal.kind, RefusalKind::NotRunning | RefusalKind::NotFound) => {}
-            Err(error) => tracing::warn!(pod = self.seen.name, container = name, %error, "send a signal"),
-        }
-    }
-
-    /// The runtime forgets an ended container, and its root file system goes.
-    async fn remove(&mut self, name: &str) {
-        let seen = self.seen.seen(name);
-        let Some(id) = seen.id().map(str::to_owned) else {
-            return;
-        };
-        let Some(link) = self.link.clone() else { return };
-        // How it ended is on disk before the monitor forgets it: killed in between, the next `berthd` would take the
-        // run for one that has never been, and begin it again.
-        self.save().await;
-        point("remove: before the monitor forgets");
-        let deleted = link.call(Call::Delete { container: id }).await;
-        if let Err(error) = deleted {
-            return self.fail(
-                "FailedKillPod",
-                format!("remove container {name}: {}", chain(&error)),
-            );
-        }
-        let (root, bundle) = (
-            self.paths.root(name, seen.attempt),
-            self.paths.bundle(name, seen.attempt),
-        );
-        let subpaths = self.paths.subpath(name, seen.attempt, 0);
-        let removed = blocking(move || -> Result<(), String> {
-            if let Some(subpaths) = subpaths.parent() {
-                sandbox::unmount_below(subpaths).map_err(|error| chain(&error))?;
-                let _ = std::fs::remove_dir_all(subpaths);
-            }
-            Rootfs::remove(&root).map_err(|error| chain(&error))?;
-            let _ = std::fs::remove_dir_all(bundle);
-            Ok(())
-        });
-        if let Some(Err(message)) = removed.await {
-            return self.fail("FailedKillPod", format!("remove container {name}: {message}"));
-        }
-        self.seen.failure = None;
-        if let State::Ended(ended) = &mut self.seen.seen_mut(name).state {
-            ended.removed = true;
         }
     }
 

@@ -9,6 +9,7 @@
 pub mod backoff;
 pub mod claims;
 mod death;
+mod ending;
 pub mod env;
 mod etc;
 pub mod eviction;

@@ -190,6 +190,9 @@ pub struct Seen {
     pub stop_signal: i32,
     /// The image it runs: name and id.
     pub image: Option<(String, String)>,
+    /// Runs that the runtime has forgotten, but whose files are still there.
+    #[serde(default)]
+    pub remains: Vec<u32>,
     /// What it has of processors and memory; None if an earlier `berthd` has not noted it.
     #[serde(default)]
     pub share: Option<Share>,

@@ -2,7 +2,7 @@
 //!
 //! Level-triggered: the plan looks at the whole pod each time and names the steps that are possible now;
 //! the worker executes them, changes [`Observed`] and asks again, until nothing is left to do before the
-//! time in [`Plan::wake`] or the next event. Removals come before additions.
+//! time in [`Plan::wake`] or the next event. Removals come before additions, but files of former runs go last.
 
 use jiff::Timestamp;
 
@@ -40,8 +40,13 @@ pub enum Action {
         /// SIGKILL, or the container's stop signal.
         kill: bool,
     },
-    /// Let the runtime and the disk forget an ended container.
+    /// Let the runtime forget an ended container.
     Remove {
+        /// Name of the container.
+        container: String,
+    },
+    /// Remove what former runs of a container have left on the disk.
+    Sweep {
         /// Name of the container.
         container: String,
     },
@@ -117,7 +122,24 @@ pub fn plan(pod: &Pod, seen: &Observed, now: Timestamp) -> Plan {
         resize(pod, seen, now, &mut plan);
         additions(pod, seen, now, &mut plan);
     }
+    // The one removal that nothing waits for, least of all a container that has to come back.
+    sweeps(seen, now, &mut plan);
     plan
+}
+
+/// Files of former runs.
+fn sweeps(seen: &Observed, now: Timestamp, plan: &mut Plan) {
+    for (name, one) in &seen.containers {
+        if one.remains.is_empty() {
+            continue;
+        }
+        match retry(seen.failure.as_ref().map(|f| f.retry), now) {
+            None => plan.act(Action::Sweep {
+                container: name.clone(),
+            }),
+            Some(time) => plan.wake(time),
+        }
+    }
 }
 
 /// A resize that could not be done is tried again when its time has come, or when another one is asked for.

@@ -109,6 +109,21 @@ fn init_containers_run_one_after_the_other() {
 }
 
 #[test]
+fn a_container_comes_back_before_the_files_of_its_last_run_go() {
+    let pod = pod("Always", &json!([]), &["a"]);
+    let mut seen = ready();
+    seen.seen_mut("a").state = ended(1, 1, true);
+    seen.seen_mut("a").remains = vec![0];
+    let sweep = Action::Sweep {
+        container: "a".into(),
+    };
+    assert_eq!(plan(&pod, &seen, at(1)).actions, [create("a", 1), sweep.clone()]);
+    // It is not waited for either while a container may not run yet.
+    seen.seen_mut("a").backoff.next(at(0), at(0));
+    assert_eq!(plan(&pod, &seen, at(2)).actions, [sweep]);
+}
+
+#[test]
 fn a_failed_init_container_fails_a_pod_that_never_restarts() {
     let pod = pod("Never", &json!([{"name": "i"}]), &["a"]);
     let mut seen = ready();
