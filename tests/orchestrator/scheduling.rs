@@ -315,9 +315,54 @@ fn the_examples_of_pods_run() {
     let folder = harness::repository_root().join("examples/manifests/pods");
     let folder = folder.to_string_lossy();
     bench.kube(&["apply", "-f", &folder]);
-    for name in ["filler", "important", "shared-processes", "probes", "limits"] {
+    for name in [
+        "filler",
+        "important",
+        "shared-processes",
+        "probes",
+        "limits",
+        "init-containers",
+        "downward-api",
+        "projected-volume",
+    ] {
         bench.world.ready(name);
     }
+    bench.world.phase("sidecar", "Succeeded");
+    for (arguments, said) in [
+        (
+            ["sidecar", "-c", "collector"],
+            "collected\nrecord 1\nrecord 2\nrecord 3\n",
+        ),
+        (["init-containers", "-c", "wait"], "the network is there\n"),
+        (["init-containers", "-c", "server"], "made at the start\n"),
+        (["downward-api", "-c", "reader"], "downward-api in default on "),
+        (
+            ["projected-volume", "-c", "reader"],
+            "green, open sesame, projected-volume\n",
+        ),
+    ] {
+        wait_for(said, PATIENCE, || {
+            let log = bench.world.logs(&arguments);
+            if log.starts_with(said) { Ok(()) } else { Err(log) }
+        });
+    }
+    // Files follow what they tell of.
+    bench.kube(&["label", "pod", "downward-api", "stage=live", "--overwrite"]);
+    wait_for("the label to reach the file", PATIENCE, || {
+        let told = bench.world.node.ctl(&[
+            "exec",
+            "downward-api",
+            "--",
+            "cat",
+            "/about/labels",
+            "/about/memory",
+        ]);
+        if told.stdout.contains("stage=\"live\"") && told.stdout.ends_with("33554432") {
+            Ok(())
+        } else {
+            Err(told)
+        }
+    });
     wait_for("the server to be reloaded by its neighbour", PATIENCE, || {
         let log = bench.world.logs(&["shared-processes", "-c", "server"]);
         if log.contains("reloaded") {
