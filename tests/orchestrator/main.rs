@@ -20,6 +20,7 @@ mod grpc;
 mod helm;
 mod images;
 mod jobs;
+mod logs;
 mod monitor;
 mod names;
 mod network;

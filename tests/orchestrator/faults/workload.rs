@@ -105,8 +105,21 @@ pub(super) struct Seen {
     pub endpoints: Value,
     pub job: Value,
     pub claims: Value,
-    /// What the containers of the StatefulSet have written into their claims, by name of the claim.
-    pub notes: Vec<String>,
+}
+
+/// What the containers of the StatefulSet have written into their claims.
+fn notes(stage: &Stage, claims: &Value) -> Result<Vec<String>, String> {
+    items(claims)
+        .iter()
+        .filter(|claim| claim["metadata"]["name"] != "scratch")
+        .map(|claim| {
+            let volume = claim["spec"]["volumeName"]
+                .as_str()
+                .ok_or("a claim without a volume")?;
+            let folder = stage.world.node.data_dir().join("volumes").join(volume);
+            std::fs::read_to_string(folder.join("rounds")).map_err(|error| error.to_string())
+        })
+        .collect()
 }
 
 fn status(pod: &Value) -> Value {
@@ -160,6 +173,11 @@ pub(super) fn outcome(stage: &Stage, seen: &Seen, round: Round) -> Result<Value,
         .map_or(0, Vec::len);
     let ran = is_complete(&seen.job);
     let monitors = stage.monitors();
+    // Read after the pods: a container that runs may not have come to its first line.
+    let (starts, notes) = (stage.started(), notes(stage, &seen.claims)?);
+    let count = |pod: &Value| starts.get(uid(pod)).copied().unwrap_or(0);
+    let has_noted =
+        pods.iter().all(|pod| count(pod) > 0) && notes.iter().all(|text| text.lines().count() > round.number);
     let open: Vec<&str> = [
         ("pods that end", ending.iter().all(|pod| is_over(pod))),
         ("the rollout", rolled && settled("web", round.replicas())),
@@ -169,6 +187,7 @@ pub(super) fn outcome(stage: &Stage, seen: &Seen, round: Round) -> Result<Value,
         ("the Job", ran),
         ("the autoscaler", settled("scaled", round.scaled())),
         ("monitors", monitors == round.running()),
+        ("first lines of programs", has_noted),
     ]
     .iter()
     .filter_map(|(what, done)| (!done).then_some(*what))
@@ -179,11 +198,10 @@ pub(super) fn outcome(stage: &Stage, seen: &Seen, round: Round) -> Result<Value,
             seen.web["status"], seen.job["status"], seen.pods
         ));
     }
-    let starts = stage.started();
     let told = |pod: &Value| {
         let status = status(pod);
         json!({"phase": pod["status"]["phase"], "restarts": status["restartCount"],
-               "starts": starts.get(uid(pod)).copied().unwrap_or(0),
+               "starts": count(pod),
                "code": status["state"]["terminated"]["exitCode"],
                "before": status["lastState"]["terminated"]["exitCode"]})
     };
@@ -194,7 +212,10 @@ pub(super) fn outcome(stage: &Stage, seen: &Seen, round: Round) -> Result<Value,
         .collect::<Vec<_>>();
     // Each run of the StatefulSet's pods has written its round once.
     let lines: String = (0..=round.number).map(|number| format!("{number}\n")).collect();
-    let noted: Vec<bool> = seen.notes.iter().map(|text| *text == lines).collect();
+    let noted: Vec<&str> = notes
+        .iter()
+        .map(|text| if *text == lines { "each round once" } else { text })
+        .collect();
     Ok(json!({
         "ends": told(ending[0]), "again": told(ending[1]), "again's uid": uid(ending[1]),
         "late": [ending[2]["status"]["phase"], ending[2]["status"]["reason"]], "writes": told(ending[3]),
