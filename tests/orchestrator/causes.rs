@@ -97,8 +97,8 @@ fn how_a_container_ended_and_what_it_said_last() {
     );
     assert!(line.contains("Warning") && line.contains("BackOff"), "{line}");
     let line = table.says("again", "ended with exit code 5");
-    // Both ends are one event.
-    assert!(line.contains("(x2 over "), "{line}");
+    // All of its ends are one event.
+    assert!(line.contains("(x"), "{line}");
 
     table.says("asked", "DeadlineExceeded");
     table.world.phase("asked", "Failed");

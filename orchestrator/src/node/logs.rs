@@ -239,55 +239,26 @@ impl Reader {
             files.drain(..first);
             start = offset;
         }
+        let Some(mut open) = first(&files).await? else {
+            return Ok(());
+        };
+        open.seek(SeekFrom::Start(start)).await?;
         let mut rest = Vec::new();
-        let mut last = None;
-        for file in files {
-            let mut open = match File::open(&file).await {
-                Ok(open) => open,
-                // Rotated away in between.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            open.seek(SeekFrom::Start(std::mem::take(&mut start))).await?;
-            if !self.copy(&mut open, &mut rest).await? {
-                return Ok(());
-            }
-            last = Some(open);
-        }
-        if self.options.follow
-            && let Some(open) = last
-        {
-            self.follow(path, open, rest).await?;
-        }
-        self.flush().await;
-        Ok(())
-    }
-
-    /// Reads on until the run is over; a rotation is noticed by another file at the path.
-    async fn follow(&mut self, path: &Path, mut open: File, mut rest: Vec<u8>) -> std::io::Result<()> {
         loop {
-            if !self.flush().await {
-                return Ok(());
-            }
             // Asked before reading, so that what was written before the end is not missed.
-            let ended = self.source.ended();
-            let inode = open.metadata().await?.ino();
+            let ended = !self.options.follow || self.source.ended();
             if !self.copy(&mut open, &mut rest).await? {
                 return Ok(());
             }
-            match tokio::fs::metadata(path).await {
-                Ok(meta) if meta.ino() != inode => {
-                    // The rest of the old file was written before the rename.
-                    if !self.copy(&mut open, &mut rest).await? {
-                        return Ok(());
-                    }
-                    open = File::open(path).await?;
-                    continue;
+            if let Some(next) = successor(path, &open).await? {
+                // The rest of this file was written before it was renamed.
+                if !self.copy(&mut open, &mut rest).await? {
+                    return Ok(());
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-                _ => {}
+                open = next;
+                continue;
             }
-            if ended {
+            if !self.flush().await || ended {
                 return Ok(());
             }
             tokio::select! {
@@ -392,6 +363,52 @@ fn rotated(path: &Path) -> Vec<PathBuf> {
         .collect();
     found.sort();
     found
+}
+
+/// The first of these files that is there: the oldest may have been removed since they were listed.
+async fn first(files: &[PathBuf]) -> std::io::Result<Option<File>> {
+    for file in files {
+        match File::open(file).await {
+            Ok(open) => return Ok(Some(open)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// The file that the log goes on in after `open`; None if that is the newest. A log may have been rotated more than once
+/// between two looks, and again during this one; and for a moment there is no newest file.
+async fn successor(path: &Path, open: &File) -> std::io::Result<Option<File>> {
+    let inode = open.metadata().await?.ino();
+    loop {
+        match tokio::fs::metadata(path).await {
+            Ok(newest) if newest.ino() == inode => return Ok(None),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let mut files = Vec::new();
+        for file in rotated(path).into_iter().chain([path.to_owned()]) {
+            if let Ok(meta) = tokio::fs::metadata(&file).await {
+                files.push((file, meta.ino()));
+            }
+        }
+        // One that is not there any more was the oldest.
+        let next = files
+            .iter()
+            .position(|(_, other)| *other == inode)
+            .map_or(0, |at| at + 1);
+        let Some((file, wanted)) = files.get(next) else {
+            return Ok(None);
+        };
+        // Renamed since it was listed, it is found under its new name.
+        if let Some(open) = first(std::slice::from_ref(file)).await?
+            && open.metadata().await?.ino() == *wanted
+        {
+            return Ok(Some(open));
+        }
+    }
 }
 
 /// Where the last `lines` lines begin: number of the file, and offset in it.

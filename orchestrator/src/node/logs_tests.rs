@@ -159,6 +159,49 @@ async fn following_crosses_a_rotation_and_ends_with_the_container() {
 }
 
 #[tokio::test]
+async fn following_misses_no_file_of_a_log_that_is_rotated_faster_than_it_is_read() {
+    let setting = Setting::new(0, true).await;
+    std::fs::write(setting.log(0), line(1, "1")).unwrap();
+    let mut receiver = setting
+        .open(Options {
+            follow: true,
+            ..Options::default()
+        })
+        .unwrap();
+    assert_eq!(receiver.recv().await.unwrap(), "1\n");
+    let rotate = |number: u32| {
+        let name = format!("0.log.2026010100000{number}");
+        std::fs::rename(setting.log(0), setting.log(0).with_file_name(name)).unwrap();
+    };
+    // No look at the log falls between these: this thread is the only one.
+    for number in 2..6 {
+        rotate(number);
+        std::fs::write(setting.log(0), line(number, &number.to_string())).unwrap();
+    }
+    // The moment in which there is no newest file.
+    rotate(6);
+    let mut text = String::new();
+    while text.len() < 8 {
+        text.push_str(std::str::from_utf8(&receiver.recv().await.unwrap()).unwrap());
+    }
+    assert_eq!(text, "2\n3\n4\n5\n");
+    // What is removed before it was read is lost, and nothing else.
+    for number in 6..9 {
+        std::fs::write(setting.log(0), line(number, &number.to_string())).unwrap();
+        rotate(number + 1);
+    }
+    std::fs::remove_file(setting.log(0).with_file_name("0.log.20260101000006")).unwrap();
+    std::fs::write(setting.log(0), line(9, "9")).unwrap();
+    let mut text = String::new();
+    while !text.ends_with("9\n") {
+        text.push_str(std::str::from_utf8(&receiver.recv().await.unwrap()).unwrap());
+    }
+    assert_eq!(text, "6\n7\n8\n9\n");
+    setting.status(0, false).await;
+    assert_eq!(receiver.recv().await, None);
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_named() {
     let setting = Setting::new(0, true).await;
     let error = |options| setting.open(options).unwrap_err().to_string();

@@ -176,8 +176,9 @@ pub(super) fn outcome(stage: &Stage, seen: &Seen, round: Round) -> Result<Value,
     // Read after the pods: a container that runs may not have come to its first line.
     let (starts, notes) = (stage.started(), notes(stage, &seen.claims)?);
     let count = |pod: &Value| starts.get(uid(pod)).copied().unwrap_or(0);
-    let has_noted =
-        pods.iter().all(|pod| count(pod) > 0) && notes.iter().all(|text| text.lines().count() > round.number);
+    let goes_on = |pod: &&&Value| !pod["metadata"]["labels"]["app"].is_null();
+    let has_noted = pods.iter().filter(goes_on).all(|pod| count(pod) > 0)
+        && notes.iter().all(|text| text.lines().count() > round.number);
     let open: Vec<&str> = [
         ("pods that end", ending.iter().all(|pod| is_over(pod))),
         ("the rollout", rolled && settled("web", round.replicas())),
