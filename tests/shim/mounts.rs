@@ -1,7 +1,8 @@
-//! The root file system as snapshotters hand it over: layers, devices, files, ids of a user namespace.
+//! The root file system as snapshotters hand it over: layers, devices, files, ids of a user namespace, and file systems
+//! that a program serves.
 
 use crate::direct::{Direct, code};
-use containerd_shim_protos::api::Mount;
+use containerd_shim_protos::api::{Mount, Status};
 use containerd_shim_protos::ttrpc::Code;
 use harness::{need_program, need_root, wait_for};
 use std::time::Duration;
@@ -181,6 +182,115 @@ jq '.linux.namespaces += [{"type": "user"}] | .linux.uidMappings = [{"containerI
     }
 }
 
+/// What containerd's fuse-overlayfs snapshotter hands over.
+#[test]
+fn a_program_serves_the_root_and_goes_with_it() {
+    need_root!();
+    need_program!("mount.fuse3");
+    need_program!("fuse-overlayfs");
+    let script = "grep -c ' / / .* - fuse.fuse-overlayfs ' /proc/self/mountinfo; echo x >/new; cat /new; ls /etc/below; echo end";
+    let shim = Direct::new(&["sh", "-c", script]);
+    let dir = prepare(
+        &shim,
+        "mkdir upper work below below/etc; touch below/etc/below; grep -q fuse /proc/filesystems || modprobe fuse",
+    );
+    let options = [
+        format!("workdir={dir}/work"),
+        format!("upperdir={dir}/upper"),
+        format!("lowerdir={dir}/below:{dir}/rootfs"),
+    ];
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let text = output(&shim, vec![one("fuse3.fuse-overlayfs", "overlay", &options)]);
+    assert_eq!(text, "1\nx\n/etc/below\nend\n");
+    let new = std::fs::read_to_string(shim.lab.path().join("upper/new")).expect("the upper layer");
+    assert_eq!(new, "x\n");
+    shim.lab
+        .sh("wait_until eval '! pgrep -x fuse-overlayfs >/dev/null'")
+        .ok();
+    shim.shut_down();
+}
+
+/// The program takes its time: the shim answers everybody else meanwhile, and the mounts after it are made in their order.
+#[test]
+fn a_program_that_takes_its_time_holds_up_no_other_call() {
+    need_root!();
+    let shim = Direct::new(&["sh", "-c", "cat /given /over; echo end"]);
+    let dir = prepare(
+        &shim,
+        r#"
+mkdir over; echo over >over/over; touch rootfs/given rootfs/over; echo "$LAB" >where
+cat >bin/mount.fuse3 <<'X'
+#!/bin/bash
+lab=$(dirname "$(dirname "$0")")
+echo "$@" >$lab/arguments
+touch $lab/asked
+while [ ! -e $lab/go ]; do sleep 0.05; done
+mount --bind $lab/rootfs "$2"
+X
+chmod 755 bin/mount.fuse3
+"#,
+    );
+    let mounts = vec![
+        one("fuse3.slow-fs", "source", &["a=1,b", "ro"]),
+        {
+            let mut second = one("bind", &format!("{dir}/over/over"), &["bind", "ro"]);
+            second.target = "over".to_owned();
+            second
+        },
+        {
+            let mut third = one("bind", &format!("{dir}/where"), &["bind", "ro"]);
+            third.target = "given".to_owned();
+            third
+        },
+    ];
+    let text = std::thread::scope(|scope| {
+        let work = scope.spawn(|| output(&shim, mounts));
+        shim.lab.sh("wait_until [ -e asked ]").ok();
+        assert_eq!(shim.state().status.unwrap(), Status::CREATED);
+        let (kind, refusal) = code(shim.create(|_| ()));
+        assert_eq!(kind, Code::ALREADY_EXISTS, "{refusal}");
+        assert_eq!(code(shim.kill("", 9)).0, Code::FAILED_PRECONDITION);
+        assert_eq!(code(shim.delete("")).0, Code::FAILED_PRECONDITION);
+        shim.lab.sh("touch go").ok();
+        work.join().expect("the container")
+    });
+    assert_eq!(text, format!("{dir}\nover\nend\n"));
+    let arguments = std::fs::read_to_string(shim.lab.path().join("arguments")).expect("read");
+    assert_eq!(
+        arguments.trim(),
+        format!("source {dir}/bundles/one/rootfs -o a=1,b -o ro -t slow-fs")
+    );
+    shim.shut_down();
+}
+
+/// What a program says is what the user is told, and what was mounted before it is gone.
+#[test]
+fn a_program_that_fails_is_quoted() {
+    need_root!();
+    let shim = Direct::new(&["true"]);
+    let dir = prepare(
+        &shim,
+        r#"
+printf '#!/bin/sh\necho "no such layer"\necho "try another" >&2\nexit 3\n' >bin/mount.fuse3; chmod 755 bin/mount.fuse3; exec 3<>out
+"#,
+    );
+    let mounts = vec![
+        one("bind", &dir, &["rbind", "ro"]),
+        one("fuse3.some-fs", "source", &["x"]),
+    ];
+    let (kind, text) = code(shim.create(|request| request.rootfs = mounts));
+    assert_eq!(kind, Code::UNKNOWN);
+    assert!(
+        text.contains("rootfs[1]: mount fuse3.some-fs source onto")
+            && text.contains("no such layer; try another (exit status: 3)"),
+        "{text}"
+    );
+    assert_eq!(shim.lab.mounts(), Vec::<String>::new());
+    std::fs::write(shim.lab.path().join("bundles/one/init.pid"), "").expect("write");
+    let _ = std::fs::remove_dir(shim.lab.path().join("bundles/one/rootfs"));
+    shim.shut_down();
+}
+
 #[test]
 fn what_cannot_be_mounted_is_named_and_leaves_nothing() {
     need_root!();
@@ -217,7 +327,15 @@ fn what_cannot_be_mounted_is_named_and_leaves_nothing() {
             ),
             "map the ids of",
         ),
-        (one("fuse3.fuse-overlayfs", "x", &[]), "mount.fuse3"),
+        (
+            one("fuse3.no-such-file-system", "x", &[]),
+            "rootfs[0]: mount fuse3.no-such-file-system x onto",
+        ),
+        (
+            // No program takes an argument of that length.
+            one("fuse.some-fs", &"x".repeat(200_000), &[]),
+            "rootfs[0].type: fuse.some-fs: start the program mount.fuse: Argument list too long",
+        ),
     ] {
         let text = refused(mount);
         assert!(text.contains(reason), "{text}");

@@ -11,6 +11,7 @@ use containerd_shim_protos::api::{CheckpointTaskRequest, CreateTaskRequest, Stat
 use crate::oom::Watch;
 use crate::options::Options;
 use crate::process::{Phase, Process};
+use crate::rootfs::Mounting;
 use crate::task::Asker;
 
 /// A call that changes the container as a whole; one after the other.
@@ -48,8 +49,10 @@ pub struct Container {
     pub runtime: Runtime,
     /// The options of its creation.
     pub options: Options,
-    /// Something is mounted on the bundle's root.
+    /// Something is mounted on the bundle's root, or about to be.
     pub mounted: bool,
+    /// Its mounts are being made.
+    pub mounting: Option<Mounting>,
     /// The first process.
     pub init: Process,
     /// Processes that were added.
@@ -81,6 +84,7 @@ impl Container {
             runtime,
             options,
             mounted: false,
+            mounting: None,
             init,
             execs: Vec::new(),
             created_with: None,

@@ -1,16 +1,19 @@
 //! The mounts of a container's root, as the snapshotter describes them: overlay, bind, or any file system; of a device,
-//! or of a file by a loop device; with the ids of a user namespace.
+//! or of a file by a loop device; with the ids of a user namespace; by a program that serves it.
 
+mod helper;
 mod mapped;
 mod options;
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 
 use containerd_shim_protos::api::Mount;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+pub use helper::Helper;
 use options::Options;
 
 /// The root's name in the bundle.
@@ -49,17 +52,34 @@ pub enum MountError {
         /// What is wrong, and what would be right.
         reason: String,
     },
-    /// A kind of mount that needs a program of its own.
-    #[error(
-        "rootfs[{index}].type: {kind} needs the program mount.{program}, which this shim does not run: mount it beforehand"
-    )]
-    Program {
+    /// The program for a mount that needs one cannot be started.
+    #[error("rootfs[{index}].type: {kind}: start the program {program}")]
+    Start {
         /// Which mount.
         index: usize,
         /// The type.
         kind: String,
-        /// The program's name behind `mount.`.
-        program: String,
+        /// The program.
+        program: &'static str,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The program for a mount has failed.
+    #[error("rootfs[{index}]: mount {kind} {from} onto {} with {options:?}: {reason}", target.display())]
+    Helper {
+        /// Which mount.
+        index: usize,
+        /// The file system.
+        kind: String,
+        /// Its source.
+        from: String,
+        /// Where.
+        target: PathBuf,
+        /// The options, as given.
+        options: Vec<String>,
+        /// What the program said, and how it ended.
+        reason: String,
     },
     /// A file that is to be a loop device.
     #[error("rootfs[{index}].options: attach {} to a loop device", file.display())]
@@ -111,47 +131,87 @@ pub enum MountError {
     },
 }
 
-/// Mounts everything onto `root`, which is made if there is anything to mount. What was mounted is taken away again
-/// on failure.
-///
-/// # Errors
-/// [`MountError`].
-pub fn mount_all(mounts: &[Mount], root: &Path) -> Result<(), MountError> {
-    if mounts.is_empty() {
-        return Ok(());
-    }
-    let made = std::fs::DirBuilder::new().mode(0o711).create(root);
-    if let Err(source) = made
-        && source.kind() != std::io::ErrorKind::AlreadyExists
-    {
-        let path = root.to_owned();
-        return Err(MountError::Folder {
-            what: "create",
-            path,
-            source,
-        });
-    }
-    for (index, one) in mounts.iter().enumerate() {
-        if let Err(error) = mount_one(index, one, root) {
-            // Best effort: the error that led here is the one to tell.
-            let _ = unmount(root);
-            return Err(error);
+/// Mounts that are being made onto a root, in their order.
+#[derive(Debug)]
+pub struct Mounting {
+    mounts: Vec<Mount>,
+    root: PathBuf,
+    /// The first that is not made yet.
+    next: usize,
+}
+
+impl Mounting {
+    /// Nothing is mounted yet. The root is made if there is anything to mount.
+    ///
+    /// # Errors
+    /// [`MountError::Folder`].
+    pub fn new(mounts: Vec<Mount>, root: PathBuf) -> Result<Mounting, MountError> {
+        if !mounts.is_empty() {
+            let made = std::fs::DirBuilder::new().mode(0o711).create(&root);
+            if let Err(source) = made
+                && source.kind() != std::io::ErrorKind::AlreadyExists
+            {
+                let what = "create";
+                return Err(MountError::Folder {
+                    what,
+                    path: root,
+                    source,
+                });
+            }
         }
+        let next = 0;
+        Ok(Mounting { mounts, root, next })
     }
-    Ok(())
+
+    /// Makes the mounts up to one that a program makes, and starts that: whoever calls waits for its end, tells
+    /// [`Mounting::helped`] and calls again. `None`: everything is mounted.
+    ///
+    /// # Errors
+    /// [`MountError`]; what was mounted until then is there.
+    pub fn go_on(&mut self) -> Result<Option<Helper>, MountError> {
+        while let Some(one) = self.mounts.get(self.next) {
+            let index = self.next;
+            if let Some((program, kind)) = helper::program(&one.type_) {
+                let target = target(index, &one.target, &self.root)?;
+                let started = Helper::start(program, kind, one, &target);
+                return started.map(Some).map_err(|source| MountError::Start {
+                    index,
+                    kind: one.type_.clone(),
+                    program,
+                    source,
+                });
+            }
+            mount_one(index, one, &self.root)?;
+            self.next += 1;
+        }
+        Ok(None)
+    }
+
+    /// The program that was started last has ended.
+    ///
+    /// # Errors
+    /// [`MountError::Helper`] if it has failed.
+    pub fn helped(&mut self, helper: Helper, status: ExitStatus) -> Result<(), MountError> {
+        let index = self.next;
+        self.next += 1;
+        let failed = |reason| {
+            let one = self.mounts.get(index).cloned().unwrap_or_default();
+            MountError::Helper {
+                index,
+                target: self.root.join(one.target.trim_start_matches('/')),
+                kind: one.type_,
+                from: one.source,
+                options: one.options,
+                reason,
+            }
+        };
+        helper.finish(status).map_err(failed)
+    }
 }
 
 fn mount_one(index: usize, one: &Mount, root: &Path) -> Result<(), MountError> {
     let target = target(index, &one.target, root)?;
     let mut parsed = Options::parse(&one.options).map_err(|reason| MountError::Option { index, reason })?;
-    if let Some((program, _)) = one
-        .type_
-        .split_once('.')
-        .filter(|(name, _)| name.starts_with("fuse"))
-    {
-        let (kind, program) = (one.type_.clone(), program.to_owned());
-        return Err(MountError::Program { index, kind, program });
-    }
     let mapped = match &parsed.ids {
         None => None,
         Some(ids) => Some(mapped::Namespace::new(ids).map_err(ids_failed(index, &target))?),
@@ -243,6 +303,9 @@ fn call(
 /// The place of a mount below the root.
 fn target(index: usize, target: &str, root: &Path) -> Result<PathBuf, MountError> {
     let below = Path::new(target.trim_start_matches('/'));
+    if below.as_os_str().is_empty() {
+        return Ok(root.to_owned());
+    }
     if below
         .components()
         .any(|part| part == std::path::Component::ParentDir)

@@ -75,6 +75,7 @@ impl Shim {
 
     fn ended(&mut self, one: Ended) {
         if self.job_ended(one.pid, one.status)
+            || self.helper_ended(one.pid, one.status)
             || self.publisher.ended(one.pid, one.status.success())
             || self.logger_ended(one.pid)
             || self.process_ended(one)

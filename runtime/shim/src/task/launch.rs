@@ -1,6 +1,7 @@
 //! How processes come to be: Create, Exec, and the runs of the runtime for both.
 
 use std::path::PathBuf;
+use std::process::ExitStatus;
 
 use berth_client::{CreateOptions, ExecOptions, RestoreOptions};
 use containerd_shim_protos::api::{CreateTaskRequest, CreateTaskResponse, ExecProcessRequest};
@@ -13,7 +14,7 @@ use crate::error::TaskError;
 use crate::log::warning;
 use crate::options::Options;
 use crate::process::{Phase, Process, pid_file};
-use crate::rootfs;
+use crate::rootfs::{self, Mounting};
 use crate::stdio::{ConsoleSocket, Inner, Io, Logger, Names, StdioError};
 
 impl Shim {
@@ -43,36 +44,77 @@ impl Shim {
         };
         let init = Process::new(None, names);
         let mut container = Container::new(request.id.clone(), bundle, runtime, options, init);
-        rootfs::mount_all(&request.rootfs, &container.bundle.join(rootfs::DIR))?;
+        let root = container.bundle.join(rootfs::DIR);
+        container.mounting = Some(Mounting::new(request.rootfs.clone(), root)?);
         container.mounted = !request.rootfs.is_empty();
+        container.init.phase = Phase::Launching;
+        container.init.launching = Some(asker);
+        let id = request.id.clone();
+        container.created_with = Some(Box::new(request));
         self.containers.push(container);
         self.finishing = None;
-        let created = if request.checkpoint.is_empty() {
-            self.launch(&request.id, None, asker).map(|()| None)
-        } else {
-            self.create_from_images(&request)
-        };
-        match created {
-            Ok(answer) => {
-                // The event is told when the process is there; this is what it says beside that.
-                self.remember_request(&request);
-                Ok(answer)
+        let created = self.create_on(&id);
+        if created.is_err() {
+            self.undo_create(&id);
+        }
+        created
+    }
+
+    /// Goes on with Create: the mounts, as far as no program makes them; then the runtime.
+    fn create_on(&mut self, id: &str) -> Outcome {
+        let container = self.container(id)?;
+        if let Some(mounting) = &mut container.mounting {
+            if let Some(helper) = mounting.go_on()? {
+                self.helpers.push((id.to_owned(), helper));
+                return Ok(None);
             }
-            Err(error) => {
-                self.undo_create(&request.id);
-                Err(error)
-            }
+            container.mounting = None;
+        }
+        let images = container.created_with.as_ref().map(|request| &request.checkpoint);
+        if let Some(images) = images.filter(|images| !images.is_empty()).map(PathBuf::from) {
+            return self.create_from_images(id, images);
+        }
+        match container.init.launching.take() {
+            Some(asker) => self.launch(id, None, asker).map(|()| None),
+            None => Ok(None),
         }
     }
 
+    /// A program that makes a mount has ended; whether `pid` was one.
+    pub(super) fn helper_ended(&mut self, pid: i32, status: ExitStatus) -> bool {
+        let Some(index) = self.helpers.iter().position(|(_, helper)| helper.pid() == pid) else {
+            return false;
+        };
+        let (id, helper) = self.helpers.swap_remove(index);
+        let Ok(container) = self.container(&id) else {
+            return true;
+        };
+        let asker = container.init.launching;
+        let mounted = container
+            .mounting
+            .as_mut()
+            .map_or(Ok(()), |mounting| mounting.helped(helper, status));
+        match mounted
+            .map_err(TaskError::from)
+            .and_then(|()| self.create_on(&id))
+        {
+            Ok(None) => {}
+            Ok(Some(answer)) => self.answer(asker, Ok(answer)),
+            Err(error) => {
+                self.undo_create(&id);
+                self.answer(asker, Err(error));
+            }
+        }
+        true
+    }
+
     /// A container that Start will restore: nothing runs yet.
-    fn create_from_images(&mut self, request: &CreateTaskRequest) -> Outcome {
-        let container = self.container(&request.id)?;
-        container.images = Some(Images {
-            path: PathBuf::from(&request.checkpoint),
-        });
+    fn create_from_images(&mut self, id: &str, path: PathBuf) -> Outcome {
+        let container = self.container(id)?;
+        container.images = Some(Images { path });
         container.init.phase = Phase::Created;
-        self.tell_created(&request.id);
+        container.init.launching = None;
+        self.tell_created(id);
         encode(&CreateTaskResponse::new()).map(Some)
     }
 

@@ -30,6 +30,7 @@ use crate::error::TaskError;
 use crate::log::warning;
 use crate::process::Process;
 use crate::publish::Publisher;
+use crate::rootfs::Helper;
 use crate::server::wire::Answer;
 use crate::stdio::Logger;
 use exits::Ended;
@@ -68,6 +69,8 @@ pub struct Shim {
     /// The containers of the pod.
     pub containers: Vec<Container>,
     jobs: Vec<Job>,
+    /// Programs that make a mount, and for which container.
+    helpers: Vec<(String, Helper)>,
     /// Logging programs whose streams have ended.
     loggers: Vec<Logger>,
     /// Ends of children that are nobody's yet, kept while a launch is under way.
@@ -92,6 +95,7 @@ impl Shim {
             args,
             containers: Vec::new(),
             jobs: Vec::new(),
+            helpers: Vec::new(),
             loggers: Vec::new(),
             strays: Vec::new(),
             publisher,
@@ -158,7 +162,7 @@ impl Shim {
 
     /// Whether only output, ends and calls are waited for.
     pub fn is_quiet(&self) -> bool {
-        self.jobs.is_empty() && self.publisher.is_empty()
+        self.jobs.is_empty() && self.helpers.is_empty() && self.publisher.is_empty()
     }
 
     /// Shutdown, or a polite signal: the shim goes if it holds nothing.

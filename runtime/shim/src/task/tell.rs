@@ -1,6 +1,6 @@
 //! The events of containers, and who is answered with them.
 
-use containerd_shim_protos::api::{CreateTaskRequest, WaitResponse};
+use containerd_shim_protos::api::WaitResponse;
 use containerd_shim_protos::events::task::{
     TaskCheckpointed, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskIO, TaskOOM,
     TaskPaused, TaskResumed, TaskStart,
@@ -19,16 +19,6 @@ impl Shim {
         match events::any(name, message) {
             Ok(message) => self.publisher.push(Event { topic, message }),
             Err(error) => warning!("the event {topic} cannot be encoded: {error}"),
-        }
-    }
-
-    /// Keeps what TaskCreate says until the process is there.
-    pub(super) fn remember_request(&mut self, request: &CreateTaskRequest) {
-        let Ok(container) = self.container(&request.id) else {
-            return;
-        };
-        if container.init.pid == 0 && container.images.is_none() {
-            container.created_with = Some(Box::new(request.clone()));
         }
     }
 
