@@ -66,7 +66,7 @@ pub enum MountError {
         source: std::io::Error,
     },
     /// The program for a mount has failed.
-    #[error("rootfs[{index}]: mount {kind} {from} onto {} with {options:?}: {reason}", target.display())]
+    #[error("rootfs[{index}]: mount {kind} {from} onto {}: {reason}", target.display())]
     Helper {
         /// Which mount.
         index: usize,
@@ -76,8 +76,6 @@ pub enum MountError {
         from: String,
         /// Where.
         target: PathBuf,
-        /// The options, as given.
-        options: Vec<String>,
         /// What the program said, and how it ended.
         reason: String,
     },
@@ -201,7 +199,6 @@ impl Mounting {
                 target: self.root.join(one.target.trim_start_matches('/')),
                 kind: one.type_,
                 from: one.source,
-                options: one.options,
                 reason,
             }
         };
