@@ -5,7 +5,8 @@ use harness::{Containerd, Release};
 
 harness::with_each_containerd!(
     ctr_shows_the_same_with_both_shims,
-    every_snapshotter_of_the_daemon_serves_both_shims
+    every_snapshotter_of_the_daemon_serves_both_shims,
+    a_container_is_checkpointed_and_restored
 );
 
 const ROWS: &[Row] = &[
@@ -115,4 +116,62 @@ fn every_snapshotter_of_the_daemon_serves_both_shims(release: &Release) {
         assert_eq!(text, "", "with {snapshotter} runc and berth differ:\n{text}");
     }
     containerd.assert_nothing_left();
+}
+
+/// A container that counts is checkpointed while it runs, taken away, and restored under another name. `$run` are the
+/// options for shim and runtime.
+const CHECKPOINT: &str = r#"
+count() { ctr tasks exec --exec-id $RANDOM $1 /bin/cat /count; }
+beyond() { local now; now=$(count $1) && [ "$now" -gt $2 ]; }
+command ctr --address $LAB/c.sock --namespace $LAB_NAME events >events 2>/dev/null & listener=$!
+wait_until eval 'ctr namespaces label $LAB_NAME x=$(date +%N); grep -q namespaces events'
+ctr run $run --detach localhost/busybox:1 $LAB_NAME-one /bin/sh -c \
+    'n=0; while :; do n=$((n+1)); echo $n >/count.new; mv /count.new /count; sleep 0.1; done'
+wait_until beyond $LAB_NAME-one 3
+ctr tasks checkpoint $LAB_NAME-one >/dev/null; echo "task: $?"
+ctr tasks ls | grep -o RUNNING
+wait_until beyond $LAB_NAME-one $(count $LAB_NAME-one) && echo "counts on"
+ctr containers checkpoint --image --rw --task $LAB_NAME-one localhost/kept:1 >/dev/null; echo "container: $?"
+kept=$(count $LAB_NAME-one)
+ctr tasks kill --signal 9 $LAB_NAME-one
+wait_until eval 'ctr tasks ls | grep -q STOPPED'
+ctr tasks rm $LAB_NAME-one >/dev/null 2>&1
+ctr containers rm $LAB_NAME-one
+ctr containers restore --rw --live $LAB_NAME-two localhost/kept:1; echo "restored: $?"
+ctr tasks ls | grep -o RUNNING
+wait_until beyond $LAB_NAME-two $((kept + 2)) && echo "went on"
+ctr tasks exec --exec-id e $LAB_NAME-two /bin/sh -c 'exit 4'; echo "exec: $?"
+ctr tasks kill --signal 9 $LAB_NAME-two
+wait_until eval 'ctr tasks ls | grep -q STOPPED'
+ctr tasks rm $LAB_NAME-two 2>&1 | grep -o 'exit code 137'
+ctr containers rm $LAB_NAME-two
+ctr images rm localhost/kept:1 >/dev/null
+kill $listener
+grep -c /tasks/checkpointed events
+"#;
+
+fn a_container_is_checkpointed_and_restored(release: &Release) {
+    harness::need_program!("criu");
+    let works = harness::run(std::process::Command::new("criu").arg("check"))
+        .status
+        .success();
+    if !works {
+        harness::skip!("criu does not work with this kernel");
+    }
+    let shims = [
+        "--runtime io.containerd.runc.v2 --runc-root $LAB/runtime-runc",
+        "--runtime io.containerd.runc.v2 --runc-root $LAB/runtime --runc-binary $LAB/bin/berth",
+        "--runtime io.containerd.berth.v2 --runtime-config-path $LAB/berth.toml",
+    ];
+    for run in shims {
+        let containerd = release.start();
+        import(&containerd);
+        let text = containerd.sh(&format!("run=\"{run}\"\n{CHECKPOINT}")).ok();
+        assert_eq!(
+            text,
+            "task: 0\nRUNNING\ncounts on\ncontainer: 0\nrestored: 0\nRUNNING\nwent on\nexec: 4\nexit code 137\n2\n",
+            "with {run}"
+        );
+        containerd.assert_nothing_left();
+    }
 }

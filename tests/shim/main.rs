@@ -5,6 +5,8 @@ mod failures;
 mod life;
 mod load;
 mod mounts;
+mod options;
 mod pods;
 mod protocol;
 mod streams;
+mod terminal;

@@ -171,6 +171,40 @@ fn no_end_is_lost_between_exit_and_wait() {
     shim.shut_down();
 }
 
+/// On a host with cgroup v2 alone the notice comes by memory.events, elsewhere by v1's eventfd.
+#[test]
+fn lack_of_memory_is_told_before_the_end() {
+    need_root!();
+    let shim = Direct::new(&[
+        "sh",
+        "-c",
+        "read go </go; exec dd if=/dev/zero of=/dev/null bs=100M count=1",
+    ]);
+    shim.lab
+        .sh(r#"
+mkfifo rootfs/go
+jq '.linux.resources.memory = {"limit": 20971520, "swap": 20971520}' bundles/one/config.json >new; mv new bundles/one/config.json
+"#)
+        .ok();
+    shim.create(|_| ()).expect("create");
+    shim.start("").expect("start");
+    shim.lab.sh("echo now >rootfs/go").ok();
+    assert_eq!(shim.wait("").expect("wait").exit_status, 137);
+    assert_eq!(shim.delete("").expect("delete").exit_status, 137);
+    shim.shut_down();
+    let published = std::fs::read_to_string(shim.lab.path().join("published")).expect("read");
+    let topics: Vec<&str> = published
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .collect();
+    let expected = ["create", "start", "oom", "exit", "delete"];
+    assert_eq!(
+        topics,
+        expected.map(|kind| format!("/tasks/{kind}")),
+        "{published}"
+    );
+}
+
 #[test]
 fn mistakes_in_a_request_are_named_and_leave_nothing() {
     need_root!();

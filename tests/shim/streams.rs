@@ -7,6 +7,7 @@ harness::with_each_containerd!(
     files_and_programs_take_the_output,
     a_full_disk_drops_output_and_the_container_goes_on,
     a_full_disk_for_the_bundle_is_an_error_that_leaves_nothing,
+    a_full_disk_for_the_streams_is_an_error_that_leaves_nothing,
     a_reader_that_is_gone_holds_up_nobody_else
 );
 
@@ -114,6 +115,28 @@ umount state/io.containerd.runtime.v2.task
         .ok();
     assert!(text.to_lowercase().contains("no space left"), "{text}");
     assert!(text.contains("code 1\nagain\n"), "{text}");
+    containerd.assert_nothing_left();
+}
+
+/// Of the FIFOs that a client makes, the second one finds no place any more.
+fn a_full_disk_for_the_streams_is_an_error_that_leaves_nothing(release: &Release) {
+    let containerd = release.start();
+    let text = containerd
+        .sh(r#"
+mkdir -p /run/containerd/fifo
+mount -t tmpfs -o nr_inodes=3 tmpfs /run/containerd/fifo
+ctr run $shim --rootfs --rm $LAB/rootfs $LAB_NAME-full /bin/true 2>&1 | grep -io 'no space left.*'
+echo "code ${PIPESTATUS[0]}"
+ctr tasks ls | tail -n +2; ctr containers ls -q
+pgrep -fc '[s]him-berth-v2'
+rm -rf /run/containerd/fifo/*
+mount -o remount,nr_inodes=100 /run/containerd/fifo
+ctr run $shim --rootfs --rm $LAB/rootfs $LAB_NAME-space /bin/echo again
+find /run/containerd/fifo -mindepth 1
+umount /run/containerd/fifo
+"#)
+        .ok();
+    assert_eq!(text, "no space left on device\ncode 1\n0\nagain\n");
     containerd.assert_nothing_left();
 }
 
