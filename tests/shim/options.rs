@@ -7,12 +7,12 @@ harness::with_each_containerd!(
     a_mistake_in_the_options_is_named
 );
 
-/// A runtime that notes how it is called and where it looks for criu, and is Berth then.
+/// A runtime that notes where it looks for criu, whose its standard error is, and how it is called; and is Berth then.
 const NOTING: &str = r#"
 cat >noting <<'X'
 #!/bin/bash
 lab=$(dirname "$0")
-echo "$(command -v criu) $*" >>$lab/calls
+echo "$(command -v criu) $(stat -L -c '%u:%g' /proc/self/fd/2) $*" >>$lab/calls
 exec $lab/bin/berth "$@"
 X
 mkdir other-criu
@@ -76,7 +76,8 @@ ctr containers rm $LAB_NAME-c
     assert_eq!(
         (lines[0], lines[1], &lines[3..]),
         (
-            "1234 2345",
+            // The runtime gives the pipes to the process' user, and leaves their group.
+            "0 2345",
             "LAB-c",
             &["checkpoint: 1", "other-criu/asked", "RUNNING"][..]
         ),
