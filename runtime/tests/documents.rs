@@ -34,34 +34,162 @@ fn every_verb_and_option_is_in_the_completions() {
     }
 }
 
-#[test]
-fn shells_take_their_completions() {
-    let dir = tempfile::tempdir().unwrap();
-    documents::write(dir.path()).unwrap();
-    for (shell, name) in [("bash", "berth"), ("zsh", "_berth"), ("fish", "berth.fish")] {
-        let file = dir.path().join("completions").join(name);
-        // Shells that are not installed have no say.
-        if let Ok(checked) = Command::new(shell).arg("-n").arg(&file).output() {
-            assert!(checked.status.success(), "{shell}: {checked:?}");
+/// Whether a program is installed; that it is not is said as the other tests say it.
+fn installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    if !found {
+        let line = format!("SKIP documents: needs the program {program}\n");
+        eprint!("{line}");
+        if let Some(log) = std::env::var_os("BERTH_SKIP_LOG") {
+            let mut file = fs::OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(log)
+                .unwrap();
+            std::io::Write::write_all(&mut file, line.as_bytes()).unwrap();
         }
     }
-    // What bash would offer after `berth `, and after `berth upd`.
-    let offered = |word: &str| -> BTreeSet<String> {
+    found
+}
+
+/// The lines that a shell's script prints, without errors.
+#[track_caller]
+fn lines(program: &str, arguments: &[&str], script: &str) -> BTreeSet<String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .args(["-c", script])
+        .env("LC_ALL", "C")
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && errors.is_empty(),
+        "{program}: {errors}"
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn set(words: &[&str]) -> BTreeSet<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+#[test]
+fn bash_offers_verbs_and_options() {
+    let dir = tempfile::tempdir().unwrap();
+    documents::write(dir.path()).unwrap();
+    if !installed("bash") {
+        return;
+    }
+    let file = dir.path().join("completions/berth");
+    let file = file.display();
+    // What is registered for the command, and what that offers for the words before the cursor.
+    let offered = |words: &str| {
         let script = format!(
-            "source {}; COMP_WORDS=(berth '{word}'); COMP_CWORD=1; _berth berth '{word}' berth; \
-             printf '%s\\n' \"${{COMPREPLY[@]}}\"",
-            dir.path().join("completions/berth").display()
+            "source {file}; COMP_WORDS=(berth {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             function=$(complete -p berth | sed 's/.*-F \\([^ ]*\\).*/\\1/'); \
+             $function berth \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"; \
+             printf '%s\\n' \"${{COMPREPLY[@]}}\""
         );
-        let output = Command::new("bash").args(["-c", &script]).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout)
-            .unwrap()
-            .lines()
-            .map(str::to_owned)
-            .collect()
+        lines("bash", &["--norc"], &script)
     };
-    assert!(verbs().is_subset(&offered("")), "{:?}", offered(""));
-    assert_eq!(offered("upd"), BTreeSet::from(["update".to_owned()]));
+    assert!(verbs().is_subset(&offered("''")), "{:?}", offered("''"));
+    assert_eq!(offered("upd"), set(&["update"]));
+    assert_eq!(offered("exec --no"), set(&["--no-new-privs"]));
+    assert_eq!(
+        offered("update --cpu-r"),
+        set(&["--cpu-rt-period", "--cpu-rt-runtime"])
+    );
+}
+
+#[test]
+fn zsh_offers_verbs_and_options() {
+    let dir = tempfile::tempdir().unwrap();
+    documents::write(dir.path()).unwrap();
+    if !installed("zsh") {
+        return;
+    }
+    let folder = dir.path().join("completions");
+    // The completion system finds the function in its folder; what it would hand to the line editor is printed instead.
+    let script = format!(
+        "fpath=({} $fpath); autoload -Uz compinit; compinit -D -u; autoload +X -Uz $_comps[berth] || exit 1; \
+         _describe() {{ local -a list=(\"${{(@P)4}}\"); print -rl -- ${{list%%:*}}; }}; \
+         _arguments() {{ print -rl -- $@; }}; \
+         words=(berth); CURRENT=2; $_comps[berth]; _berth_commands; _berth__subcmd__exec_commands",
+        folder.display()
+    );
+    let found = lines("zsh", &["-f"], &script);
+    assert!(verbs().is_subset(&found), "{found:?}");
+    assert!(
+        found.iter().any(|line| line.contains("--systemd-cgroup[")),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn fish_offers_verbs_and_options() {
+    let dir = tempfile::tempdir().unwrap();
+    documents::write(dir.path()).unwrap();
+    if !installed("fish") {
+        return;
+    }
+    let file = dir.path().join("completions/berth.fish");
+    let offered = |line: &str| {
+        let script = format!("source {}; complete -C '{line}'", file.display());
+        let found = lines("fish", &["--no-config"], &script);
+        let words = found.iter().filter_map(|line| line.split('\t').next());
+        words.map(str::to_owned).collect::<BTreeSet<String>>()
+    };
+    assert!(verbs().is_subset(&offered("berth ")), "{:?}", offered("berth "));
+    assert_eq!(offered("berth upd"), set(&["update"]));
+    assert_eq!(offered("berth exec --no"), set(&["--no-new-privs"]));
+}
+
+/// groff(1) has nothing to say against a page, and what man(1) shows has its parts.
+#[test]
+fn pages_are_rendered() {
+    let dir = tempfile::tempdir().unwrap();
+    documents::write(dir.path()).unwrap();
+    if !installed("groff") || !installed("man") {
+        return;
+    }
+    let folder = dir.path().join("man");
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let checked = Command::new("groff")
+            .args(["-man", "-Tutf8", "-ww", "-z"])
+            .arg(&path)
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&checked.stderr);
+        assert!(
+            checked.status.success() && errors.is_empty(),
+            "{}: {errors}",
+            path.display()
+        );
+    }
+    let shown = Command::new("man")
+        .args(["--local-file", "--no-hyphenation", "--encoding=UTF-8"])
+        .arg(folder.join("berth-exec.8"))
+        .envs([
+            ("MANWIDTH", "110"),
+            ("MAN_KEEP_FORMATTING", ""),
+            ("MANPAGER", "cat"),
+            ("PAGER", "cat"),
+        ])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&shown.stdout);
+    for part in [
+        "NAME",
+        "SYNOPSIS",
+        "OPTIONS",
+        "--ignore-paused",
+        "-g, --additional-gids <GID>",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
 }
 
 #[test]
