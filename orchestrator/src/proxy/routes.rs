@@ -180,7 +180,7 @@ mod tests {
         let (store, version) = store_with_slice(dir.path()).await;
         let (publisher, routes) = routes(true);
         publisher.publish(Leading::new(), version - 1, true);
-        let long = Duration::from_secs(60);
+        let long = Duration::from_mins(1);
         let mut copy = routes.clone();
         let ips = [IpAddr::V4(POD)];
         let mut leaving = Box::pin(copy.leave(&store, &ips, Duration::ZERO, long));

@@ -124,8 +124,8 @@ pub(super) fn run(args: &FeaturesArgs) -> Result<ExitCode, Error> {
 }
 
 /// Whether the running kernel knows a flag of seccomp(2).
-fn kernel_takes(flag: &LinuxSeccompFilterFlag) -> bool {
-    berth_sys::process::knows_seccomp_flags(seccomp::kernel_flags(*flag))
+fn kernel_takes(flag: LinuxSeccompFilterFlag) -> bool {
+    berth_sys::process::knows_seccomp_flags(seccomp::kernel_flags(flag))
 }
 
 fn features() -> Features {
@@ -165,7 +165,10 @@ fn features() -> Features {
                     LinuxSeccompFilterFlag::ALL.iter().copied(),
                     LinuxSeccompFilterFlag::as_str,
                 ),
-                supported_flags: words(flags.filter(kernel_takes), LinuxSeccompFilterFlag::as_str),
+                supported_flags: words(
+                    flags.filter(|flag| kernel_takes(*flag)),
+                    LinuxSeccompFilterFlag::as_str,
+                ),
             },
             apparmor: Enabled { enabled: true },
             selinux: Enabled { enabled: true },

@@ -152,7 +152,7 @@ pub(super) fn outcome(stage: &Stage, seen: &Seen, round: Round) -> Result<Value,
     let ending = ending?;
     let is_new = |pod: &&&Value| {
         let env = &pod["spec"]["containers"][0]["env"][1]["value"];
-        env.is_null() || *env == round.number.to_string()
+        env.is_null() || env.as_str() == Some(round.number.to_string().as_str())
     };
     let settled = |app: &str, count: usize| {
         let all = of(app);
