@@ -2,6 +2,7 @@
 //! that what is installed is complete.
 
 mod bench;
+mod conformance;
 mod documents;
 mod edges;
 mod install;

@@ -1,7 +1,9 @@
 //! Tests of the runtime: what its command line does on the real kernel. Those that compare or conform also drive runc
 //! where it is installed. `BERTH_TEST_RUNTIMES` (such as `runc` or `berth,runc`) narrows the choice.
 
+mod alias;
 mod annotations;
+mod apparmor;
 mod attributes;
 mod bad_input;
 mod checkpoint;

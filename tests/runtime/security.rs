@@ -296,7 +296,7 @@ fn a_false_slave_is_no_console() {
 #[test]
 fn a_link_at_the_console_is_covered_not_followed() {
     need_root!();
-    let mut bundle = Bundle::new(&["sh", "-c", "stat -L -c '%F' /dev/console; cat /victim"]);
+    let mut bundle = Bundle::new(&["sh", "-c", "stat -L -c '%F' /dev/console; stat -c '%F' /victim"]);
     fs::write(bundle.rootfs().join("victim"), "untouched\n").unwrap();
     symlink("/victim", bundle.rootfs().join("dev/console")).unwrap();
     bundle.edit(|config| {
@@ -307,7 +307,10 @@ fn a_link_at_the_console_is_covered_not_followed() {
         };
         mounts.retain(keeps);
     });
-    assert_eq!(on_a_terminal(&mut bundle), "character special file\nuntouched\n");
+    assert_eq!(
+        on_a_terminal(&mut bundle),
+        "character special file\nregular file\n"
+    );
 }
 
 /// CVE-2019-19921, CVE-2019-16884: /proc or /sys led elsewhere by the image.
@@ -346,6 +349,10 @@ fn exchanging_a_mount_target_never_leads_outside() {
     fs::create_dir(&work).unwrap();
     fs::create_dir(work.join("real")).unwrap();
     symlink(outside.path(), work.join("link")).unwrap();
+    // Outside everything is ready to be mounted on: one wrong step is enough.
+    for number in 0..EACH {
+        fs::create_dir_all(outside.path().join(format!("made/{number}"))).unwrap();
+    }
     bundle.edit(|config| {
         for number in 0..EACH {
             config["mounts"]
@@ -374,14 +381,24 @@ fn exchanging_a_mount_target_never_leads_outside() {
     while mounted < TRIES && runs < 10 * TRIES / EACH {
         // It may fail: a name that is gone is an error. It must not do anything outside.
         let outcome = runtime.run_bundle(&mut bundle);
-        mounted += outcome.stdout.trim().parse::<usize>().unwrap_or(0);
+        if outcome.status.success() {
+            // A mount that went outside is not among those of the container.
+            let inside = outcome.stdout.trim().parse::<usize>().unwrap();
+            assert_eq!(inside, EACH, "after {mounted} mounts, some are elsewhere");
+            mounted += inside;
+        }
         runs += 1;
     }
     stop.store(true, Ordering::Relaxed);
     let tries = attacker.join().unwrap();
     assert!(mounted >= TRIES, "only {mounted} mounts in {runs} containers");
     assert!(tries > 10_000, "only {tries} exchanges");
-    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(outside.path().join("made")).unwrap().count(), EACH);
+    for number in 0..EACH {
+        let place = outside.path().join(format!("made/{number}"));
+        assert_eq!(fs::read_dir(place).unwrap().count(), 0);
+    }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(outside.path().to_str().unwrap()), "{mounts}");
 }

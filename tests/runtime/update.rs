@@ -117,11 +117,61 @@ fn each_option_changes_its_limit_and_no_other() {
         if !on_v2(&container) {
             assert_eq!(value(&container, SHARES), "777");
         }
+        update(&container, &["--cpuset-mems", "0"]).ok();
+        assert_eq!(value(&container, &["cpuset.mems"]), "0");
+        if runtime.name == "berth" {
+            // Later than runc 1.1.
+            update(&container, &["--cpu-burst", "7000"]).ok();
+            let burst = value(&container, &["cpu.cfs_burst_us", "cpu.max.burst"]);
+            assert_eq!(burst, "7000");
+            update(&container, &["--cpu-idle", "1"]).ok();
+            assert_eq!(value(&container, &["cpu.idle"]), "1");
+            update(&container, &["--cpu-idle", "0"]).ok();
+            realtime(&container);
+            block_io_weight(&container);
+        }
         update(&container, &["--pids-limit", "-1"]).ok();
         assert_eq!(value(&container, PIDS), "max");
         update(&container, &["--memory", "-1", "--memory-swap", "-1"]).ok();
         let unlimited = value(&container, MEMORY);
         assert!(unlimited == "max" || unlimited.len() > 18, "{unlimited}");
+    }
+}
+
+/// Real-time runtime and period, which only v1 has, and there only with CONFIG_RT_GROUP_SCHED.
+#[track_caller]
+fn realtime(container: &Container<'_>) {
+    let options = ["--cpu-rt-period", "900000", "--cpu-rt-runtime", "0"];
+    let outcome = update(container, &options);
+    if outcome.status.success() {
+        assert_eq!(value(container, &["cpu.rt_period_us"]), "900000");
+        assert_eq!(value(container, &["cpu.rt_runtime_us"]), "0");
+    } else {
+        let error = outcome.err();
+        assert!(
+            error.contains("--cpu-rt-period: linux.resources.cpu.realtimePeriod")
+                || error.contains("--cpu-rt-runtime: linux.resources.cpu.realtimeRuntime"),
+            "{error}"
+        );
+    }
+}
+
+/// The weight of block input and output, where some scheduler of the host's has one.
+#[track_caller]
+fn block_io_weight(container: &Container<'_>) {
+    let outcome = update(container, &["--blkio-weight", "300"]);
+    if outcome.status.success() {
+        let weight = value(
+            container,
+            &["blkio.bfq.weight", "blkio.weight", "io.bfq.weight", "io.weight"],
+        );
+        assert!(weight.ends_with("300") || weight.ends_with("2930"), "{weight}");
+    } else {
+        let error = outcome.err();
+        assert!(
+            error.contains("--blkio-weight: linux.resources.blockIO.weight"),
+            "{error}"
+        );
     }
 }
 

@@ -140,10 +140,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let cli = match parse::command_line(&arguments) {
         Ok(cli) => cli,
-        // Help is not an error; a usage error is 1 as with runc, not clap's 2.
+        // Help is not an error; a usage error is 1 as with runc, not clap's 2, and a verb that there is not is 3.
         Err(error) => {
             let _ = error.print();
-            return ExitCode::from(error.use_stderr());
+            return match error.kind() {
+                clap::error::ErrorKind::InvalidSubcommand => 3,
+                _ => ExitCode::from(error.use_stderr()),
+            };
         }
     };
     match dispatch(cli) {

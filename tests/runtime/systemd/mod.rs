@@ -21,6 +21,7 @@ macro_rules! need_systemd {
 }
 
 mod session;
+mod update;
 
 fn systemd_runs() -> bool {
     Path::new("/run/systemd/private").exists()
