@@ -1,7 +1,7 @@
 //! Who may do what: RBAC on every verb, and that nobody gives away what he does not have.
 
 use crate::person::{Person, apply, binding, start};
-use crate::pods::PATIENCE;
+use crate::world::PATIENCE;
 use harness::{kubectl, need_program, need_root, skip, wait_for};
 use serde_json::{Value, json};
 

@@ -1,70 +1,16 @@
 //! HorizontalPodAutoscalers on the real node: what containers use decides how many there are.
 
-use crate::pods::{WAIT, World, with};
-use harness::{kubectl, kubectl_versions, need_root, repository_root, skip, wait_for};
+use crate::bench::{Bench, bench};
+use crate::world::{WAIT, with};
+use harness::{kubectl_versions, repository_root};
 use serde_json::{Value, json};
-use std::path::PathBuf;
-use std::time::Duration;
-
-/// An autoscaler looks every fifteen seconds.
-const PATIENCE: Duration = Duration::from_mins(3);
-
-struct Bench {
-    world: World,
-    kubectl: PathBuf,
-}
 
 impl Bench {
-    #[track_caller]
-    fn kube(&self, arguments: &[&str]) -> String {
-        self.world.node.kubectl(&self.kubectl, arguments).ok()
-    }
-
-    fn get(&self, kind: &str, name: &str) -> Result<Value, String> {
-        let outcome = self
-            .world
-            .node
-            .kubectl(&self.kubectl, &["get", kind, name, "-o", "json"]);
-        if !outcome.status.success() {
-            return Err(outcome.stderr);
-        }
-        serde_json::from_str(&outcome.stdout).map_err(|error| error.to_string())
-    }
-
-    #[track_caller]
-    fn until(&self, kind: &str, name: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
-        wait_for(&format!("{kind} {name}: {what}"), PATIENCE, || {
-            let object = self.get(kind, name)?;
-            if holds(&object) {
-                Ok(object)
-            } else {
-                Err(object["status"].to_string())
-            }
-        })
-    }
-
     #[track_caller]
     fn condition(&self, name: &str, kind: &str, reason: &str) -> Value {
         self.until("hpa", name, reason, |hpa| {
             condition(hpa, kind)["reason"] == reason
         })
-    }
-
-    fn events(&self, reason: &str) -> Vec<String> {
-        let text = self.kube(&[
-            "get",
-            "events",
-            "--field-selector",
-            &format!("reason={reason}"),
-            "-o",
-            "json",
-        ]);
-        let list: Value = serde_json::from_str(&text).expect("JSON");
-        let items = list["items"].as_array().expect("a list");
-        items
-            .iter()
-            .map(|event| event["message"].as_str().unwrap_or_default().to_owned())
-            .collect()
     }
 
     /// A Deployment with one container of this program.
@@ -82,7 +28,7 @@ impl Bench {
     }
 
     #[track_caller]
-    fn clean(&self) {
+    fn end(&self) {
         self.kube(&["delete", "hpa", "--all"]);
         self.world.node.clear();
         self.kube(&["delete", "pvc", "--all"]);
@@ -94,19 +40,6 @@ fn condition(hpa: &Value, kind: &str) -> Value {
     let conditions = hpa["status"]["conditions"].as_array();
     let found = conditions.into_iter().flatten().find(|c| c["type"] == kind);
     found.cloned().unwrap_or_default()
-}
-
-macro_rules! bench {
-    () => {{
-        need_root!();
-        match kubectl() {
-            Some(kubectl) => Bench {
-                world: World::new(),
-                kubectl,
-            },
-            None => skip!("needs a kubectl"),
-        }
-    }};
 }
 
 #[test]
@@ -168,7 +101,7 @@ fn replicas_follow_the_load_up_and_down() {
         told.contains(&"New size: 1; reason: All metrics below target".to_owned()),
         "{told:?}"
     );
-    bench.clean();
+    bench.end();
 }
 
 #[test]
@@ -250,7 +183,7 @@ fn every_kubectl_autoscales_in_either_version() {
     write(&changed);
     bench.world.node.ctl(&["apply", "-f", &path]).ok();
     assert_eq!(
-        bench.get("hpa", "old").expect("the autoscaler")["spec"]["maxReplicas"],
+        bench.look("hpa", "old").expect("the autoscaler")["spec"]["maxReplicas"],
         5
     );
     let lines = bench.kube(&["get", "horizontalpodautoscalers.v1.autoscaling", "-o", "json"]);
@@ -287,7 +220,7 @@ fn every_kubectl_autoscales_in_either_version() {
         explained.contains("containerResource") && explained.contains("Not supported here"),
         "{explained}"
     );
-    bench.clean();
+    bench.end();
 }
 
 #[test]
@@ -367,5 +300,5 @@ fn what_an_autoscaler_cannot_do_is_told() {
         told.contains("spec.metrics[0].external: Forbidden: not supported here: only what containers use"),
         "{told}"
     );
-    bench.clean();
+    bench.end();
 }

@@ -1,16 +1,11 @@
 //! `kubectl describe` says why: each cause with its evidence, on real containers.
 
-use crate::pods::{PATIENCE, WAIT, World, script, with};
-use harness::{kubectl, need_root, skip, wait_for};
+use crate::bench::{Bench, bench};
+use crate::world::{PATIENCE, WAIT, script, with};
+use harness::wait_for;
 use serde_json::json;
-use std::path::PathBuf;
 
-struct Table {
-    world: World,
-    kubectl: PathBuf,
-}
-
-impl Table {
+impl Bench {
     /// Waits until a pod's description has a line with the text, and gives the line.
     #[track_caller]
     fn says(&self, pod: &str, text: &str) -> String {
@@ -24,48 +19,35 @@ impl Table {
     }
 }
 
-macro_rules! table {
-    ($arguments:expr) => {{
-        need_root!();
-        match kubectl() {
-            Some(kubectl) => Table {
-                world: World::with($arguments),
-                kubectl,
-            },
-            None => skip!("needs a kubectl"),
-        }
-    }};
-}
-
 #[test]
 fn how_a_container_ended_and_what_it_said_last() {
-    let table = table!(&[]);
+    let bench = bench!();
     let never = |program: &str| json!({"restartPolicy": "Never", "containers": [script(program)]});
-    table
+    bench
         .world
         .pod("code", never("echo connecting; echo no database >&2; exit 3"));
-    table.world.pod("mute", never("exit 4"));
+    bench.world.pod("mute", never("exit 4"));
     // Process 1 of a namespace does not hear its own signals. Two dollars are one, in a command of a pod.
     let mut signal = never("echo dividing; kill -SEGV $$$$; sleep 5");
     signal["shareProcessNamespace"] = json!(true);
-    table.world.pod("signal", signal);
-    table.world.pod(
+    bench.world.pod("signal", signal);
+    bench.world.pod(
         "oom",
         json!({"restartPolicy": "Never", "containers": [with(
             "echo growing; exec awk 'BEGIN { s = \"x\"; while (1) s = s s }'",
             json!({"resources": {"limits": {"memory": "64Mi"}}}))]}),
     );
-    table
+    bench
         .world
         .pod("again", json!({"containers": [script("echo run; exit 5")]}));
     // What is asked to end has not failed, whatever its exit code is.
     let ends = "trap 'exit 9' TERM; while :; do sleep 0.05; done";
-    table.world.pod(
+    bench.world.pod(
         "asked",
         json!({"activeDeadlineSeconds": 1, "restartPolicy": "Never", "containers": [script(ends)]}),
     );
 
-    let line = table.says("code", "ended with exit code 3");
+    let line = bench.says("code", "ended with exit code 3");
     assert!(line.contains("Warning") && line.contains("Exited"), "{line}");
     // Which of its two streams is read first is open.
     assert!(
@@ -74,13 +56,13 @@ fn how_a_container_ended_and_what_it_said_last() {
             && line.contains("no database"),
         "{line}"
     );
-    table.says(
+    bench.says(
         "mute",
         "Container c ended with exit code 4; it has logged nothing",
     );
-    let line = table.says("signal", "ended by signal 11, SIGSEGV (exit code 139)");
+    let line = bench.says("signal", "ended by signal 11, SIGSEGV (exit code 139)");
     assert!(line.ends_with("last lines of its log: dividing"), "{line}");
-    let line = table.says("oom", "killed by the kernel for want of memory (exit code 137)");
+    let line = bench.says("oom", "killed by the kernel for want of memory (exit code 137)");
     assert!(line.contains("OOMKilled") && line.ends_with("growing"), "{line}");
     assert!(line.contains("limit 64.0 MiB"), "{line}");
     let peak = line
@@ -91,42 +73,42 @@ fn how_a_container_ended_and_what_it_said_last() {
         .and_then(|peak| peak.parse().ok())
         .unwrap_or_else(|| panic!("{line}"));
     assert!((32.0..=65.0).contains(&peak), "{line}");
-    let line = table.says(
+    let line = bench.says(
         "again",
         "Back-off restarting failed container c in pod again_default(",
     );
     assert!(line.contains("Warning") && line.contains("BackOff"), "{line}");
-    let line = table.says("again", "ended with exit code 5");
+    let line = bench.says("again", "ended with exit code 5");
     // All of its ends are one event.
     assert!(line.contains("(x"), "{line}");
 
-    table.says("asked", "DeadlineExceeded");
-    table.world.phase("asked", "Failed");
-    let told = table
+    bench.says("asked", "DeadlineExceeded");
+    bench.world.phase("asked", "Failed");
+    let told = bench
         .world
         .node
-        .kubectl(&table.kubectl, &["describe", "pod", "asked"])
+        .kubectl(&bench.kubectl, &["describe", "pod", "asked"])
         .ok();
     assert!(!told.contains("ended with exit code"), "{told}");
-    table.world.clean();
+    bench.world.clean();
 }
 
 #[test]
 fn what_a_probe_was_answered_and_how_soon() {
-    let table = table!(&[]);
+    let bench = bench!();
     let serve = format!("mkdir /www; httpd -p 8080 -h /www; {WAIT}");
     let page = json!({"httpGet": {"path": "/none", "port": 8080}, "periodSeconds": 1});
     let port = json!({"tcpSocket": {"port": 9}, "periodSeconds": 1});
     let command = json!({"exec": {"command": ["sh", "-c", "echo no queue; exit 6"]}, "periodSeconds": 1});
     for (name, probe) in [("page", page), ("port", port), ("command", command)] {
         let container = with(&serve, json!({"readinessProbe": probe}));
-        table.world.pod(name, json!({"containers": [container]}));
+        bench.world.pod(name, json!({"containers": [container]}));
     }
     let mut live =
         json!({"httpGet": {"path": "/none", "port": 8080}, "periodSeconds": 1, "failureThreshold": 1});
     live["terminationGracePeriodSeconds"] = json!(1);
     let container = with(&serve, json!({"livenessProbe": live}));
-    table.world.pod("live", json!({"containers": [container]}));
+    bench.world.pod("live", json!({"containers": [container]}));
 
     for (pod, text) in [
         (
@@ -143,10 +125,10 @@ fn what_a_probe_was_answered_and_how_soon() {
             "Container c failed liveness probe, will be restarted: HTTP probe failed with statuscode: 404",
         ),
     ] {
-        let line = table.says(pod, text);
+        let line = bench.says(pod, text);
         assert!(line.contains("(within ") && line.ends_with("s)"), "{line}");
     }
-    table.world.clean();
+    bench.world.clean();
 }
 
 #[test]
@@ -154,17 +136,17 @@ fn what_is_missing_or_taken_and_by_whom() {
     let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let reserved = format!("cpu={}m", all * 1000 - 1000);
     // One CPU for pods.
-    let table = table!(&["--reserve", &reserved]);
+    let bench = bench!(&["--reserve", &reserved]);
     let image = |image: &str, policy: &str| json!({"containers": [{"name": "c", "image": image, "imagePullPolicy": policy, "command": ["true"]}]});
-    table.world.pod("never", image("nope:1", "Never"));
-    table
+    bench.world.pod("never", image("nope:1", "Never"));
+    bench
         .world
         .pod("absent", image("127.0.0.1:1/shop:1", "IfNotPresent"));
-    table.says(
+    bench.says(
         "never",
         "\"nope:1\" is not present with pull policy of Never, and no registry is asked",
     );
-    let line = table.says("absent", "Failed to pull image \"127.0.0.1:1/shop:1\"");
+    let line = bench.says("absent", "Failed to pull image \"127.0.0.1:1/shop:1\"");
     assert!(
         line.contains("cannot connect to 127.0.0.1:1") && line.contains("berthctl image import"),
         "{line}"
@@ -174,15 +156,15 @@ fn what_is_missing_or_taken_and_by_whom() {
         json!({"containers": [with(WAIT, json!({
             "ports": [{"containerPort": 80, "hostPort": 8080}], "resources": {"requests": {"cpu": cpu}}}))]})
     };
-    table.world.pod("first", port("300m"));
-    table.world.ready("first");
-    table.world.pod("second", port("100m"));
-    table.says("second", "8080/tcp is taken by pod default/first");
+    bench.world.pod("first", port("300m"));
+    bench.world.ready("first");
+    bench.world.pod("second", port("100m"));
+    bench.says("second", "8080/tcp is taken by pod default/first");
 
     let share =
         |cpu: &str| json!({"containers": [with(WAIT, json!({"resources": {"requests": {"cpu": cpu}}}))]});
-    table.world.pod("large", share("700m"));
-    let line = table.says("large", "FailedScheduling");
+    bench.world.pod("large", share("700m"));
+    let line = bench.says("large", "FailedScheduling");
     assert!(
         line.contains("1 Insufficient cpu")
             && line.ends_with(
@@ -191,18 +173,18 @@ fn what_is_missing_or_taken_and_by_whom() {
         "{line}"
     );
     // Nobody holds what the node has not got at all.
-    table.world.pod("huge", share("7"));
-    let line = table.says("huge", "cpu: 7 requested, 600m of 1 free, held by ");
+    bench.world.pod("huge", share("7"));
+    let line = bench.says("huge", "cpu: 7 requested, 600m of 1 free, held by ");
     assert!(line.contains("Insufficient cpu"), "{line}");
     // A missing source is named with its place.
-    table.world.pod(
+    bench.world.pod(
         "source",
         json!({"containers": [with(WAIT, json!({"env": [
             {"name": "URL", "valueFrom": {"secretKeyRef": {"name": "db", "key": "url"}}}]}))]}),
     );
-    table.says(
+    bench.says(
         "source",
         "secret \"db\" not found: create it in namespace default",
     );
-    table.world.clean();
+    bench.world.clean();
 }

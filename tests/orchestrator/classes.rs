@@ -1,6 +1,6 @@
 //! RuntimeClasses: pods by another runtime than the node's.
 
-use crate::pods::{PATIENCE, WAIT, World, script};
+use crate::world::{PATIENCE, WAIT, World, script};
 use harness::{kubectl, need_program, need_root, run, skip, wait_for};
 use serde_json::{Value, json};
 use std::process::Command;

@@ -1,6 +1,6 @@
 //! What clients may do to the API's connections without harm to others.
 
-use crate::pods::PATIENCE;
+use crate::world::PATIENCE;
 use harness::{Node, NodeOptions, kubectl, need_program, need_root, run, skip, wait_for};
 use rustls_pki_types::pem::PemObject;
 use serde_json::Value;

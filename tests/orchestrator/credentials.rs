@@ -1,7 +1,7 @@
 //! Who is let in: certificates of the node's own authority, tokens of accounts, and neither once it has expired.
 
 use crate::person::{Person, apply, binding, start};
-use crate::pods::{PATIENCE, WAIT, World, script, with};
+use crate::world::{PATIENCE, WAIT, World, script, with};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use harness::{Node, kubectl, need_program, need_root, run, skip, wait_for};

@@ -1,7 +1,7 @@
 //! DaemonSets on the real node, with kubectl.
 
-use crate::jobs::{Bench, bench};
-use crate::pods::PATIENCE;
+use crate::bench::{Bench, bench};
+use crate::world::PATIENCE;
 use harness::wait_for;
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! What the node does when it runs out of memory, disk or processes, and pods that take more of the disk than they may.
 
-use crate::pods::{PATIENCE, WAIT, World, script, with};
+use crate::world::{PATIENCE, WAIT, World, script, with};
 use harness::{need_root, wait_for};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};

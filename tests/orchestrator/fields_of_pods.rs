@@ -1,6 +1,6 @@
 //! Smaller fields of pods, each seen from inside the container.
 
-use crate::pods::{PATIENCE, WAIT, World, script, with};
+use crate::world::{PATIENCE, WAIT, World, script, with};
 use harness::{kubectl, need_root, run, skip, wait_for};
 use serde_json::{Value, json};
 use std::process::Command;

@@ -1,6 +1,6 @@
 //! gRPC probes, against the server of the gRPC project itself (python3-grpcio).
 
-use crate::pods::World;
+use crate::world::World;
 use harness::{need_root, repository_root, skip};
 use serde_json::{Value, json};
 use std::path::Path;

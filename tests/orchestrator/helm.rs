@@ -1,6 +1,6 @@
 //! helm 3 and 4 against the node: a chart is installed, tested, upgraded, rolled back and taken away.
 
-use crate::pods::{PATIENCE, World};
+use crate::world::{PATIENCE, World};
 use harness::{Node, Outcome, need_root, repository_root, run, skip, wait_for};
 use serde_json::Value;
 use std::path::{Path, PathBuf};

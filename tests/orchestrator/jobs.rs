@@ -1,39 +1,12 @@
 //! Jobs and CronJobs on the real node, with kubectl.
 
-use crate::pods::{PATIENCE, WAIT, World, script};
+use crate::bench::{Bench, bench};
+use crate::world::{PATIENCE, WAIT, script};
 use harness::{kubectl_versions, repository_root, wait_for};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-
-/// A world and the newest kubectl.
-pub(crate) struct Bench {
-    pub(crate) world: World,
-    pub(crate) kubectl: PathBuf,
-}
 
 impl Bench {
-    pub(crate) fn new(kubectl: PathBuf) -> Self {
-        Self {
-            world: World::new(),
-            kubectl,
-        }
-    }
-
-    #[track_caller]
-    pub(crate) fn kube(&self, arguments: &[&str]) -> String {
-        self.world.node.kubectl(&self.kubectl, arguments).ok()
-    }
-
-    pub(crate) fn get(&self, arguments: &[&str]) -> Value {
-        let text = self.kube(&[&["get"], arguments, &["-o", "json"]].concat());
-        serde_json::from_str(&text).expect("JSON")
-    }
-
-    pub(crate) fn items(&self, arguments: &[&str]) -> Vec<Value> {
-        self.get(arguments)["items"].as_array().expect("a list").clone()
-    }
-
     /// Applies a Job with this specification and this program.
     #[track_caller]
     fn job(&self, name: &str, spec: &Value, program: &str) {
@@ -51,7 +24,7 @@ impl Bench {
 
     /// Waits until a Job satisfies the condition.
     #[track_caller]
-    fn until(&self, name: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+    fn job_until(&self, name: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
         wait_for(&format!("{name}: {what}"), PATIENCE, || {
             let job = self.get(&["job", name]);
             if holds(&job) {
@@ -65,7 +38,7 @@ impl Bench {
     /// Waits until a Job has failed for this reason.
     #[track_caller]
     fn fails(&self, name: &str, why: &str) -> Value {
-        self.until(name, why, |job| reason(job, "Failed") == why)
+        self.job_until(name, why, |job| reason(job, "Failed") == why)
     }
 
     #[track_caller]
@@ -89,12 +62,6 @@ impl Bench {
                 Err(format!("{pods:?}"))
             }
         });
-    }
-
-    pub(crate) fn events(&self, reason: &str) -> Vec<String> {
-        let events = self.items(&["events", "--field-selector", &format!("reason={reason}")]);
-        let text = |event: &Value| event["message"].as_str().unwrap_or_default().to_owned();
-        events.iter().map(text).collect()
     }
 
     /// Says that a CronJob ran last two years ago.
@@ -130,17 +97,6 @@ fn reason(job: &Value, condition: &str) -> String {
         c["reason"].as_str().unwrap_or_default().to_owned()
     })
 }
-
-macro_rules! bench {
-    () => {{
-        harness::need_root!();
-        match harness::kubectl() {
-            Some(kubectl) => $crate::jobs::Bench::new(kubectl),
-            None => harness::skip!("needs a kubectl"),
-        }
-    }};
-}
-pub(crate) use bench;
 
 #[test]
 fn a_job_completes_for_every_kubectl() {
@@ -313,7 +269,7 @@ fn a_job_is_suspended_and_resumed() {
         &json!({"suspend": true, "parallelism": 2, "completions": 2}),
         WAIT,
     );
-    bench.until("pausing", "suspended", |job| {
+    bench.job_until("pausing", "suspended", |job| {
         reason(job, "Suspended") == "JobSuspended"
     });
     assert!(bench.pods_of("pausing").is_empty());
@@ -322,17 +278,17 @@ fn a_job_is_suspended_and_resumed() {
         bench.kube(&["patch", "job", "pausing", "--type=merge", "-p", &patch]);
     };
     suspend(false);
-    bench.until("pausing", "two ready", |job| job["status"]["ready"] == 2);
+    bench.job_until("pausing", "two ready", |job| job["status"]["ready"] == 2);
     suspend(true);
     bench.no_pods("pausing");
-    let job = bench.until("pausing", "suspended", |job| {
+    let job = bench.job_until("pausing", "suspended", |job| {
         reason(job, "Suspended") == "JobSuspended"
     });
     // Pods that were taken away count neither as failed nor as done.
     assert_eq!(job["status"]["failed"], Value::Null, "{job}");
     assert_eq!(job["status"]["succeeded"], Value::Null, "{job}");
     suspend(false);
-    bench.until("pausing", "two ready again", |job| job["status"]["ready"] == 2);
+    bench.job_until("pausing", "two ready again", |job| job["status"]["ready"] == 2);
     // A pod that somebody deletes does count, and is replaced after the pause.
     let pods = bench.pods_of("pausing");
     bench.kube(&[
@@ -340,7 +296,7 @@ fn a_job_is_suspended_and_resumed() {
         "pod",
         pods[0]["metadata"]["name"].as_str().unwrap_or_default(),
     ]);
-    bench.until("pausing", "the deleted pod counts", |job| {
+    bench.job_until("pausing", "the deleted pod counts", |job| {
         job["status"]["failed"] == 1
     });
     let wrong = bench
@@ -385,7 +341,7 @@ fn a_cron_job_starts_what_it_missed() {
         name.starts_with("yearly-2") && name.len() == "yearly-29454840".len(),
         "{name}"
     );
-    bench.until(&name, "ready", |job| job["status"]["ready"] == 1);
+    bench.job_until(&name, "ready", |job| job["status"]["ready"] == 1);
     let cron = bench.get(&["cronjob", "yearly"]);
     assert_eq!(cron["status"]["lastScheduleTime"], scheduled);
     assert_eq!(cron["status"]["active"][0]["name"], name.as_str());

@@ -1,6 +1,6 @@
 //! Logs as people read them while they are written and rotated.
 
-use crate::pods::{PATIENCE, WAIT, World, script};
+use crate::world::{PATIENCE, WAIT, World, script};
 use harness::{kubectl, need_root, skip, wait_for};
 use serde_json::json;
 use std::io::{BufRead as _, BufReader};

@@ -1,6 +1,6 @@
 //! `hostUsers: false`: pods whose root is nobody on the host, looked at from inside and from the host.
 
-use crate::pods::{PATIENCE, WAIT, World, script, with};
+use crate::world::{PATIENCE, WAIT, World, script, with};
 use harness::{Node, NodeOptions, kubectl_versions, need_root, run, skip, wait_for};
 use serde_json::{Value, json};
 use std::fs;

@@ -1,6 +1,6 @@
 //! Quotas, limit ranges, disruption budgets, metrics, leases, and what is refused in a sentence.
 
-use crate::pods::{PATIENCE, WAIT, World, script, with};
+use crate::world::{PATIENCE, WAIT, World, script, with};
 use harness::{Node, NodeOptions, kubectl, need_root, skip, wait_for};
 use serde_json::{Value, json};
 use std::path::Path;

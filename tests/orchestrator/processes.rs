@@ -1,6 +1,6 @@
 //! Pods whose containers share a process namespace (`shareProcessNamespace`).
 
-use crate::pods::{PATIENCE, WAIT, World};
+use crate::world::{PATIENCE, WAIT, World};
 use harness::{kubectl, need_root, run, skip, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

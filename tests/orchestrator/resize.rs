@@ -1,21 +1,12 @@
 //! Pods that get other resources while they run.
 
-use crate::pods::{PATIENCE, WAIT, World, with};
+use crate::bench::Bench;
+use crate::world::{PATIENCE, WAIT, with};
 use harness::{kubectl_versions, need_root, skip, wait_for};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-struct Bench {
-    world: World,
-    kubectl: PathBuf,
-}
-
 impl Bench {
-    #[track_caller]
-    fn kube(&self, arguments: &[&str]) -> String {
-        self.world.node.kubectl(&self.kubectl, arguments).ok()
-    }
-
     fn patch(&self, name: &str, resources: &Value) -> harness::Outcome {
         let patch = json!({"spec": {"containers": [{"name": "c", "resources": resources}]}}).to_string();
         let arguments = ["patch", "pod", name, "--subresource", "resize", "--patch", &patch];
@@ -42,7 +33,7 @@ impl Bench {
     }
 
     #[track_caller]
-    fn condition(&self, name: &str, kind: &str, reason: &str) -> String {
+    fn resize_condition(&self, name: &str, kind: &str, reason: &str) -> String {
         let pod = self.world.wait(name, &format!("{kind} {reason}"), |pod, _| {
             find(pod, kind)["reason"] == reason
         });
@@ -101,10 +92,7 @@ fn a_pod_is_resized_in_place() {
     let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     // One CPU for pods.
     let reserved = format!("cpu={}m", all * 1000 - 1000);
-    let mut bench = Bench {
-        world: World::with(&["--reserve", &reserved]),
-        kubectl,
-    };
+    let mut bench = Bench::new(kubectl, &["--reserve", &reserved]);
     let container = with(
         &format!("echo began; {WAIT}"),
         json!({"resources": amounts("100m", "64Mi"), "resizePolicy": [
@@ -135,21 +123,21 @@ fn a_pod_is_resized_in_place() {
 
     // More than there is, and more than there is now; a daemon that dies in between forgets nothing.
     bench.patch("p", &amounts("7", "48Mi")).ok();
-    let told = bench.condition("p", "PodResizePending", "Infeasible");
+    let told = bench.resize_condition("p", "PodResizePending", "Infeasible");
     assert_eq!(
         told,
         "Node didn't have enough capacity: cpu, requested: 7, capacity: 1"
     );
     bench.world.node.kill_daemon();
     bench.world.node.spawn();
-    bench.condition("p", "PodResizePending", "Infeasible");
+    bench.resize_condition("p", "PodResizePending", "Infeasible");
     bench.patch("p", &amounts("100m", "48Mi")).ok();
     bench.settles("p", &amounts("100m", "48Mi"));
     let other = with(WAIT, json!({"resources": {"requests": {"cpu": "700m"}}}));
     bench.world.pod("other", json!({"containers": [other]}));
     bench.world.ready("other");
     bench.patch("p", &amounts("500m", "48Mi")).ok();
-    let told = bench.condition("p", "PodResizePending", "Deferred");
+    let told = bench.resize_condition("p", "PodResizePending", "Deferred");
     assert_eq!(
         told,
         "Node didn't have enough resource: cpu, requested: 500m, used: 700m, capacity: 1"
@@ -198,10 +186,7 @@ fn a_container_that_asks_for_it_is_started_again() {
     let Some(kubectl) = newest() else {
         skip!("needs a kubectl that knows the subresource resize (1.32)")
     };
-    let bench = Bench {
-        world: World::new(),
-        kubectl,
-    };
+    let bench = Bench::new(kubectl, &[]);
     let policy = json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
     let container = |text: &str| {
         with(
@@ -239,7 +224,7 @@ fn a_container_that_asks_for_it_is_started_again() {
     bench.world.pod("holder", json!({"containers": [holder], "volumes": [{"name": "m", "emptyDir": {"medium": "Memory"}}], "terminationGracePeriodSeconds": 1}));
     bench.world.ready("holder");
     bench.patch("holder", &amounts("100m", "20Mi")).ok();
-    let told = bench.condition("holder", "PodResizeInProgress", "Error");
+    let told = bench.resize_condition("holder", "PodResizeInProgress", "Error");
     assert!(told.contains("below what it uses"), "{told}");
     bench.patch("holder", &amounts("100m", "80Mi")).ok();
     let pod = bench.settles("holder", &amounts("100m", "80Mi"));

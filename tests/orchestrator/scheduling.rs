@@ -1,32 +1,20 @@
 //! Room on the node: pods that wait for it, priorities, preemption, gates, a cordoned node.
 
-use crate::pods::{PATIENCE, WAIT, World, script, with};
+use crate::bench::Bench;
+use crate::world::{PATIENCE, WAIT, script, with};
 use harness::{kubectl, need_root, skip, wait_for};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-struct Bench {
-    world: World,
-    kubectl: PathBuf,
+/// A node that has one CPU for pods.
+fn one_processor(kubectl: PathBuf) -> Bench {
+    let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let reserved = format!("cpu={}m,memory=64Mi", all * 1000 - 1000);
+    Bench::new(kubectl, &["--reserve", &reserved])
 }
 
 impl Bench {
-    /// A node that has one CPU for pods.
-    fn new(kubectl: PathBuf) -> Bench {
-        let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let reserved = format!("cpu={}m,memory=64Mi", all * 1000 - 1000);
-        Bench {
-            world: World::with(&["--reserve", &reserved]),
-            kubectl,
-        }
-    }
-
-    #[track_caller]
-    fn kube(&self, arguments: &[&str]) -> String {
-        self.world.node.kubectl(&self.kubectl, arguments).ok()
-    }
-
     #[track_caller]
     fn class(&self, name: &str, value: i64, more: &Value) {
         let mut class = json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": value});
@@ -38,7 +26,7 @@ impl Bench {
 
     /// A pod with a request of CPU.
     #[track_caller]
-    fn pod(&self, name: &str, cpu: &str, class: &str, text: &str) {
+    fn asks(&self, name: &str, cpu: &str, class: &str, text: &str) {
         let container = with(text, json!({"resources": {"requests": {"cpu": cpu}}}));
         let mut spec = json!({"containers": [container], "terminationGracePeriodSeconds": 5});
         if !class.is_empty() {
@@ -76,7 +64,7 @@ fn pods_wait_for_room_and_push_lesser_ones_out() {
     let Some(kubectl) = kubectl() else {
         skip!("needs a kubectl")
     };
-    let mut bench = Bench::new(kubectl);
+    let mut bench = one_processor(kubectl);
     let listed = bench.kube(&["get", "priorityclasses"]);
     for line in [
         "NAME                      VALUE        GLOBAL-DEFAULT   AGE",
@@ -90,22 +78,22 @@ fn pods_wait_for_room_and_push_lesser_ones_out() {
     bench.class("patient", 500, &json!({"preemptionPolicy": "Never"}));
 
     // No room: the pod waits, also while berthd is away, until there is some.
-    bench.pod("first", "600m", "", WAIT);
+    bench.asks("first", "600m", "", WAIT);
     let first = bench.world.ready("first");
     assert_eq!(
         (&first["spec"]["priority"], &first["spec"]["priorityClassName"]),
         (&json!(10), &json!("low"))
     );
-    bench.pod("second", "600m", "low", WAIT);
+    bench.asks("second", "600m", "low", WAIT);
     let told = bench.waits("second", "Unschedulable");
     assert_eq!(
         told,
         "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
     );
     bench.world.told("second", &told);
-    bench.pod("small", "100m", "", WAIT);
+    bench.asks("small", "100m", "", WAIT);
     bench.world.ready("small");
-    bench.pod("huge", "7", "high", WAIT);
+    bench.asks("huge", "7", "high", WAIT);
     bench.waits("huge", "Unschedulable");
     bench.world.node.kill_daemon();
     bench.world.node.spawn();
@@ -130,18 +118,18 @@ fn pods_wait_for_room_and_push_lesser_ones_out() {
         json!({"containers": [victim], "volumes": volumes, "terminationGracePeriodSeconds": 30}),
     );
     bench.world.ready("victim");
-    bench.pod("humble", "200m", "patient", WAIT);
+    bench.asks("humble", "200m", "patient", WAIT);
     let told = bench.waits("humble", "Unschedulable");
     assert!(
         told.ends_with("preemption: not eligible due to preemptionPolicy=Never."),
         "{told}"
     );
-    bench.pod("proud", "300m", "high", WAIT);
+    bench.asks("proud", "300m", "high", WAIT);
     bench.world.wait("proud", "a nominated node", |pod, _| {
         !pod["status"]["nominatedNodeName"].is_null()
     });
     // What is being made free is not for others.
-    bench.pod("thief", "100m", "low", WAIT);
+    bench.asks("thief", "100m", "low", WAIT);
     bench.waits("thief", "Unschedulable");
     let proud = bench.world.ready("proud");
     assert_eq!(proud["status"]["nominatedNodeName"], Value::Null);
@@ -166,23 +154,23 @@ fn a_budget_a_gate_and_a_cordon_are_kept() {
     let Some(kubectl) = kubectl() else {
         skip!("needs a kubectl")
     };
-    let bench = Bench::new(kubectl);
+    let bench = one_processor(kubectl);
     bench.class("high", 1000, &json!({}));
     // The one that a budget guards is younger, and would go first without it.
-    bench.pod("plain", "400m", "", WAIT);
+    bench.asks("plain", "400m", "", WAIT);
     bench.world.ready("plain");
-    bench.pod("guarded", "400m", "", WAIT);
+    bench.asks("guarded", "400m", "", WAIT);
     bench.world.ready("guarded");
     bench.world.apply(
         &json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"},
         "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "guarded"}}}}),
     );
-    bench.pod("proud", "500m", "high", WAIT);
+    bench.asks("proud", "500m", "high", WAIT);
     bench.world.ready("proud");
     assert!(bench.world.get("plain").is_err());
     bench.world.ready("guarded");
     // Only as a last resort.
-    bench.pod("prouder", "700m", "system-node-critical", WAIT);
+    bench.asks("prouder", "700m", "system-node-critical", WAIT);
     bench.world.ready("prouder");
     assert!(bench.world.get("guarded").is_err());
     bench.world.delete("prouder");
@@ -213,7 +201,7 @@ fn a_budget_a_gate_and_a_cordon_are_kept() {
 
     let node = bench.kube(&["get", "nodes", "-o", "name"]);
     bench.kube(&["cordon", node.trim()]);
-    bench.pod("late", "100m", "high", WAIT);
+    bench.asks("late", "100m", "high", WAIT);
     let told = bench.waits("late", "Unschedulable");
     assert!(
         told.starts_with("0/1 nodes are available: 1 node(s) were unschedulable. preemption: "),
@@ -225,7 +213,7 @@ fn a_budget_a_gate_and_a_cordon_are_kept() {
     bench.kube(&["uncordon", node.trim()]);
     bench.world.ready("late");
     // A pod that waits has nothing that would have to end.
-    bench.pod("never", "9", "", WAIT);
+    bench.asks("never", "9", "", WAIT);
     bench.waits("never", "Unschedulable");
     bench.world.delete("never");
     wait_for("the waiting pod to be gone", PATIENCE, || {
@@ -243,7 +231,7 @@ fn bad_classes_are_refused() {
     let Some(kubectl) = kubectl() else {
         skip!("needs a kubectl")
     };
-    let bench = Bench::new(kubectl);
+    let bench = one_processor(kubectl);
     bench.class("usual", 5, &json!({"globalDefault": true}));
     let refused = |arguments: &[&str]| bench.world.node.kubectl(&bench.kubectl, arguments).err();
     for (arguments, told) in [
@@ -311,7 +299,7 @@ fn the_examples_of_pods_run() {
     let Some(kubectl) = kubectl() else {
         skip!("needs a kubectl")
     };
-    let bench = Bench::new(kubectl);
+    let bench = one_processor(kubectl);
     let folder = harness::repository_root().join("examples/manifests/pods");
     let folder = folder.to_string_lossy();
     bench.kube(&["apply", "-f", &folder]);

@@ -1,6 +1,6 @@
 //! exec, attach, cp and port-forward, by every kubectl at hand, against programs in real containers.
 
-use crate::pods::{PATIENCE, WAIT, World, script, with};
+use crate::world::{PATIENCE, WAIT, World, script, with};
 use harness::{
     Outcome, kubectl, kubectl_versions, need_program, need_root, run, run_with_input, skip, wait_for,
 };

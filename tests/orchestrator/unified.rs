@@ -1,7 +1,7 @@
 //! What pods are given and kept to on a pure cgroup v2 host. The machine of `tests/vm` is such a host.
 
-use crate::pods::{PATIENCE, WAIT, World, with};
 use crate::resize::newest;
+use crate::world::{PATIENCE, WAIT, World, with};
 use harness::{need_root, skip, wait_for};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};

@@ -382,17 +382,21 @@ async fn first(files: &[PathBuf]) -> std::io::Result<Option<File>> {
 async fn successor(path: &Path, open: &File) -> std::io::Result<Option<File>> {
     let inode = open.metadata().await?.ino();
     loop {
-        match tokio::fs::metadata(path).await {
+        // Before the others are listed: renamed meanwhile, it is among them, or found to be another one when it is opened.
+        let newest = match tokio::fs::metadata(path).await {
             Ok(newest) if newest.ino() == inode => return Ok(None),
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Ok(newest) => Some(newest.ino()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
-        }
+        };
         let mut files = Vec::new();
-        for file in rotated(path).into_iter().chain([path.to_owned()]) {
+        for file in rotated(path) {
             if let Ok(meta) = tokio::fs::metadata(&file).await {
                 files.push((file, meta.ino()));
             }
+        }
+        if let Some(newest) = newest.filter(|newest| files.iter().all(|(_, other)| other != newest)) {
+            files.push((path.to_owned(), newest));
         }
         // One that is not there any more was the oldest.
         let next = files

@@ -6,7 +6,7 @@ mod reboot;
 mod storm;
 mod workload;
 
-use crate::pods::{World, with};
+use crate::world::{World, with};
 use harness::HostSnapshot;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

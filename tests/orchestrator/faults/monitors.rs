@@ -1,7 +1,7 @@
 //! Monitors that are killed, and a pod whose state is lost.
 
 use super::{Random, Stage, list, named, uid};
-use crate::pods::{PATIENCE, WAIT, World};
+use crate::world::{PATIENCE, WAIT, World};
 use harness::{HostSnapshot, need_root, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

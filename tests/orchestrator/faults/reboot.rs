@@ -1,7 +1,7 @@
 //! A reboot.
 
 use super::{Stage, list, named, uid};
-use crate::pods::{PATIENCE, WAIT, World};
+use crate::world::{PATIENCE, WAIT, World};
 use harness::{HostSnapshot, need_root, run, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -2,8 +2,8 @@
 
 use super::workload::{ENDING, Round, Seen, items, outcome};
 use super::{Random, Stage, ctl, list, named};
-use crate::pods::WAIT;
 use crate::resize::newest;
+use crate::world::WAIT;
 use harness::{need_root, run, skip, wait_for};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! What runs while `berthd` is killed: one of each kind of workload, and what a round of it has come to.
 
 use super::{Stage, named, uid};
-use crate::pods::WAIT;
+use crate::world::WAIT;
 use serde_json::{Value, json};
 
 /// Pods that end in every way.
