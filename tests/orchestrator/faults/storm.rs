@@ -151,9 +151,11 @@ impl Storm {
         let rare: Vec<&str> = POINTS.into_iter().filter(|p| kills[p] == fewest).collect();
         self.before = self.daemons();
         self.ready = None;
+        // As long as there are points that have never killed, they come more often.
+        let often = if fewest == 0 { 2 } else { 1 };
         let fault = match self.random.below(4) {
-            0 | 1 => format!("{}:1", rare[self.random.below(rare.len())]),
-            2 => format!(
+            number if number < often => format!("{}:1", rare[self.random.below(rare.len())]),
+            1 => format!(
                 "{}:{}",
                 POINTS[self.random.below(POINTS.len())],
                 1 + self.random.below(2)
