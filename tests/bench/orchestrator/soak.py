@@ -231,8 +231,9 @@ def count(node):
         "links": len(lab.run("ip", "-o", "link")[0].splitlines()),
         "mounts": len((process / "mountinfo").read_text().splitlines()),
         "leases": files("data/cni/networks/berth", "data/cni/results"),
-        "cgroups": sum(len(folders) for root in pathlib.Path("/sys/fs/cgroup").glob(f"*/{lab.name}")
-                       for _, folders, _ in os.walk(root)),
+        # Of cgroup v1 one in each hierarchy, of v2 one.
+        "cgroups": sum(len(folders) for place in (f"*/{lab.name}", lab.name)
+                       for root in pathlib.Path("/sys/fs/cgroup").glob(place) for _, folders, _ in os.walk(root)),
         "state folders": files("run/pods", "run/netns", "run/runtime", "run/ids", "data/pods", "data/logs"),
         "image files": files("data/images/tmp", "data/images/partial", "data/images/layers", "data/images/l",
                              "data/images/blobs/sha256"),
@@ -329,8 +330,9 @@ def main():
 def report(arguments, soak, samples, asked):
     rows, grown = verdict(samples)
     cycles = ", ".join(f"{count_} {name.replace('_', ' ')}" for name, count_ in soak.done.items())
-    print(f"{arguments.minutes:g} minutes: {cycles}; {asked['asked']} requests, {asked['failed']} of them to containers "
-          f"that were killed\n")
+    causes = ", ".join(f"{times} times {why}" for why, times in asked["causes"].items())
+    print(f"{arguments.minutes:g} minutes: {cycles}; {asked['asked']} requests, {asked['failed']} failed, for containers were "
+          f"killed{f' ({causes})' if causes else ''}\n")
     print("| | first | most | last | change | |\n| --- | --- | --- | --- | --- | --- |")
     for row in rows:
         print("| " + " | ".join(str(cell) for cell in row) + " |")

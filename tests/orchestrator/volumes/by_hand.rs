@@ -1,8 +1,7 @@
 //! Volumes that people make.
 
-use super::{claim, class, data, volume};
+use super::{class, data, volume};
 use crate::bench::bench;
-use crate::world::with;
 use serde_json::{Value, json};
 
 #[test]

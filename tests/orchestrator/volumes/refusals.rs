@@ -2,7 +2,6 @@
 
 use super::{FOLDER, claim, class, volume};
 use crate::bench::bench;
-use crate::world::with;
 use serde_json::json;
 use std::path::Path;
 
