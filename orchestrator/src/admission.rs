@@ -2,12 +2,13 @@
 //! LimitRanges, the ServiceAccount's token; a claim's class.
 //! The API server and every controller that makes them call [`pod`] and [`claim`].
 //!
-//! Source: Kubernetes' admission plugins Priority, RuntimeClass, LimitRanger and ServiceAccount.
+//! Source: Kubernetes' admission plugins Priority, RuntimeClass, LimitRanger, DefaultTolerationSeconds and
+//! ServiceAccount.
 
 use std::collections::BTreeMap;
 
 use berth_api::kinds::{self, Kind};
-use berth_api::{defaults, limits, priority, qos, runtime_class, storage, validate};
+use berth_api::{defaults, limits, priority, qos, room, runtime_class, storage, validate};
 use serde_json::{Value, json};
 
 use crate::controllers::AUTHORITY;
@@ -28,6 +29,7 @@ const TOKEN_SECONDS: i64 = 3607;
 pub fn pod(store: &Store, pod: &mut Value, node_name: &str) -> Result<(), StoreError> {
     classes(store, pod)?;
     defaults::pod(pod, node_name);
+    room::tolerate_absence(pod);
     let text = |pod: &Value, pointer: &str| {
         let text = pod.pointer(pointer).and_then(Value::as_str);
         text.unwrap_or_default().to_owned()

@@ -26,6 +26,7 @@ api.autoscaling.v2.{HorizontalPodAutoscaler}
 api.batch.v1.{CronJob Job}
 api.coordination.v1.{Lease}
 api.discovery.v1.{EndpointSlice}
+api.events.v1.{Event}
 api.networking.v1.{Ingress IngressClass NetworkPolicy}
 api.node.v1.{RuntimeClass}
 api.policy.v1.{Eviction PodDisruptionBudget}
@@ -50,6 +51,8 @@ RENAMED = {
     "io.k8s.api.autoscaling.v1.HorizontalPodAutoscalerSpec": "HorizontalPodAutoscalerSpecV1",
     "io.k8s.api.autoscaling.v1.HorizontalPodAutoscalerStatus": "HorizontalPodAutoscalerStatusV1",
     "io.k8s.api.discovery.v1.EndpointPort": "DiscoveryEndpointPort",
+    "io.k8s.api.events.v1.Event": "EventsEvent",
+    "io.k8s.api.events.v1.EventSeries": "EventsEventSeries",
     "io.k8s.api.rbac.v1.Subject": "RbacSubject",
     "io.k8s.api.storage.v1.TokenRequest": "StorageTokenRequest",
 }

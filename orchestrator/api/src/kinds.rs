@@ -9,6 +9,7 @@ mod apps;
 mod autoscaling;
 mod batch;
 mod classes;
+mod events;
 mod networking;
 mod policy;
 mod storage;
@@ -29,6 +30,8 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 
 use serde_json::Value;
+
+use crate::status::Cause;
 
 /// One served resource type and what discovery says about it.
 #[derive(Debug)]
@@ -151,10 +154,15 @@ pub struct Alias {
     pub to_stored: fn(Value) -> Value,
     /// Turns what is stored into what clients see.
     pub from_stored: fn(Value) -> Value,
+    /// Fields that can be selected on beside name and namespace, each with its name in what is stored.
+    pub selectable: &'static [(&'static str, &'static str)],
+    /// What must be true beside the stored kind's own rules, of a new object or of one that replaces another; both in
+    /// the form that is stored.
+    pub check: fn(&Value, Option<&Value>) -> Vec<Cause>,
 }
 
 /// Every such version.
-pub static ALIASES: &[&Alias] = &[autoscaling::V1];
+pub static ALIASES: &[&Alias] = &[autoscaling::V1, events::V1];
 
 /// The alias that a kind is the clients' side of. Version counts here, as it does not where kinds are compared.
 pub fn alias(kind: &Kind) -> Option<&'static Alias> {

@@ -11,6 +11,8 @@ use crate::{priority, qos};
 
 /// Taint of a node that takes no new pods.
 pub const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+/// Taints of a node that does not answer: pods stay for five minutes, if they do not say otherwise.
+const AWAY: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 /// Taint of a node that runs out of memory.
 pub const MEMORY_PRESSURE: &str = "node.kubernetes.io/memory-pressure";
 
@@ -65,10 +67,61 @@ pub fn insufficient(needs: &Amounts, used: &Amounts, allocatable: &Amounts) -> V
 pub fn taints(node: &Value) -> Vec<Value> {
     let list = node.pointer("/spec/taints").and_then(Value::as_array);
     let mut taints = list.cloned().unwrap_or_default();
-    if node.pointer("/spec/unschedulable") == Some(&json!(true)) {
+    if is_cordoned(node) && !taints.iter().any(|taint| taint["key"] == UNSCHEDULABLE) {
         taints.push(json!({"key": UNSCHEDULABLE, "effect": "NoSchedule"}));
     }
     taints
+}
+
+/// Whether a node takes no new pods.
+pub fn is_cordoned(node: &Value) -> bool {
+    node.pointer("/spec/unschedulable") == Some(&json!(true))
+}
+
+/// How long a pod may stay on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stay {
+    /// As long as it likes.
+    Forever,
+    /// Seconds from now; none at all for 0.
+    Seconds(u64),
+}
+
+/// How long a pod stays with these taints: of those with the effect `NoExecute` each needs a toleration, and the
+/// shortest `tolerationSeconds` counts.
+pub fn stay(pod: &Value, taints: &[Value]) -> Stay {
+    let mut shortest: Option<u64> = None;
+    for taint in taints.iter().filter(|taint| taint["effect"] == "NoExecute") {
+        let Some(toleration) = toleration(pod, taint) else {
+            return Stay::Seconds(0);
+        };
+        if let Some(seconds) = toleration["tolerationSeconds"].as_i64() {
+            let seconds = u64::try_from(seconds).unwrap_or(0);
+            shortest = Some(shortest.map_or(seconds, |known| known.min(seconds)));
+        }
+    }
+    shortest.map_or(Stay::Forever, Stay::Seconds)
+}
+
+/// Gives a new pod five minutes on a node that does not answer, unless it says something about that itself (admission
+/// plugin DefaultTolerationSeconds).
+pub fn tolerate_absence(pod: &mut Value) {
+    let Some(spec) = pod.get_mut("spec").filter(|spec| spec.is_object()) else {
+        return;
+    };
+    let mut list = spec["tolerations"].as_array().cloned().unwrap_or_default();
+    for key in AWAY {
+        let says = |one: &Value| {
+            let text = |field: &str| one[field].as_str().unwrap_or_default();
+            matches!(text("effect"), "" | "NoExecute") && (text("key").is_empty() || text("key") == key)
+        };
+        if !list.iter().any(says) {
+            list.push(json!({
+                "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300,
+            }));
+        }
+    }
+    spec["tolerations"] = Value::Array(list);
 }
 
 /// The first taint that keeps a new pod away.
@@ -85,13 +138,20 @@ pub fn repelled<'a>(pod: &Value, taints: &'a [Value]) -> Option<&'a Value> {
 
 /// Whether a pod tolerates a taint (core/v1 `Toleration.ToleratesTaint`).
 pub fn tolerates(pod: &Value, taint: &Value) -> bool {
-    let text = |object: &Value, field: &str| object[field].as_str().unwrap_or_default().to_owned();
+    toleration(pod, taint).is_some()
+}
+
+/// The first toleration of a pod that fits a taint.
+fn toleration<'a>(pod: &'a Value, taint: &Value) -> Option<&'a Value> {
+    fn text<'v>(object: &'v Value, field: &str) -> &'v str {
+        object[field].as_str().unwrap_or_default()
+    }
     let list = pod.pointer("/spec/tolerations").and_then(Value::as_array);
-    list.into_iter().flatten().any(|one| {
+    list.into_iter().flatten().find(|one| {
         let (effect, key) = (text(one, "effect"), text(one, "key"));
         (effect.is_empty() || effect == text(taint, "effect"))
             && (key.is_empty() || key == text(taint, "key"))
-            && match text(one, "operator").as_str() {
+            && match text(one, "operator") {
                 "Exists" => true,
                 "" | "Equal" => text(one, "value") == text(taint, "value"),
                 _ => false,
@@ -246,6 +306,53 @@ mod tests {
         assert!(repelled(&all, &taints).is_none());
         let other = pod(json!({"tolerations": [{"key": UNSCHEDULABLE, "value": "x"}], "containers": [{}]}));
         assert!(repelled(&other, &taints[1..]).is_some());
+    }
+
+    #[test]
+    fn how_long_a_pod_stays() {
+        let taints = [
+            json!({"key": "a", "effect": "NoSchedule"}),
+            json!({"key": "b", "value": "1", "effect": "NoExecute"}),
+            json!({"key": "c", "effect": "NoExecute"}),
+        ];
+        let stays = |tolerations: Value| stay(&json!({"spec": {"tolerations": tolerations}}), &taints);
+        let b = |seconds: Value| json!({"key": "b", "value": "1", "effect": "NoExecute", "tolerationSeconds": seconds});
+        assert_eq!(stay(&json!({}), &taints[..1]), Stay::Forever);
+        assert_eq!(stay(&json!({}), &taints), Stay::Seconds(0));
+        assert_eq!(
+            stays(json!([b(json!(9))])),
+            Stay::Seconds(0),
+            "the other is not tolerated"
+        );
+        let both = |seconds: Value| stays(json!([b(seconds), {"key": "c", "operator": "Exists"}]));
+        assert_eq!(both(json!(9)), Stay::Seconds(9));
+        assert_eq!(both(json!(-1)), Stay::Seconds(0));
+        assert_eq!(both(Value::Null), Stay::Forever);
+        let shorter = json!({"key": "c", "operator": "Exists", "tolerationSeconds": 5});
+        assert_eq!(stays(json!([b(json!(9)), shorter])), Stay::Seconds(5));
+        // The first that fits counts.
+        let all = json!({"operator": "Exists"});
+        assert_eq!(stays(json!([all, b(json!(9))])), Stay::Forever);
+    }
+
+    #[test]
+    fn absence_is_tolerated_unless_a_pod_says_otherwise() {
+        let admitted = |tolerations: Value| {
+            let mut pod = json!({"spec": {"tolerations": tolerations}});
+            tolerate_absence(&mut pod);
+            let list = pod["spec"]["tolerations"].as_array().unwrap().clone();
+            list.iter().filter(|one| one["tolerationSeconds"] == 300).count()
+        };
+        assert_eq!(admitted(Value::Null), 2);
+        assert_eq!(
+            admitted(json!([{"key": AWAY[0], "operator": "Exists", "effect": "NoExecute"}])),
+            1
+        );
+        assert_eq!(
+            admitted(json!([{"key": AWAY[0], "operator": "Exists", "effect": "NoSchedule"}])),
+            2
+        );
+        assert_eq!(admitted(json!([{"operator": "Exists"}])), 0);
     }
 
     #[test]

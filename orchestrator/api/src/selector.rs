@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::kinds::Kind;
+use crate::kinds::{Alias, Kind};
 
 /// Why a selector was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -348,6 +348,23 @@ impl FieldSelector {
         Ok(Self { terms })
     }
 
+    /// The query form for a stored kind of one that was written for another version or group of it.
+    pub fn translated(alias: &Alias, text: &str) -> Result<String, SelectorError> {
+        let mut terms = Vec::new();
+        for part in split_fields(text).into_iter().filter(|p| !p.is_empty()) {
+            let end = part.find(['=', '!']).unwrap_or(part.len());
+            let (path, rest) = part.split_at(end);
+            let known = alias.selectable.iter().find(|(ours, _)| *ours == path);
+            let path = match known {
+                Some((_, stored)) => *stored,
+                None if path.starts_with("metadata.") => path,
+                None => return Err(SelectorError::UnknownField(path.to_owned())),
+            };
+            terms.push(format!("{path}{rest}"));
+        }
+        Ok(terms.join(","))
+    }
+
     /// Whether every object matches.
     pub fn is_empty(&self) -> bool {
         self.terms.is_empty()
@@ -522,6 +539,20 @@ mod tests {
                 .unwrap()
                 .matches_place("d", "a,b"),
             Some(true)
+        );
+    }
+
+    #[test]
+    fn fields_of_another_version() {
+        let events = kinds::ALIASES.iter().find(|a| a.stored == kinds::EVENT).unwrap();
+        let translated = |text: &str| FieldSelector::translated(events, text);
+        assert_eq!(
+            translated("regarding.name=a=b,reason!=c,metadata.name==d").unwrap(),
+            "involvedObject.name=a=b,reason!=c,metadata.name==d"
+        );
+        assert_eq!(
+            translated("involvedObject.name=a"),
+            Err(SelectorError::UnknownField("involvedObject.name".into()))
         );
     }
 }

@@ -20,6 +20,7 @@ mod dependents;
 pub mod deployment;
 pub(crate) mod disruption;
 pub mod endpoints;
+mod event_gc;
 mod fields;
 pub mod gc;
 pub mod job;
@@ -36,6 +37,7 @@ pub mod replicaset;
 mod revisions;
 mod roles;
 pub mod statefulset;
+mod taints;
 mod unenforced;
 pub mod volumes;
 
@@ -139,6 +141,12 @@ pub async fn run(store: Store, settings: Settings, shutdown: watch::Receiver<boo
             shutdown.clone()
         ),
         drive(unenforced::Unenforced, store.clone(), shutdown.clone()),
+        drive(taints::TaintEviction::default(), store.clone(), shutdown.clone()),
+        drive(
+            event_gc::EventCollector::default(),
+            store.clone(),
+            shutdown.clone()
+        ),
         drive(own, store.clone(), shutdown.clone()),
         drive(pod_gc::PodCollector, store, shutdown),
     );

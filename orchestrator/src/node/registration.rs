@@ -1,4 +1,4 @@
-//! The Node object: capacity, addresses, and a heartbeat that is rarely written.
+//! The Node object: capacity, addresses, and a heartbeat that is never written for its own sake.
 
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
@@ -15,7 +15,7 @@ use super::eviction::threshold::Pressure;
 use crate::store::prepare::rfc3339;
 use crate::store::{Key, StoreError};
 
-/// Time between heartbeats: each is a write, and on one node nobody waits for them.
+/// Time between heartbeats, as kubelet's where nothing has changed.
 const HEARTBEAT: Duration = Duration::from_mins(5);
 /// Pause before a failed registration is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -72,8 +72,27 @@ async fn register(node: &Node) -> Result<(), StoreError> {
     if set_taints(&mut value, &held) {
         stored = node.store.update(value).await?;
     }
-    let status = status(node, &stored.value(), Timestamp::now());
-    node.store.update_status(&key, "", status).await.map(drop)
+    let stored = stored.value();
+    let status = status(node, &stored, Timestamp::now());
+    let done = if is_heartbeat(&status, &stored["status"]) {
+        node.store.refresh_status(&key, "", status).await
+    } else {
+        node.store.update_status(&key, "", status).await
+    };
+    done.map(drop)
+}
+
+/// Whether nothing of a status is new but when the node was last heard of.
+fn is_heartbeat(status: &Value, old: &Value) -> bool {
+    let lasting = |status: &Value| {
+        let mut status = status.clone();
+        let conditions = status.get_mut("conditions").and_then(Value::as_array_mut);
+        for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
+            condition.remove("lastHeartbeatTime");
+        }
+        status
+    };
+    lasting(status) == lasting(old)
 }
 
 /// Huge pages that the host has set aside: `hugepages-2Mi` and so on, with their sum as it is written.
@@ -266,4 +285,25 @@ pub(crate) fn host_ip() -> String {
     route("0.0.0.0:0", "192.0.2.1:9")
         .or_else(|| route("[::]:0", "[2001:db8::1]:9"))
         .map_or_else(|| "127.0.0.1".to_owned(), |ip| ip.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_is_nothing_else() {
+        let status = |second: u8, ready: &str, since: u8| {
+            json!({"capacity": {"cpu": "2"}, "conditions": [{
+                "type": "Ready", "status": ready, "lastHeartbeatTime": format!("2026-01-01T00:00:{second:02}Z"),
+                "lastTransitionTime": format!("2026-01-01T00:00:{since:02}Z"),
+            }]})
+        };
+        assert!(is_heartbeat(&status(9, "True", 1), &status(4, "True", 1)));
+        assert!(!is_heartbeat(&status(9, "False", 9), &status(4, "True", 1)));
+        assert!(!is_heartbeat(&status(9, "True", 1), &Value::Null));
+        let mut larger = status(9, "True", 1);
+        larger["capacity"]["cpu"] = json!("4");
+        assert!(!is_heartbeat(&larger, &status(4, "True", 1)));
+    }
 }

@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use axum::body::Body;
 use axum::response::Response;
 use berth_api::kinds::Alias;
+use berth_api::selector::FieldSelector;
 use berth_api::status::ApiError;
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream};
@@ -15,6 +16,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt;
 use serde_json::Value;
 
+use super::admission::invalid;
 use super::body::{self, Sent};
 use super::patch::{Format, Patch, TRIES, names_version};
 use super::request::{Query, Target};
@@ -37,6 +39,7 @@ impl Api {
             kind: alias.stored,
             ..target.clone()
         };
+        let query = &selecting(alias, query)?;
         let mut warnings = Vec::new();
         let response = match method.as_str() {
             "POST" | "PUT" => {
@@ -44,7 +47,13 @@ impl Api {
                 let sent = body::parse(&body::media_type(headers), &body::read(body).await?)?;
                 let (value, told) = conform(alias, sent, &options)?;
                 warnings = told;
-                let (headers, body) = translated(alias, headers, value, "application/json");
+                let value = (alias.to_stored)(value);
+                let old = match &inner.name {
+                    Some(_) => Some(self.store.require(&inner.key()?).map_err(store_error)?.value()),
+                    None => None,
+                };
+                check(alias, &inner, &value, old.as_ref())?;
+                let (headers, body) = translated(headers, &value, "application/json");
                 self.verb(&inner, method, query, &headers, body).await?
             }
             "PATCH" => {
@@ -80,7 +89,8 @@ impl Api {
                 duplicates: patch.duplicates,
             };
             let (value, told) = conform(alias, sent, &options)?;
-            let (headers, body) = translated(alias, headers, value, "application/apply-patch+yaml");
+            let value = (alias.to_stored)(value);
+            let (headers, body) = translated(headers, &value, "application/apply-patch+yaml");
             let response = self.verb(inner, &Method::PATCH, query, &headers, body).await?;
             return Ok((response, told));
         }
@@ -93,7 +103,9 @@ impl Api {
                 duplicates: patch.duplicates.clone(),
             };
             let (value, told) = conform(alias, sent, &options)?;
-            let (headers, body) = translated(alias, headers, value, "application/json");
+            let value = (alias.to_stored)(value);
+            check(alias, inner, &value, Some(&old.value()))?;
+            let (headers, body) = translated(headers, &value, "application/json");
             // It names the version that was patched, so nothing that came in between is lost.
             match self.verb(inner, &Method::PUT, query, &headers, body).await {
                 Err(error) if error.reason == "Conflict" && tries < TRIES && !names_version(&patch.value) => {
@@ -118,17 +130,30 @@ fn conform(alias: &Alias, sent: Sent, options: &Options) -> Result<(Value, Vec<S
     body::conform_to(alias.schema, kind.version, sent, options.validation)
 }
 
-/// The request as it would be for the stored kind.
-fn translated(
-    alias: &Alias,
-    headers: &HeaderMap,
-    value: Value,
-    media_type: &'static str,
-) -> (HeaderMap, Body) {
+/// The query with a field selector for the stored kind.
+fn selecting(alias: &Alias, query: &Query) -> Result<Query, ApiError> {
+    let Some(text) = query.text("fieldSelector") else {
+        return Ok(query.clone());
+    };
+    let stored =
+        FieldSelector::translated(alias, text).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    Ok(query.with("fieldSelector", stored))
+}
+
+/// The rules of this version beside those of the stored kind. `value` and `old` are in the stored form.
+fn check(alias: &Alias, target: &Target, value: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+    if target.subresource.is_some() {
+        return Ok(());
+    }
+    invalid(alias.kind, value, (alias.check)(value, old))
+}
+
+/// The request as it would be for the stored kind, of an object in the stored form.
+fn translated(headers: &HeaderMap, value: &Value, media_type: &'static str) -> (HeaderMap, Body) {
     let mut headers = headers.clone();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.remove(header::CONTENT_LENGTH);
-    (headers, Body::from((alias.to_stored)(value).to_string()))
+    (headers, Body::from(value.to_string()))
 }
 
 /// An object, a list or a table as the client sees it.

@@ -112,6 +112,13 @@ impl Query {
             .filter(|v| !v.is_empty())
     }
 
+    /// The same with another value of a parameter.
+    #[must_use]
+    pub fn with(&self, name: &str, value: String) -> Self {
+        let others = self.0.iter().filter(|(n, _)| n != name).cloned();
+        Self(others.chain([(name.to_owned(), value)]).collect())
+    }
+
     /// All values of a parameter.
     pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0

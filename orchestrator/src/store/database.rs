@@ -17,7 +17,7 @@ use super::object::{Key, Object};
 /// Format written to `PRAGMA user_version`.
 const FORMAT: i64 = 1;
 /// Versions skipped at each start, see [`Index::lost`]. More than can be written between two syncs.
-const SKIP: u64 = 1 << 16;
+pub(super) const SKIP: u64 = 1 << 16;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS objects (

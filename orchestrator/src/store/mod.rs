@@ -16,6 +16,7 @@ mod room;
 mod watch;
 mod writer;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -59,6 +60,7 @@ impl Store {
         let (database, index) = Database::open(path)?;
         let room = room::Room::new(&index);
         let bell = room.bell.clone();
+        let persisted = index.lost.0;
         let index = Arc::new(RwLock::new(index));
         let (sender, receiver) = mpsc::channel();
         let writer = Writer {
@@ -66,6 +68,8 @@ impl Store {
             index: Arc::clone(&index),
             receiver,
             room,
+            persisted,
+            unwritten: HashMap::new(),
         };
         std::thread::Builder::new()
             .name("store".into())
@@ -147,6 +151,22 @@ impl Store {
             status,
         };
         self.write(operation).await.map(object)
+    }
+
+    /// Like [`Self::update_status`] for a status that nobody misses if berthd is killed, such as a heartbeat: readers
+    /// and watchers see it at once, and it is written to disk with the next write of something else.
+    pub async fn refresh_status(&self, key: &Key, uid: &str, status: Value) -> Result<Object, StoreError> {
+        let operation = Operation::Refresh {
+            key: key.clone(),
+            uid: uid.to_owned(),
+            status,
+        };
+        self.write(operation).await.map(object)
+    }
+
+    /// Removes an object for its age, if it is still as it was seen; on disk with the next write of something else.
+    pub async fn expire(&self, seen: Object) -> Result<(), StoreError> {
+        self.write(Operation::Expire { object: seen }).await.map(drop)
     }
 
     /// Gives a pod without node the node, if it fits now. The answer is the pod as it is then.
@@ -238,3 +258,5 @@ fn object(outcome: Deleted) -> Object {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod unwritten_tests;

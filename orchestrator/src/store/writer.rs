@@ -3,6 +3,9 @@
 //!
 //! Requests that arrive while a commit runs share the next one, so that many writers pay for one
 //! sync. Nothing is visible to readers or acknowledged to its caller before it is committed.
+//!
+//! Two kinds of write wait for the next commit that is made anyway: a heartbeat, and the removal of
+//! Events that are too old. Nobody is harmed if they are lost, and an idle node writes nothing for them.
 
 use std::collections::HashMap;
 use std::sync::mpsc::Receiver;
@@ -14,7 +17,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::database::{Database, Row};
+use super::database::{Database, Row, SKIP};
 use super::error::StoreError;
 use super::index::{Event, EventKind, Index};
 use super::object::{Deleted, Key, Object, Preconditions};
@@ -30,6 +33,8 @@ pub(super) enum Operation {
     Create { key: Key, value: Value },
     Update { key: Key, value: Value },
     UpdateStatus { key: Key, uid: String, status: Value },
+    Refresh { key: Key, uid: String, status: Value },
+    Expire { object: Object },
     Bind { key: Key, uid: String, node: String },
     Delete { key: Key, preconditions: Preconditions },
     BeginDelete { key: Key, deletion: prepare::Deletion },
@@ -51,6 +56,10 @@ pub(super) struct Writer {
     pub index: Arc<RwLock<Index>>,
     pub receiver: Receiver<Message>,
     pub room: Room,
+    /// The newest version on disk.
+    pub persisted: u64,
+    /// What has been made of objects since, without having been written; `None` for removed.
+    pub unwritten: HashMap<Key, Option<Object>>,
 }
 
 /// A group being put together.
@@ -63,7 +72,18 @@ struct Group<'a> {
     events: Vec<Event>,
     version: u64,
     sync: bool,
+    /// None of the events has to be written now.
+    idle: bool,
     now: Timestamp,
+}
+
+/// A group that was put together.
+struct Done {
+    answers: Vec<(Outcome, oneshot::Sender<Outcome>)>,
+    events: Vec<Event>,
+    version: u64,
+    sync: bool,
+    idle: bool,
 }
 
 impl Writer {
@@ -89,8 +109,10 @@ impl Writer {
             }
             self.commit(batch);
             if let Some(done) = closing {
+                let written = self.write(&[], self.persisted, false);
+                let closed = written.and_then(|()| self.database.close());
                 // The caller may have given up waiting; the file is closed either way.
-                let _ = done.send(self.database.close().map_err(|e| e.to_string()));
+                let _ = done.send(closed.map_err(|e| e.to_string()));
                 return;
             }
         }
@@ -100,50 +122,96 @@ impl Writer {
         if batch.is_empty() {
             return;
         }
-        let (mut answers, events, version, sync) = {
-            let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-            let mut group = Group {
-                index: &index,
-                room: &mut self.room,
-                pending: HashMap::new(),
-                events: Vec::new(),
-                version: index.resource_version,
-                sync: false,
-                now: Timestamp::now(),
-            };
-            let answers: Vec<_> = batch
-                .into_iter()
-                .map(|(operation, reply)| (group.apply(*operation), reply))
-                .collect();
-            (answers, group.events, group.version, group.sync)
-        };
-        if !events.is_empty() {
-            let rows: Vec<Row<'_>> = events.iter().map(row).collect();
-            point("store: before a commit");
-            let committed = self.database.commit(&rows, version, sync);
-            point("store: after a commit");
-            if let Err(error) = committed {
-                let error = StoreError::Database(error.to_string());
-                self.room
-                    .rebuild(&self.index.read().unwrap_or_else(PoisonError::into_inner));
-                for (answer, _) in &mut answers {
-                    if answer.is_ok() {
-                        *answer = Err(error.clone());
+        let mut done = self.put_together(batch);
+        if !done.events.is_empty() {
+            match self.persist(&done) {
+                Ok(()) => {
+                    let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+                    for event in done.events {
+                        index.publish(event);
+                    }
+                    drop(index);
+                    self.room.announce();
+                }
+                Err(error) => {
+                    let error = StoreError::Database(error.to_string());
+                    self.room
+                        .rebuild(&self.index.read().unwrap_or_else(PoisonError::into_inner));
+                    for (answer, _) in &mut done.answers {
+                        if answer.is_ok() {
+                            *answer = Err(error.clone());
+                        }
                     }
                 }
-            } else {
-                let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-                for event in events {
-                    index.publish(event);
-                }
-                drop(index);
-                self.room.announce();
             }
         }
-        for (answer, reply) in answers {
+        for (answer, reply) in done.answers {
             // A caller that went away does not undo its write.
             let _ = reply.send(answer);
         }
+    }
+
+    fn put_together(&mut self, batch: Vec<(Box<Operation>, oneshot::Sender<Outcome>)>) -> Done {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let mut group = Group {
+            index: &index,
+            room: &mut self.room,
+            pending: HashMap::new(),
+            events: Vec::new(),
+            version: index.resource_version,
+            sync: false,
+            idle: true,
+            now: Timestamp::now(),
+        };
+        let answers = batch
+            .into_iter()
+            .map(|(operation, reply)| (group.apply(*operation), reply))
+            .collect();
+        Done {
+            answers,
+            events: group.events,
+            version: group.version,
+            sync: group.sync,
+            idle: group.idle,
+        }
+    }
+
+    /// Writes a group, or keeps it for later if all of it may wait. Versions that are handed out without being on disk
+    /// stay fewer than are skipped at the next start, so that none is ever handed out twice.
+    fn persist(&mut self, done: &Done) -> rusqlite::Result<()> {
+        if done.idle && done.version.saturating_sub(self.persisted) < SKIP / 2 {
+            for event in &done.events {
+                let object = (event.kind != EventKind::Deleted).then(|| event.object.clone());
+                self.unwritten.insert(event.object.key().clone(), object);
+            }
+            return Ok(());
+        }
+        point("store: before a commit");
+        let committed = self.write(&done.events, done.version, done.sync);
+        point("store: after a commit");
+        committed
+    }
+
+    /// Writes what has waited and these events.
+    fn write(&mut self, events: &[Event], version: u64, sync: bool) -> rusqlite::Result<()> {
+        let waited = self.unwritten.iter().map(|(key, object)| match object {
+            Some(object) => Row::Put(object),
+            None => Row::Remove(key),
+        });
+        let rows: Vec<Row<'_>> = waited.chain(events.iter().map(row)).collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let version = self
+            .unwritten
+            .values()
+            .flatten()
+            .map(Object::resource_version)
+            .fold(version, u64::max);
+        self.database.commit(&rows, version, sync)?;
+        self.persisted = version;
+        self.unwritten.clear();
+        Ok(())
     }
 }
 
@@ -174,6 +242,8 @@ impl Group<'_> {
             Operation::Create { key, value } => self.create(&key, value),
             Operation::Update { key, value } => self.update(&key, value),
             Operation::UpdateStatus { key, uid, status } => self.update_status(&key, &uid, status),
+            Operation::Refresh { key, uid, status } => self.refresh(&key, &uid, status),
+            Operation::Expire { object } => self.expire(object),
             Operation::Bind { key, uid, node } => self.bind(&key, &uid, &node),
             Operation::Delete { key, preconditions } => self.delete(&key, &preconditions),
             Operation::BeginDelete { key, deletion } => self.begin_delete(&key, &deletion),
@@ -280,6 +350,28 @@ impl Group<'_> {
         self.put(key, value, Some(old), false)
     }
 
+    /// A status that may be lost: it is written with the next commit.
+    fn refresh(&mut self, key: &Key, uid: &str, status: Value) -> Outcome {
+        let idle = self.idle;
+        let outcome = self.update_status(key, uid, status);
+        self.idle = idle;
+        outcome
+    }
+
+    /// Removes an object for its age, if it has not changed; on disk with the next commit.
+    fn expire(&mut self, object: Object) -> Outcome {
+        let old = self.existing(object.key())?;
+        let value = old.value();
+        if old.resource_version() != object.resource_version() || prepare::is_held(&value) {
+            return Ok(Deleted::Marked(old));
+        }
+        let (idle, sync) = (self.idle, self.sync);
+        let key = object.key().clone();
+        let outcome = self.remove(&key, value, old);
+        (self.idle, self.sync) = (idle, sync);
+        outcome
+    }
+
     /// Gives a waiting pod the node, if it fits now; else it stays as it is.
     fn bind(&mut self, key: &Key, uid: &str, node: &str) -> Outcome {
         let old = self.existing(key)?;
@@ -344,6 +436,7 @@ impl Group<'_> {
 
     fn record(&mut self, kind: EventKind, object: &Object, previous: Option<Object>, intent: bool) {
         self.version += 1;
+        self.idle = false;
         // Events tell what happened; losing the last of them with the machine's power harms nobody.
         self.sync |= intent && object.key().kind != berth_api::kinds::EVENT;
         self.events.push(Event {

@@ -41,4 +41,6 @@ pub(super) const V1: &Alias = &Alias {
     schema: "HorizontalPodAutoscalerV1",
     to_stored: convert::autoscaling::to_v2,
     from_stored: convert::autoscaling::to_v1,
+    selectable: &[],
+    check: |_, _| Vec::new(),
 };

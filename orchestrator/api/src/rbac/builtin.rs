@@ -110,6 +110,8 @@ fn to_view() -> Vec<Value> {
                 "namespaces",
             ],
         ),
+        // The same objects as the core group's.
+        rule(READ, "events.k8s.io", &["events"]),
         rule(READ, "discovery.k8s.io", &["endpointslices"]),
         rule(
             READ,
@@ -195,6 +197,7 @@ fn to_edit() -> Vec<Value> {
                 "services/proxy",
             ],
         ),
+        rule(WRITE, "events.k8s.io", &["events"]),
         rule(&["create"], "", &["serviceaccounts/token"]),
         rule(
             WRITE,

@@ -8,6 +8,8 @@ use crate::priority::{HIGHEST_USER, SYSTEM_PREFIX, system_value};
 use crate::quantity::Quantity;
 
 const IMMUTABLE: &str = "field is immutable";
+/// What a taint does to pods that do not tolerate it.
+pub(super) const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
 pub(super) fn runtime_class(object: &Value, errors: &mut Errors) {
     let handler = text(object, "handler");
@@ -77,12 +79,8 @@ pub(super) fn tolerations(at: &Path, holder: &Value, errors: &mut Errors) {
             "Exists" => {}
             other => errors.unsupported(&at.child("operator"), other, &["Equal", "Exists"]),
         }
-        if !matches!(effect, "" | "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
-            errors.unsupported(
-                &at.child("effect"),
-                effect,
-                &["NoSchedule", "PreferNoSchedule", "NoExecute"],
-            );
+        if !effect.is_empty() && !EFFECTS.contains(&effect) {
+            errors.unsupported(&at.child("effect"), effect, &EFFECTS);
         }
     }
 }

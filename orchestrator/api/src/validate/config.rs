@@ -84,20 +84,3 @@ fn keys(at: &Path, key: &str, errors: &mut Errors) {
         errors.invalid_text(&at.key(key), key, &wrong);
     }
 }
-
-pub(super) fn event(object: &Value, errors: &mut Errors) {
-    let involved = object
-        .pointer("/involvedObject/namespace")
-        .and_then(Value::as_str)
-        .unwrap_or("");
-    let own = object
-        .pointer("/metadata/namespace")
-        .and_then(Value::as_str)
-        .unwrap_or("");
-    // Events of cluster-wide objects live in `default`.
-    let expected = if involved.is_empty() { "default" } else { involved };
-    if own != expected && !(involved.is_empty() && own == "kube-system") {
-        let at = Path::root("involvedObject").child("namespace");
-        errors.invalid_text(&at, involved, "does not match event.namespace");
-    }
-}

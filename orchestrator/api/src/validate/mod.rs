@@ -12,6 +12,7 @@ mod controller_revision;
 mod cron_job;
 mod daemon_set;
 mod dns;
+mod event;
 pub mod field;
 mod job;
 mod job_policy;
@@ -19,6 +20,7 @@ pub mod metadata;
 pub mod names;
 mod namespace;
 mod networking;
+mod node;
 mod own_users;
 mod placement;
 mod pod;
@@ -38,6 +40,7 @@ use serde_json::Value;
 use crate::kinds::Kind;
 use crate::status::Cause;
 use crate::support;
+pub use event::strict_event;
 use field::{Errors, Path};
 
 /// What validation must know about the one node.
@@ -127,7 +130,8 @@ fn content(kind: &Kind, object: &Value, node: &Node, errors: &mut Errors) {
         "ConfigMap" => config::config_map(object, errors),
         "Secret" => config::secret(object, errors),
         "Namespace" => namespace::validate(object, errors),
-        "Event" => config::event(object, errors),
+        "Node" => node::node(object, errors),
+        "Event" => event::event(object, errors),
         "PersistentVolumeClaim" => storage::claim(object, errors),
         "PersistentVolume" => storage::volume(object, errors),
         "StorageClass" => storage::class(object, errors),

@@ -146,6 +146,10 @@ fn pod(object: &Value, old: &Value, errors: &mut Errors) -> bool {
         ),
         _ => {}
     }
+    if !kept_tolerations(object, old) {
+        let why = "existing toleration can not be modified except its tolerationSeconds";
+        errors.forbidden(&spec.child("tolerations"), why);
+    }
     let gates = |o: &Value| -> Vec<Value> {
         let list = o.pointer("/spec/schedulingGates").and_then(Value::as_array);
         list.cloned().unwrap_or_default()
@@ -166,6 +170,20 @@ fn pod(object: &Value, old: &Value, errors: &mut Errors) -> bool {
         return false;
     }
     true
+}
+
+/// Whether every toleration of `old` is there still, but for how long it lasts.
+fn kept_tolerations(object: &Value, old: &Value) -> bool {
+    let list = |o: &Value| -> Vec<Value> {
+        let list = o.pointer("/spec/tolerations").and_then(Value::as_array);
+        let mut list = list.cloned().unwrap_or_default();
+        for one in list.iter_mut().filter_map(Value::as_object_mut) {
+            one.remove("tolerationSeconds");
+        }
+        list
+    };
+    let now = list(object);
+    list(old).iter().all(|one| now.contains(one))
 }
 
 /// The specification without what may change.

@@ -9,8 +9,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use berth_api::kinds::{self, Kind};
-use berth_api::placement;
 use berth_api::selector::LabelSelector;
+use berth_api::validate::Node;
+use berth_api::{placement, room};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -58,7 +59,7 @@ impl Controller for DaemonSetController {
         if key.kind == kinds::DAEMON_SET {
             vec![key.clone()]
         } else if key.kind == kinds::NODE {
-            // Its labels may have changed.
+            // Its labels or taints may have changed.
             dependents::all(store, kinds::DAEMON_SET)
         } else {
             dependents::owners(store, kinds::DAEMON_SET, event)
@@ -92,7 +93,9 @@ impl Controller for DaemonSetController {
             return Ok(None);
         };
         let node = node::find(store);
-        let fits = |node| placement::fits(&set["spec"]["template"]["spec"], node);
+        let (fits, stays) = node
+            .as_ref()
+            .map_or((false, false), |node| suits(store, &set, node));
         let claimed = || {
             let matches = |pod: &Value| selector.matches_object(pod);
             dependents::claimed(store, kinds::POD, &set, matches, |_| {})
@@ -100,7 +103,8 @@ impl Controller for DaemonSetController {
         let mut view = View {
             pods: claimed().await?,
             hash: hash_of(&history.latest).to_owned(),
-            fits: node.as_ref().is_some_and(fits),
+            fits,
+            stays,
             patience: self
                 .failures
                 .get(key)
@@ -181,6 +185,22 @@ async fn carry_out(
             Ok(Some(error))
         }
     }
+}
+
+/// Whether a pod of the set may come to the node, and whether one that is there may stay (upstream
+/// `NodeShouldRunDaemonPod`).
+fn suits(store: &Store, set: &Value, node: &Node) -> (bool, bool) {
+    let mut pod = json!({"spec": set["spec"]["template"]["spec"]});
+    tolerate(&mut pod);
+    let stored = store.get(&Key::new(kinds::NODE, "", node.name.as_str()));
+    let taints = stored.ok().flatten().map(|n| room::taints(&n.value()));
+    let taints = taints.unwrap_or_default();
+    let asked_for = placement::fits(&pod["spec"], node);
+    let ending = taints.iter().filter(|taint| taint["effect"] == "NoExecute");
+    (
+        asked_for && room::repelled(&pod, &taints).is_none(),
+        asked_for && ending.into_iter().all(|taint| room::tolerates(&pod, taint)),
+    )
 }
 
 /// Taints that do not keep a daemon away: it belongs to the node in whatever state that is (upstream

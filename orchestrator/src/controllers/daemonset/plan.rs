@@ -20,8 +20,10 @@ pub struct View {
     pub pods: Vec<Value>,
     /// The hash of the present template's revision.
     pub hash: String,
-    /// The one node is there, and among those that the template asks for.
+    /// The one node is there, among those that the template asks for, and has no taint that keeps its pods away.
     pub fits: bool,
+    /// Pods that are there may stay: of what keeps new ones away there are only taints that do not end old ones.
+    pub stays: bool,
     /// Failed pods stay until then, so that one that always fails is not made anew without a pause.
     pub patience: Option<Timestamp>,
 }
@@ -106,15 +108,15 @@ pub fn plan(view: &View, now: Timestamp) -> Plan {
     plan
 }
 
-/// One pod on the node if it fits, two during a surge, else none.
+/// One pod on the node if it fits, two during a surge, else none. One that is there may stay where none would come to.
 fn place(view: &View, limits: Limits, now: Timestamp, plan: &mut Plan) {
     let staying = view.present().filter(|pod| !is_deleting(pod));
-    if !view.fits {
+    if !view.stays {
         plan.delete.extend(staying.cloned());
         return;
     }
     if view.present().next().is_none() {
-        plan.create = true;
+        plan.create = view.fits;
         return;
     }
     let mut running = Vec::new();

@@ -63,6 +63,7 @@ fn view(spec: &Value, pods: Vec<Value>) -> View {
         pods,
         hash: "new".to_owned(),
         fits: true,
+        stays: true,
         patience: None,
     }
 }
@@ -176,6 +177,7 @@ fn one_step() {
 fn a_node_that_is_not_asked_for_has_no_pod() {
     let mut view = view(&surging(), vec![ready("a", "new", 0), ready("b", "old", 0)]);
     view.fits = false;
+    view.stays = false;
     let done = plan(&view, at(1));
     assert_eq!((done.create, done.delete.len()), (false, 2));
     let (status, _) = status(&view, at(1));
@@ -189,8 +191,24 @@ fn a_node_that_is_not_asked_for_has_no_pod() {
     view.pods.clear();
     assert!(!plan(&view, at(1)).create);
     view.fits = true;
+    view.stays = true;
     view.set["metadata"]["deletionTimestamp"] = json!(at(0).to_string());
     assert!(!plan(&view, at(1)).create, "its pods are the collector's");
+}
+
+#[test]
+fn a_pod_stays_on_a_node_that_takes_no_more() {
+    let mut view = view(&json!({}), vec![ready("a", "old", 0)]);
+    view.fits = false;
+    let done = plan(&view, at(1));
+    assert_eq!(
+        (done.create, done.delete.len()),
+        (false, 0),
+        "nor is it updated: no other could come"
+    );
+    assert_eq!(status(&view, at(1)).0["numberMisscheduled"], 1);
+    view.pods.clear();
+    assert!(!plan(&view, at(1)).create);
 }
 
 #[test]
