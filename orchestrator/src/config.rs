@@ -142,6 +142,10 @@ pub struct Config {
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub eviction_monitoring_period: u32,
 
+    /// Seconds between two heartbeats of the Node; they are not written to disk
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
+    pub node_status_report_frequency: u32,
+
     /// Address of the API; a socket handed over by LISTEN_FDS comes first
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:6443")]
     pub listen: SocketAddr,

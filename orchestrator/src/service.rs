@@ -212,6 +212,7 @@ async fn serve(config: Config) -> Result<(), ServiceError> {
         cgroup_parent: config.cgroup_parent.clone(),
         tokens: Arc::clone(&tokens),
         shutdown: stopped.clone(),
+        told: Arc::default(),
     });
     let images = Images::new(
         store.clone(),
@@ -348,6 +349,7 @@ fn node_config(config: &Config, name: String) -> NodeConfig {
         cni_bin_dir: config.cni_bin_dir.clone(),
         cni_conf_dir: config.cni_conf_dir.clone(),
         network_check: Duration::from_secs(config.network_check.into()),
+        heartbeat: Duration::from_secs(config.node_status_report_frequency.into()),
         cgroup_parent: config.cgroup_parent.clone(),
         pod_ids: config.pod_ids,
         log_max_bytes: config.log_max_bytes,

@@ -6,14 +6,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test says what failed by panicking
 
-use std::path::{Path, PathBuf};
+#[path = "../../tests/fuzz/requests.rs"]
+mod requests;
 
-use berth_api::schema::{Type, decode};
-use berth_api::selector::{FieldSelector, LabelSelector};
-use berth_api::{kinds, parse, patch, protobuf};
-use berthd::pki::Tokens;
-use berthd::server::streaming::{spdy, websocket};
-use serde_json::Value;
+use std::path::{Path, PathBuf};
 
 /// Changes of each member.
 const CHANGES: u64 = 400;
@@ -86,99 +82,42 @@ fn replay(decoder: &str, target: impl Fn(&[u8]) + std::panic::RefUnwindSafe) {
     }
 }
 
-/// What a request's body goes through once it is a tree.
-fn conform(mut value: Value) {
-    let _ = decode::decode(Type::named("Pod").unwrap(), &mut value);
-}
-
 #[test]
 fn json() {
-    replay("json", |bytes| {
-        if let Ok((value, _)) = parse::json(bytes) {
-            conform(value);
-        }
-    });
+    replay("json", requests::json);
 }
 
 #[test]
 fn yaml() {
-    replay("yaml", |bytes| {
-        if let Ok((value, _)) = parse::yaml(bytes) {
-            conform(value);
-        }
-    });
+    replay("yaml", requests::yaml);
 }
 
 #[test]
 fn protobufs() {
-    replay("protobuf", |bytes| {
-        if let Ok(value) = protobuf::object(bytes) {
-            conform(value);
-        }
-    });
+    replay("protobuf", requests::protobuf);
 }
 
 #[test]
 fn patches() {
-    let (_, pod) = corpus("json")
-        .into_iter()
-        .find(|(p, _)| p.ends_with("pod"))
-        .unwrap();
-    let pod: Value = serde_json::from_slice(&pod).unwrap();
-    let of = Type::named("Pod").unwrap();
-    replay("patch", |bytes| {
-        let Ok((change, _)) = parse::json(bytes) else {
-            return;
-        };
-        let _ = patch::json(&mut pod.clone(), &change);
-        let _ = patch::merge(&mut pod.clone(), &change);
-        let _ = patch::strategic(of, &mut pod.clone(), &change);
-    });
+    replay("patch", requests::patch);
 }
 
 #[test]
 fn selectors() {
-    let pod = serde_json::json!({"metadata": {"name": "a", "labels": {"a": "b", "l": "7"}}});
-    replay("selector", |bytes| {
-        let text = String::from_utf8_lossy(bytes);
-        if let Ok(selector) = LabelSelector::parse(&text) {
-            selector.matches_object(&pod);
-        }
-        if let Ok(selector) = FieldSelector::parse(kinds::POD, &text) {
-            selector.matches_object(&pod);
-        }
-    });
+    replay("selector", requests::selector);
 }
 
 #[test]
 fn spdy_frames() {
-    replay("spdy", |bytes| {
-        let mut decoder = spdy::Decoder::default();
-        for piece in bytes.chunks(7) {
-            decoder.buffer().extend_from_slice(piece);
-            while let Ok(Some(_)) = decoder.next_frame() {}
-        }
-    });
+    replay("spdy", requests::spdy);
 }
 
 #[test]
 fn websocket_frames() {
-    replay("websocket", |bytes| {
-        let mut decoder = websocket::Decoder::default();
-        for piece in bytes.chunks(5) {
-            decoder.buffer().extend_from_slice(piece);
-            while let Ok(Some(_)) = decoder.next_frame() {}
-        }
-    });
+    replay("websocket", requests::websocket);
 }
 
 #[test]
 fn tokens() {
-    let dir = tempfile::tempdir().unwrap();
-    let tokens = Tokens::open(dir.path()).unwrap();
-    let now = jiff::Timestamp::now();
-    let tokens = std::panic::AssertUnwindSafe(tokens);
-    replay("token", |bytes| {
-        assert!(tokens.verify(&String::from_utf8_lossy(bytes), now).is_err());
-    });
+    replay("token", requests::token);
 }

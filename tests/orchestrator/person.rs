@@ -88,6 +88,67 @@ impl<'a> Person<'a> {
     }
 }
 
+/// A whole answer.
+pub struct Answer {
+    /// The status code.
+    pub code: u16,
+    /// The head, in small letters.
+    pub head: String,
+    /// The body.
+    pub body: String,
+}
+
+impl Answer {
+    /// The body as JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.body))
+    }
+
+    /// The lines of a watch.
+    #[track_caller]
+    pub fn lines(&self) -> Vec<Value> {
+        let line = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        self.body.lines().map(line).collect()
+    }
+}
+
+impl Person<'_> {
+    /// Sends a request with these headers; `Content-Type` is JSON if none is named.
+    pub fn send(&self, method: &str, path: &str, headers: &[&str], body: &str) -> Answer {
+        let mut curl = Command::new("curl");
+        curl.args([
+            "-s",
+            "-i",
+            "--http1.1",
+            "--max-time",
+            "60",
+            "-X",
+            method,
+            "--cacert",
+        ])
+        .arg(self.node.data_dir().join("pki/ca.crt"))
+        .args(&self.arguments);
+        for header in headers {
+            curl.args(["-H", header]);
+        }
+        if !body.is_empty() {
+            if !headers.iter().any(|header| header.starts_with("Content-Type:")) {
+                curl.args(["-H", "Content-Type: application/json"]);
+            }
+            curl.args(["-H", "Expect:", "--data-binary", body]);
+        }
+        let answer = run(curl.arg(format!("{}{path}", self.server))).ok();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        Answer {
+            code: code.expect("a code"),
+            head: head.to_lowercase(),
+            body: body.to_owned(),
+        }
+    }
+}
+
 /// A node without pods.
 pub fn start() -> Node {
     harness::isolate();

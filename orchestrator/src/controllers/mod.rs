@@ -115,11 +115,7 @@ pub async fn run(store: Store, settings: Settings, shutdown: watch::Receiver<boo
         ),
         drive(roles::RoleAggregation, store.clone(), shutdown.clone()),
         drive(deployment::DeploymentController, store.clone(), shutdown.clone()),
-        drive(
-            replicaset::ReplicaSetController::new(),
-            store.clone(),
-            shutdown.clone()
-        ),
+        drive(replicaset::ReplicaSetController, store.clone(), shutdown.clone()),
         drive(job::JobController, store.clone(), shutdown.clone()),
         drive(cronjob::CronJobController, store.clone(), shutdown.clone()),
         drive(

@@ -29,6 +29,9 @@ impl Bench {
             });
             store.create(namespace).await.unwrap();
         }
+        let registered =
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"}, "spec": {}});
+        store.create(registered).await.unwrap();
         let (stop, stopped) = watch::channel(false);
         let made = Arc::default();
         let settings = Settings {

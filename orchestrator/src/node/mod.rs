@@ -85,6 +85,8 @@ pub struct NodeConfig {
     pub cni_conf_dir: PathBuf,
     /// Time between two looks at the pods' network; none for zero.
     pub network_check: std::time::Duration,
+    /// Time between two heartbeats of the Node.
+    pub heartbeat: std::time::Duration,
     /// The cgroup below which the pods' are.
     pub cgroup_parent: String,
     /// The host's ids for pods with users of their own.

@@ -15,8 +15,6 @@ use super::eviction::threshold::Pressure;
 use crate::store::prepare::rfc3339;
 use crate::store::{Key, StoreError};
 
-/// Time between heartbeats, as kubelet's where nothing has changed.
-const HEARTBEAT: Duration = Duration::from_mins(5);
 /// Pause before a failed registration is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -24,7 +22,7 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(super) async fn run(node: Arc<Node>, mut shutdown: watch::Receiver<bool>) {
     loop {
         let pause = match register(&node).await {
-            Ok(()) => HEARTBEAT,
+            Ok(()) => node.config.heartbeat,
             Err(error) => {
                 tracing::warn!(%error, "register the node");
                 RETRY

@@ -40,6 +40,10 @@ impl Api {
             ..target.clone()
         };
         let query = &selecting(alias, query)?;
+        let reads = matches!(method.as_str(), "GET" | "HEAD");
+        if reads && target.name.is_none() && !query.flag("watch")? {
+            return self.list(&inner, query, headers, Some(alias));
+        }
         let mut warnings = Vec::new();
         let response = match method.as_str() {
             "POST" | "PUT" => {

@@ -6,10 +6,10 @@ use axum::body::Body;
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use berth_api::kinds::Kind;
+use berth_api::kinds::{Alias, Kind};
 use berth_api::selector::{FieldSelector, LabelSelector};
 use berth_api::status::ApiError;
-use berth_api::table;
+use berth_api::table::{self, Include};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, StatusCode};
@@ -152,11 +152,14 @@ impl Api {
     }
 
     /// GET of a collection. Items go out one by one as they are stored, without a copy of the list.
+    ///
+    /// With an alias of the kind, they are shown as its clients see them.
     pub(super) fn list(
         &self,
         target: &Target,
         query: &Query,
         headers: &HeaderMap,
+        alias: Option<&'static Alias>,
     ) -> Result<Response, ApiError> {
         let kind = target.kind;
         let form = respond::form(headers, query)?;
@@ -194,13 +197,20 @@ impl Api {
         Ok(respond::text(
             StatusCode::OK,
             "application/json",
-            encode(kind, form, &metadata, items),
+            encode(kind, alias, form, &metadata, items),
         ))
     }
 }
 
 /// The body of a list, made while it is sent.
-fn encode(kind: &'static Kind, form: Form, metadata: &Value, items: Vec<Object>) -> Body {
+fn encode(
+    kind: &'static Kind,
+    alias: Option<&'static Alias>,
+    form: Form,
+    metadata: &Value,
+    items: Vec<Object>,
+) -> Body {
+    let shown = alias.map_or(kind, |alias| alias.kind);
     let (head, tail) = match form {
         Form::Table(_) => open_list(table::header(kind, metadata), "rows"),
         Form::Partial => open_list(
@@ -208,7 +218,7 @@ fn encode(kind: &'static Kind, form: Form, metadata: &Value, items: Vec<Object>)
             "items",
         ),
         Form::Object => open_list(
-            json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(), "metadata": metadata}),
+            json!({"kind": format!("{}List", shown.kind), "apiVersion": shown.api_version(), "metadata": metadata}),
             "items",
         ),
     };
@@ -216,9 +226,19 @@ fn encode(kind: &'static Kind, form: Form, metadata: &Value, items: Vec<Object>)
     let rows = items.into_iter().enumerate().flat_map(move |(at, object)| {
         let comma = (at > 0).then(|| Bytes::from_static(b","));
         let text = match form {
-            Form::Object => Bytes::from_owner(Text(object)),
+            Form::Object => match alias {
+                None => Bytes::from_owner(Text(object)),
+                Some(alias) => Bytes::from((alias.from_stored)(object.value()).to_string()),
+            },
             Form::Partial => Bytes::from(table::partial(&object.value()).to_string()),
-            Form::Table(include) => Bytes::from(table::row(kind, &object.value(), include, now).to_string()),
+            Form::Table(include) => {
+                let value = object.value();
+                let mut row = table::row(kind, &value, include, now);
+                if let (Some(alias), Include::Object) = (alias, include) {
+                    row["object"] = (alias.from_stored)(value);
+                }
+                Bytes::from(row.to_string())
+            }
         };
         comma.into_iter().chain([text])
     });

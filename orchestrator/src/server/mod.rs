@@ -63,6 +63,7 @@ pub use bootstrap::{BootstrapError, bootstrap};
 pub use images::router as image_router;
 pub use services::Allocator;
 pub use tls::{ListenError, acceptor, listen, serve};
+pub use watch::Told;
 
 /// Turns true when berthd is to stop.
 pub type Shutdown = tokio::sync::watch::Receiver<bool>;
@@ -89,6 +90,8 @@ pub struct Api {
     pub tokens: Arc<Tokens>,
     /// Turns true when berthd is to stop.
     pub shutdown: Shutdown,
+    /// What watches share.
+    pub told: Arc<Told>,
 }
 
 /// The API as a service: authorization around the object paths, and around `extra`.
@@ -161,7 +164,7 @@ impl Api {
                 self.get(target, query, headers)
             }
             ("GET" | "HEAD", false, None) if query.flag("watch")? => self.watch(target, query, headers),
-            ("GET" | "HEAD", false, None) => self.list(target, query, headers),
+            ("GET" | "HEAD", false, None) => self.list(target, query, headers, None),
             ("GET", true, Some("log")) => self.log(target, query),
             ("POST", false, None) => {
                 if target.kind.namespaced && target.namespace.is_none() {

@@ -4,6 +4,8 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -16,7 +18,7 @@ use futures_util::stream;
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::list::{Filter, Text};
 use super::request::{Query, Target};
@@ -26,6 +28,8 @@ use crate::store::{Event, EventKind, Object, Watch, WatchError};
 
 /// Time between two bookmarks.
 const BOOKMARK: Duration = Duration::from_mins(1);
+/// How long before its end a watch gets its last one, so that its client goes on from there.
+const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 /// Shortest time a watch is held if the client does not say; up to twice this, so that many watches
 /// do not end at once.
 const HELD: Duration = Duration::from_mins(30);
@@ -40,12 +44,38 @@ struct Stream {
     bookmarks: bool,
     next_bookmark: Instant,
     end: Instant,
+    /// Set to the next of these two; kept, because events are many and they are few.
+    timer: Pin<Box<Sleep>>,
     ended: bool,
     shutdown: Shutdown,
+    told: Arc<Told>,
 }
 
+/// The line that was told last: a thousand watchers tell the same one after the other.
+#[derive(Default)]
+pub struct Told(Mutex<Option<(u64, Verb, Bytes)>>);
+
+impl Told {
+    /// The line of an event.
+    fn line(&self, verb: Verb, object: &Object) -> Bytes {
+        let version = object.resource_version();
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((told, by, line)) if *told == version && *by == verb => line.clone(),
+            _ => {
+                let line = Bytes::from([verb.opening(), object.json().as_bytes(), CLOSING].concat());
+                *last = Some((version, verb, line.clone()));
+                line
+            }
+        }
+    }
+}
+
+/// The end of a line.
+const CLOSING: &[u8] = b"}\n";
+
 /// What a line tells.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Verb {
     Added,
     Modified,
@@ -70,7 +100,7 @@ impl Verb {
 /// What a waiting stream woke up for.
 enum Step {
     Event(Result<Event, WatchError>),
-    Bookmark,
+    Time,
     End,
 }
 
@@ -118,6 +148,8 @@ impl Api {
             .store
             .watch(kind, namespace, from)
             .map_err(|e| watch_error(e, from))?;
+        let now = Instant::now();
+        let (next_bookmark, end) = (next_bookmark(now, now + held), now + held);
         let mut stream = Stream {
             kind,
             form,
@@ -125,10 +157,16 @@ impl Api {
             watch,
             ready: VecDeque::new(),
             bookmarks,
-            next_bookmark: Instant::now() + BOOKMARK,
-            end: Instant::now() + held,
+            next_bookmark,
+            end,
+            timer: Box::pin(tokio::time::sleep_until(if bookmarks {
+                next_bookmark.min(end)
+            } else {
+                end
+            })),
             ended: false,
             shutdown: self.shutdown.clone(),
+            told: Arc::clone(&self.told),
         };
         stream.begin(&state, initial && bookmarks);
         let lines = stream::unfold(stream, |mut stream| async move {
@@ -160,6 +198,13 @@ fn check_initial(query: &Query, initial: bool) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// In a while, or just before the end.
+fn next_bookmark(now: Instant, end: Instant) -> Instant {
+    let last = end - LAST_BOOKMARK;
+    let next = now + BOOKMARK;
+    if now < last { next.min(last) } else { next }
+}
+
 fn watch_error(error: WatchError, from: u64) -> ApiError {
     match error {
         WatchError::Expired => ApiError::expired(format!("too old resource version: {from}")),
@@ -170,7 +215,7 @@ fn watch_error(error: WatchError, from: u64) -> ApiError {
 impl Stream {
     fn begin(&mut self, state: &[Object], mark_end: bool) {
         for object in state {
-            if self.filter.matches_object(object) {
+            if self.filter.matches_object(object) && !self.push_text(Verb::Added, object) {
                 self.push(Verb::Added, object);
             }
         }
@@ -179,15 +224,23 @@ impl Stream {
         }
     }
 
-    /// Tells of an object. As it is, it goes out as the text that the store holds: a thousand
-    /// watchers share it.
+    /// Tells of an object of the present state by the text that the store holds, where it is shown as it is.
+    fn push_text(&mut self, verb: Verb, object: &Object) -> bool {
+        if self.form != Form::Object {
+            return false;
+        }
+        self.ready.extend([
+            Bytes::from_static(verb.opening()),
+            Bytes::from_owner(Text(object.clone())),
+            Bytes::from_static(CLOSING),
+        ]);
+        true
+    }
+
+    /// Tells of what happened to an object. As it is, it goes out in a line that all watchers share.
     fn push(&mut self, verb: Verb, object: &Object) {
         if self.form == Form::Object {
-            self.ready.extend([
-                Bytes::from_static(verb.opening()),
-                Bytes::from_owner(Text(object.clone())),
-                Bytes::from_static(b"}\n"),
-            ]);
+            self.ready.push_back(self.told.line(verb, object));
             return;
         }
         let shown = respond::object(self.kind, object.value(), self.form, Timestamp::now());
@@ -197,7 +250,7 @@ impl Stream {
     fn line(&mut self, verb: Verb, object: &Value) {
         let mut line = verb.opening().to_vec();
         line.extend_from_slice(object.to_string().as_bytes());
-        line.extend_from_slice(b"}\n");
+        line.extend_from_slice(CLOSING);
         self.ready.push_back(line.into());
     }
 
@@ -212,17 +265,18 @@ impl Stream {
             }
             let step = tokio::select! {
                 event = self.watch.recv() => Step::Event(event),
-                () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => Step::Bookmark,
-                () = tokio::time::sleep_until(self.end) => Step::End,
+                () = self.timer.as_mut() => Step::Time,
                 _ = self.shutdown.wait_for(|stop| *stop) => Step::End,
             };
             match step {
                 Step::Event(Ok(event)) => self.event(&event),
                 Step::Event(Err(error)) => self.fail(error),
-                Step::Bookmark => {
-                    self.next_bookmark = Instant::now() + BOOKMARK;
+                Step::Time if self.bookmarks && self.next_bookmark < self.end => {
+                    self.next_bookmark = next_bookmark(Instant::now(), self.end);
+                    self.timer.as_mut().reset(self.next_bookmark.min(self.end));
                     self.bookmark(false);
                 }
+                Step::Time => return None,
                 Step::End => return None,
             }
         }

@@ -135,6 +135,7 @@ impl Api {
         }
         let (value, warnings) = body::conform(target.kind, sent, options.validation)?;
         let old = self.store.require(&target.key()?).map_err(store_error)?;
+        check_uid(&value, &old)?;
         let stored = self.change(target, &old, value, &options).await?;
         let shown = respond::object(target.kind, stored, options.form, Timestamp::now());
         Ok(respond::warn(respond::json(StatusCode::OK, &shown), &warnings))
@@ -236,6 +237,22 @@ impl Api {
         }
         let stored = self.store.update_status(&target.key()?, old.uid(), status).await;
         stored.map(|o| o.value()).map_err(store_error)
+    }
+}
+
+/// An object that is put in another one's place says so by its uid.
+fn check_uid(value: &Value, old: &Object) -> Result<(), ApiError> {
+    let uid = value.pointer("/metadata/uid").and_then(Value::as_str);
+    match uid.filter(|uid| !uid.is_empty() && *uid != old.uid()) {
+        None => Ok(()),
+        Some(uid) => Err(ApiError::conflict(
+            old.key().kind,
+            old.name(),
+            &format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                old.uid()
+            ),
+        )),
     }
 }
 

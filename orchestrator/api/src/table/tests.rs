@@ -240,3 +240,111 @@ fn sets_with_a_history() {
         ["a", "daemonset.apps/agent", "4", "5m"]
     );
 }
+
+/// The columns that a Kubernetes server sends for each kind (`pkg/printers/internalversion/printers.go`, and its default
+/// of name and time for those without): those in parentheses only for `-o wide`.
+const COLUMNS: &[(&str, &str)] = &[
+    ("ConfigMap", "Name Data Age"),
+    ("Endpoints", "Name Endpoints Age"),
+    (
+        "Event",
+        "Last_Seen Type Reason Object (Subobject) (Source) Message (First_Seen) (Count) (Name)",
+    ),
+    ("LimitRange", "Name Created_At"),
+    ("Namespace", "Name Status Age"),
+    (
+        "Node",
+        "Name Status Roles Age Version (Internal-IP) (External-IP) (OS-Image) (Kernel-Version) (Container-Runtime)",
+    ),
+    (
+        "PersistentVolumeClaim",
+        "Name Status Volume Capacity Access_Modes StorageClass VolumeAttributesClass Age (VolumeMode)",
+    ),
+    (
+        "PersistentVolume",
+        "Name Capacity Access_Modes Reclaim_Policy Status Claim StorageClass VolumeAttributesClass Reason Age (VolumeMode)",
+    ),
+    (
+        "Pod",
+        "Name Ready Status Restarts Age (IP) (Node) (Nominated_Node) (Readiness_Gates)",
+    ),
+    ("ResourceQuota", "Name Request Limit Age"),
+    ("Secret", "Name Type Data Age"),
+    ("ServiceAccount", "Name Secrets Age"),
+    (
+        "Service",
+        "Name Type Cluster-IP External-IP Port(s) Age (Selector)",
+    ),
+    ("ControllerRevision", "Name Controller Revision Age"),
+    (
+        "DaemonSet",
+        "Name Desired Current Ready Up-to-date Available Node_Selector Age (Containers) (Images) (Selector)",
+    ),
+    (
+        "Deployment",
+        "Name Ready Up-to-date Available Age (Containers) (Images) (Selector)",
+    ),
+    (
+        "ReplicaSet",
+        "Name Desired Current Ready Age (Containers) (Images) (Selector)",
+    ),
+    ("StatefulSet", "Name Ready Age (Containers) (Images)"),
+    (
+        "HorizontalPodAutoscaler",
+        "Name Reference Targets MinPods MaxPods Replicas Age",
+    ),
+    (
+        "CronJob",
+        "Name Schedule Timezone Suspend Active Last_Schedule Age (Containers) (Images) (Selector)",
+    ),
+    (
+        "Job",
+        "Name Status Completions Duration Age (Containers) (Images) (Selector)",
+    ),
+    ("Lease", "Name Holder Age"),
+    ("EndpointSlice", "Name AddressType Ports Endpoints Age"),
+    ("Ingress", "Name Class Hosts Address Ports Age"),
+    ("NetworkPolicy", "Name Pod-Selector Age"),
+    ("RuntimeClass", "Name Handler Age"),
+    (
+        "PodDisruptionBudget",
+        "Name Min_Available Max_Unavailable Allowed_Disruptions Age",
+    ),
+    (
+        "ClusterRoleBinding",
+        "Name Role Age (Users) (Groups) (ServiceAccounts)",
+    ),
+    ("ClusterRole", "Name Created_At"),
+    ("RoleBinding", "Name Role Age (Users) (Groups) (ServiceAccounts)"),
+    ("Role", "Name Created_At"),
+    ("PriorityClass", "Name Value Global-Default Age PreemptionPolicy"),
+    (
+        "StorageClass",
+        "Name Provisioner ReclaimPolicy VolumeBindingMode AllowVolumeExpansion Age",
+    ),
+];
+
+#[test]
+fn every_kind_has_the_columns_that_kubectl_knows() {
+    for kind in kinds::ALL {
+        let shown: Vec<String> = columns(kind)
+            .iter()
+            .map(|column| {
+                let name = column.name.replace(' ', "_");
+                if column.wide { format!("({name})") } else { name }
+            })
+            .collect();
+        let known = COLUMNS.iter().find(|(name, _)| *name == kind.kind);
+        let known = known.unwrap_or_else(|| panic!("{} is not in the list", kind.kind));
+        assert_eq!(shown.join(" "), known.1, "{}", kind.kind);
+        // A row has a cell for each, whatever the object lacks.
+        let empty = json!({"metadata": {"name": "x"}});
+        assert_eq!(
+            cells(kind, &empty, Timestamp::UNIX_EPOCH).len(),
+            shown.len(),
+            "{}",
+            kind.kind
+        );
+    }
+    assert_eq!(COLUMNS.len(), kinds::ALL.len());
+}

@@ -8,7 +8,6 @@ mod status;
 mod verdict;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use berth_api::kinds::{self, Kind};
 use berth_api::selector::LabelSelector;
@@ -18,7 +17,7 @@ use serde_json::{Value, json};
 use super::dependents::{self, Words, random_suffix};
 use super::fields::{is_deleting, name, remove_finalizer, text, uid};
 use super::ownership::controller_of;
-use super::{Again, Controller, is_closing};
+use super::{Again, Controller, is_closing, node};
 use crate::events::{self, ObjectRef, Severity};
 use crate::store::{Deletion, Event, Key, Object, Preconditions, Propagation, Store, StoreError};
 
@@ -28,8 +27,6 @@ pub use pods::{Slot, pod_from_template};
 
 /// Who keeps a Job that names nobody.
 const MANAGER: &str = "kubernetes.io/job-controller";
-/// A node that has not registered itself does so within moments.
-const NODE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Keeps Jobs.
 pub(crate) struct JobController;
@@ -195,13 +192,12 @@ async fn create(store: &Store, about: &ObjectRef, job: &Value, slots: &[Slot]) -
     if is_closing(store, &about.namespace)? {
         return Ok(made);
     }
-    let nodes = store.list(kinds::NODE, None).items;
-    let Some(node) = nodes.first().map(Object::name) else {
-        made.again = Some(NODE_PAUSE);
+    let Some(node) = node::name(store) else {
+        made.again = Some(node::PAUSE);
         return Ok(made);
     };
     for slot in slots {
-        match create_one(store, job, slot, node).await {
+        match create_one(store, job, slot, &node).await {
             Ok(pod) => {
                 made.count += 1;
                 let message = format!("Created pod: {}", pod.name());

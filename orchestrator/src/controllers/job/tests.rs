@@ -1,5 +1,7 @@
 //! Tables of Jobs and pods, and a world of chance in which nothing may be counted twice.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::*;

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::dependents::{self, Words, random_suffix};
 use super::fields::name;
-use super::{Again, Controller, is_closing};
+use super::{Again, Controller, is_closing, node};
 use crate::events::{self, ObjectRef, Severity};
 use crate::store::{Event, Key, Object, Store, StoreError};
 
@@ -24,28 +24,7 @@ pub use status::{Failure, status};
 const BURST: usize = 500;
 
 /// Keeps ReplicaSets.
-pub(crate) struct ReplicaSetController {
-    hostname: String,
-}
-
-impl ReplicaSetController {
-    pub(crate) fn new() -> Self {
-        let hostname = nix::unistd::gethostname()
-            .ok()
-            .and_then(|name| name.into_string().ok());
-        Self {
-            hostname: hostname.unwrap_or_default().to_lowercase(),
-        }
-    }
-
-    /// The one node; before it has registered itself, the name it will have.
-    fn node(&self, store: &Store) -> String {
-        let nodes = store.list(kinds::NODE, None).items;
-        nodes
-            .first()
-            .map_or_else(|| self.hostname.clone(), |node| node.name().to_owned())
-    }
-}
+pub(crate) struct ReplicaSetController;
 
 impl Controller for ReplicaSetController {
     const NAME: &'static str = "replicaset-controller";
@@ -80,11 +59,15 @@ impl Controller for ReplicaSetController {
         let pods = claimed().await?;
         let now = Timestamp::now();
         let wanted = plan(&set, &pods, now);
-        let mut failure = None;
+        let (mut failure, mut again) = (None, None);
         let about = ObjectRef::to(&object);
         if wanted.create > 0 && !is_closing(store, &key.namespace)? {
-            let node = self.node(store);
-            failure = create(store, &about, &set, &node, wanted.create.min(BURST)).await?;
+            match node::name(store) {
+                Some(node) => {
+                    failure = create(store, &about, &set, &node, wanted.create.min(BURST)).await?;
+                }
+                None => again = Some(node::PAUSE),
+            }
         }
         for pod in wanted.delete.iter().take(BURST) {
             dependents::delete(store, &about, pod, &words(pod)).await?;
@@ -97,7 +80,7 @@ impl Controller for ReplicaSetController {
         }
         match failure {
             Some(failure) => Err(failure.error),
-            None => Ok(fresh.again),
+            None => Ok(fresh.again.into_iter().chain(again).min()),
         }
     }
 }

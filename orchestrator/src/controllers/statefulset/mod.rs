@@ -7,8 +7,6 @@ mod identity;
 mod plan;
 mod status;
 
-use std::time::Duration;
-
 use berth_api::kinds::{self, Kind};
 use berth_api::selector::LabelSelector;
 use jiff::Timestamp;
@@ -23,9 +21,6 @@ use crate::store::{Event, Key, Object, Store, StoreError};
 
 pub use plan::{Action, View, plan};
 pub use status::status;
-
-/// A node that has not registered itself does so within moments.
-const NODE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Keeps StatefulSets.
 pub(crate) struct StatefulSetController;
@@ -66,7 +61,7 @@ impl Controller for StatefulSetController {
             return Ok(None);
         };
         let Some(node) = node::find(store) else {
-            return Ok(Some(NODE_PAUSE));
+            return Ok(Some(node::PAUSE));
         };
         let Some(history) = revisions::settle(store, &object, &set, &selector, HASH).await? else {
             return Ok(None);

@@ -1,5 +1,7 @@
 //! Tables of one step, and a world of chance in which no order is broken and no more pods are missing than may be.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::plan::Wanted;
