@@ -57,7 +57,11 @@ fn writer() {
         let mut told = |name: &str, content: &str| {
             notes.write_all(format!("{name} {content}\n").as_bytes()).unwrap();
         };
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "spec": {}});
+        let node = store.create(node).await.unwrap().key().clone();
         for n in 0..OBJECTS {
+            // A heartbeat waits for the next write, and goes with it.
+            store.refresh_status(&node, "", json!({"beat": n})).await.unwrap();
             let name = format!("m{n}");
             let content = format!("{n}-{}", "x".repeat(size));
             store.create(map(&name, &content)).await.unwrap();

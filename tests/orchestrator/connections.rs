@@ -143,11 +143,66 @@ fn silent_and_slow_clients_harm_nobody() {
         .expect("timeout");
     let mut rest = Vec::new();
     let _ = slow.read_to_end(&mut rest);
+    // Nor does one who sends a body byte by byte: he hears that it took too long.
+    let mut slow = idle(&address, &Arc::new(administrator(&node))).expect("a session");
+    let head = "POST /api/v1/namespaces/default/configmaps HTTP/1.1\r\nHost: berth\r\n\
+                Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n";
+    slow.write_all(head.as_bytes()).expect("a head");
+    let (begin, mut answer) = (std::time::Instant::now(), Vec::new());
+    slow.sock
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .expect("timeout");
+    while begin.elapsed() < 2 * PATIENCE && slow.write_all(b" ").and_then(|()| slow.flush()).is_ok() {
+        let mut piece = [0; 4096];
+        match slow.read(&mut piece) {
+            Ok(0) => break,
+            Ok(length) => answer.extend_from_slice(&piece[..length]),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                ) => {}
+            Err(_) => break,
+        }
+        if answer.windows(4).any(|end| end == b"\r\n\r\n") {
+            break;
+        }
+    }
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     node.kubectl(&kubectl, &["get", "nodes"]).ok();
     assert_small(&node);
 }
 
-/// A TLS session without a certificate of its own, in which HTTP/2 was agreed on and nothing is said.
+/// What trusts the node's authority.
+fn roots(node: &Node) -> rustls::RootCertStore {
+    let authority = rustls_pki_types::CertificateDer::from_pem_file(node.data_dir().join("pki/ca.crt"))
+        .expect("the authority");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority).expect("an authority");
+    roots
+}
+
+fn tls(node: &Node) -> rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert> {
+    rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions of TLS")
+        .with_root_certificates(roots(node))
+}
+
+/// The administrator's sessions, in HTTP/1.1.
+fn administrator(node: &Node) -> rustls::ClientConfig {
+    let pki = node.data_dir().join("pki");
+    let certificate = rustls_pki_types::CertificateDer::from_pem_file(pki.join("admin.crt"));
+    let key = rustls_pki_types::PrivateKeyDer::from_pem_file(pki.join("admin.key"));
+    let mut tls = tls(node)
+        .with_client_auth_cert(vec![certificate.expect("a certificate")], key.expect("a key"))
+        .expect("they fit");
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    tls
+}
+
+/// A TLS session without a certificate of its own, in which nothing is said yet.
 fn idle(
     address: &str,
     tls: &Arc<rustls::ClientConfig>,
@@ -173,16 +228,7 @@ fn idle_sessions_give_way() {
     harness::isolate();
     let node = Node::start(NodeOptions::default());
     let address = address(&node);
-    let authority = rustls_pki_types::CertificateDer::from_pem_file(node.data_dir().join("pki/ca.crt"))
-        .expect("the authority");
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(authority).expect("an authority");
-    let mut tls =
-        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("versions of TLS")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+    let mut tls = tls(&node).with_no_client_auth();
     tls.alpn_protocols = vec![b"h2".to_vec()];
     let tls = Arc::new(tls);
     // A watch of the administrator's is open all the time.

@@ -23,9 +23,10 @@ fn written(node: &Node) -> Written {
     let bytes = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
     let mut files = Vec::new();
     look(&node.data_dir(), &mut files);
+    look(&node.path().join("run"), &mut files);
     files.sort();
     assert!(
-        files.iter().any(|(name, ..)| name == "objects.db-wal"),
+        files.iter().any(|(name, ..)| name.ends_with("objects.db-wal")),
         "{files:?}"
     );
     Written {

@@ -391,8 +391,9 @@ fn a_dry_run_stores_nothing() {
     let admin = Person::administrator(&node, None);
     let pods = "/api/v1/namespaces/default/pods";
     let deployments = "/apis/apps/v1/namespaces/default/deployments";
-    let spec =
-        json!({"containers": [{"name": "c", "image": "nowhere/x:1"}], "schedulingGates": [{"name": "x/y"}]});
+    let small = json!({"requests": {"cpu": "2m"}});
+    let container = json!({"name": "c", "image": "nowhere/x:1", "resources": small});
+    let spec = json!({"containers": [container], "schedulingGates": [{"name": "x/y"}]});
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec});
     let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": spec});
     let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},

@@ -327,6 +327,29 @@ fn people_attach_to_the_main_process() {
         world.logs(&["talk"]).matches("you said hello").count(),
         versions.len()
     );
+    // A client without a terminal may attach to a container that has one.
+    world.pod(
+        "screen",
+        json!({"containers": [with("while sleep 0.2; do echo on the screen; done", json!({"tty": true, "stdin": true}))]}),
+    );
+    world.ready("screen");
+    for kubectl in &versions {
+        let mut client = command(&world, kubectl, &["attach", "screen"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start kubectl");
+        let mut line = String::new();
+        let mut output = std::io::BufReader::new(client.stdout.take().expect("piped"));
+        while !line.contains("on the screen") {
+            line.clear();
+            let length = std::io::BufRead::read_line(&mut output, &mut line).expect("listen");
+            assert!(length > 0, "{}: the end", label(kubectl));
+        }
+        client.kill().expect("kill kubectl");
+        client.wait().expect("reap kubectl");
+    }
     world.clean();
 }
 

@@ -181,7 +181,9 @@ fn property(of: Type, field: Field) -> Value {
             out = described(out, &format!("Accepted without effect: {why}."));
         }
         Some(Support::Refused { why, .. }) => out = described(out, &format!("Not supported here: {why}.")),
-        Some(Support::Enforced) | None => {}
+        Some(Support::Enforced) => out = described(out, "Enforced."),
+        // Status is the node's own word.
+        None => {}
     }
     match field.merge() {
         MergeList::ByKey(key) => {

@@ -4,6 +4,7 @@
 //! `labels.Parse`; field selectors know `=`, `==` and `!=` only.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde_json::Value;
 
@@ -113,6 +114,35 @@ impl LabelSelector {
 
     fn matches_with<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
         !self.nothing && self.requirements.iter().all(|r| r.matches(label(&r.key)))
+    }
+}
+
+/// The query form, in the order of keys; nothing at all for a selector that selects nothing.
+impl fmt::Display for LabelSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut sorted: Vec<&Requirement> = self.requirements.iter().collect();
+        sorted.sort_by(|a, b| a.key.cmp(&b.key));
+        for (at, Requirement { key, operator }) in sorted.into_iter().enumerate() {
+            if at > 0 {
+                f.write_str(",")?;
+            }
+            let list = |values: &[String]| {
+                let mut values = values.to_vec();
+                values.sort();
+                values.join(",")
+            };
+            match operator {
+                Operator::In(values) if values.len() == 1 => write!(f, "{key}={}", values[0])?,
+                Operator::In(values) => write!(f, "{key} in ({})", list(values))?,
+                Operator::NotIn(values) if values.len() == 1 => write!(f, "{key}!={}", values[0])?,
+                Operator::NotIn(values) => write!(f, "{key} notin ({})", list(values))?,
+                Operator::Exists => write!(f, "{key}")?,
+                Operator::Absent => write!(f, "!{key}")?,
+                Operator::Greater(number) => write!(f, "{key}>{number}")?,
+                Operator::Less(number) => write!(f, "{key}<{number}")?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -510,6 +540,21 @@ mod tests {
                 .unwrap()
                 .matches(&labels("a=b"))
         );
+    }
+
+    #[test]
+    fn selectors_in_their_query_form() {
+        let object = json!({
+            "matchLabels": {"b": "1"},
+            "matchExpressions": [
+                {"key": "c", "operator": "In", "values": ["z", "y"]}, {"key": "a", "operator": "DoesNotExist"},
+                {"key": "d", "operator": "NotIn", "values": ["1"]}, {"key": "e", "operator": "Exists"},
+            ],
+        });
+        let selector = LabelSelector::from_object(Some(&object)).unwrap();
+        let text = selector.to_string();
+        assert_eq!(text, "!a,b=1,c in (y,z),d!=1,e");
+        assert_eq!(LabelSelector::parse(&text).unwrap().to_string(), text);
     }
 
     #[test]

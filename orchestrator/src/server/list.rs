@@ -138,7 +138,8 @@ impl Api {
         let form = respond::form(headers, query)?;
         let object = self.store.require(&target.key()?).map_err(store_error)?;
         if target.subresource.as_deref() == Some("scale") {
-            return Ok(respond::json(StatusCode::OK, &scale::of(&object.value())));
+            let shown = scale::shown(&object.value(), form, Timestamp::now());
+            return Ok(respond::json(StatusCode::OK, &shown));
         }
         if form == Form::Object {
             return Ok(respond::text(

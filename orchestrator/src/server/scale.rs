@@ -1,8 +1,13 @@
 //! The scale subresource: `autoscaling/v1 Scale` over the replicas of a workload.
 
 use berth_api::kinds::Kind;
+use berth_api::selector::LabelSelector;
 use berth_api::status::{ApiError, Cause};
+use berth_api::table;
+use jiff::Timestamp;
 use serde_json::{Value, json};
+
+use super::respond::Form;
 
 /// The Scale of a workload.
 pub(super) fn of(workload: &Value) -> Value {
@@ -13,14 +18,8 @@ pub(super) fn of(workload: &Value) -> Value {
             .unwrap_or_default()
     };
     let count = |pointer: &str| workload.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
-    let labels = workload
-        .pointer("/spec/selector/matchLabels")
-        .and_then(Value::as_object);
-    let selector: Vec<String> = labels
-        .into_iter()
-        .flatten()
-        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
-        .collect();
+    let selector = LabelSelector::from_object(workload.pointer("/spec/selector"));
+    let selector = selector.map(|selector| selector.to_string()).unwrap_or_default();
     json!({
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
@@ -32,8 +31,18 @@ pub(super) fn of(workload: &Value) -> Value {
             "creationTimestamp": meta("creationTimestamp"),
         },
         "spec": {"replicas": count("/spec/replicas")},
-        "status": {"replicas": count("/status/replicas"), "selector": selector.join(",")},
+        "status": {"replicas": count("/status/replicas"), "selector": selector},
     })
+}
+
+/// The Scale of a workload in the form asked for.
+pub(super) fn shown(workload: &Value, form: Form, now: Timestamp) -> Value {
+    let scale = of(workload);
+    match form {
+        Form::Object => scale,
+        Form::Partial => table::partial(&scale),
+        Form::Table(include) => table::scale(&scale, include, now),
+    }
 }
 
 /// The workload with the replicas of a Scale, and its resourceVersion if it names one.

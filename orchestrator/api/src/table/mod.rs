@@ -141,7 +141,11 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
 
 /// A table without rows; `metadata` is the list's.
 pub fn header(kind: &Kind, metadata: &Value) -> Value {
-    let definitions: Vec<Value> = columns(kind)
+    framed(columns(kind), metadata)
+}
+
+fn framed(columns: &[Column], metadata: &Value) -> Value {
+    let definitions: Vec<Value> = columns
         .iter()
         .map(|c| {
             json!({
@@ -164,13 +168,37 @@ pub fn header(kind: &Kind, metadata: &Value) -> Value {
 
 /// The row of an object.
 pub fn row(kind: &Kind, object: &Value, include: Include, now: Timestamp) -> Value {
-    let mut row = json!({"cells": cells(kind, object, now)});
+    with_object(cells(kind, object, now), object, include)
+}
+
+fn with_object(cells: Vec<Value>, object: &Value, include: Include) -> Value {
+    let mut row = json!({ "cells": cells });
     match include {
         Include::None => {}
         Include::Metadata => row["object"] = partial(object),
         Include::Object => row["object"] = object.clone(),
     }
     row
+}
+
+/// The table of a Scale: it is no kind of its own.
+pub fn scale(scale: &Value, include: Include, now: Timestamp) -> Value {
+    const COLUMNS: &[Column] = &[
+        column("Name"),
+        number("Desired"),
+        number("Available"),
+        column("Age"),
+    ];
+    let version = scale.pointer("/metadata/resourceVersion").cloned();
+    let mut out = framed(COLUMNS, &json!({"resourceVersion": version.unwrap_or_default()}));
+    let cells = [
+        name(scale),
+        json!(count(scale, "/spec/replicas")),
+        json!(count(scale, "/status/replicas")),
+        age(scale, now),
+    ];
+    out["rows"] = json!([with_object(cells.to_vec(), scale, include)]);
+    out
 }
 
 /// An object reduced to its metadata.

@@ -147,15 +147,15 @@ impl Api {
                     "container {name} has no stdin to attach to: set stdin: true in the pod"
                 )));
             }
-            if tty != has("tty") {
-                return Err(ApiError::bad_request(format!(
-                    "tty={tty} does not fit container {name}: its tty is {}",
-                    has("tty")
-                )));
-            }
+            // The container was started with a terminal or without one, whatever the client asks for, as kubelet has it.
+            let terminal = has("tty");
             Call::Attach(Attach {
                 container: id,
-                wanted,
+                wanted: Streams {
+                    stderr: wanted.stderr && !terminal,
+                    terminal,
+                    ..wanted
+                },
             })
         };
         let resize = tty.then_some("resize");
