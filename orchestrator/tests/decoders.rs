@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test says what failed by panicking
 
 #[path = "../../tests/fuzz/requests.rs"]
+#[allow(clippy::expect_used)] // as here
 mod requests;
 
 use std::path::{Path, PathBuf};

@@ -276,8 +276,7 @@ impl Stream {
                     self.timer.as_mut().reset(self.next_bookmark.min(self.end));
                     self.bookmark(false);
                 }
-                Step::Time => return None,
-                Step::End => return None,
+                Step::Time | Step::End => return None,
             }
         }
     }

@@ -243,7 +243,7 @@ impl Group<'_> {
             Operation::Update { key, value } => self.update(&key, value),
             Operation::UpdateStatus { key, uid, status } => self.update_status(&key, &uid, status),
             Operation::Refresh { key, uid, status } => self.refresh(&key, &uid, status),
-            Operation::Expire { object } => self.expire(object),
+            Operation::Expire { object } => self.expire(&object),
             Operation::Bind { key, uid, node } => self.bind(&key, &uid, &node),
             Operation::Delete { key, preconditions } => self.delete(&key, &preconditions),
             Operation::BeginDelete { key, deletion } => self.begin_delete(&key, &deletion),
@@ -359,7 +359,7 @@ impl Group<'_> {
     }
 
     /// Removes an object for its age, if it has not changed; on disk with the next commit.
-    fn expire(&mut self, object: Object) -> Outcome {
+    fn expire(&mut self, object: &Object) -> Outcome {
         let old = self.existing(object.key())?;
         let value = old.value();
         if old.resource_version() != object.resource_version() || prepare::is_held(&value) {

@@ -168,10 +168,10 @@ fn framed(columns: &[Column], metadata: &Value) -> Value {
 
 /// The row of an object.
 pub fn row(kind: &Kind, object: &Value, include: Include, now: Timestamp) -> Value {
-    with_object(cells(kind, object, now), object, include)
+    with_object(&cells(kind, object, now), object, include)
 }
 
-fn with_object(cells: Vec<Value>, object: &Value, include: Include) -> Value {
+fn with_object(cells: &[Value], object: &Value, include: Include) -> Value {
     let mut row = json!({ "cells": cells });
     match include {
         Include::None => {}
@@ -197,7 +197,7 @@ pub fn scale(scale: &Value, include: Include, now: Timestamp) -> Value {
         json!(count(scale, "/status/replicas")),
         age(scale, now),
     ];
-    out["rows"] = json!([with_object(cells.to_vec(), scale, include)]);
+    out["rows"] = json!([with_object(&cells, scale, include)]);
     out
 }
 
