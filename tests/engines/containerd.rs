@@ -123,31 +123,36 @@ fn every_snapshotter_of_the_daemon_serves_both_shims(release: &Release) {
 const CHECKPOINT: &str = r#"
 count() { ctr tasks exec --exec-id $RANDOM $1 /bin/cat /count; }
 beyond() { local now; now=$(count $1) && [ "$now" -gt $2 ]; }
+gone() {
+    ctr tasks kill --signal 9 $1
+    wait_until eval "ctr tasks ls | grep '^$1 .*STOPPED'" >/dev/null
+    ctr tasks rm $1 2>&1 | grep -o 'exit code 137'
+    ctr containers rm $1
+}
+start() { ctr run $run --detach "$@" /bin/sh -c 'n=0; while :; do n=$((n+1)); echo $n >/count.new; mv /count.new /count; sleep 0.1; done'; }
 command ctr --address $LAB/c.sock --namespace $LAB_NAME events >events 2>/dev/null & listener=$!
 wait_until eval 'ctr namespaces label $LAB_NAME x=$(date +%N); grep -q namespaces events'
-ctr run $run --detach localhost/busybox:1 $LAB_NAME-one /bin/sh -c \
-    'n=0; while :; do n=$((n+1)); echo $n >/count.new; mv /count.new /count; sleep 0.1; done'
+start localhost/busybox:1 $LAB_NAME-one
 wait_until beyond $LAB_NAME-one 3
-ctr tasks checkpoint $LAB_NAME-one >/dev/null; echo "task: $?"
-ctr tasks ls | grep -o RUNNING
-wait_until beyond $LAB_NAME-one $(count $LAB_NAME-one) && echo "counts on"
-ctr containers checkpoint --image --rw --task $LAB_NAME-one localhost/kept:1 >/dev/null; echo "container: $?"
+# The task alone. (Of another container: to keep the same configuration twice is an error for containerd.)
+start --env NUMBER=three localhost/busybox:1 $LAB_NAME-three
+wait_until beyond $LAB_NAME-three 1
+ctr tasks checkpoint $LAB_NAME-three >/dev/null; echo "task: $?"
+kept=$(count $LAB_NAME-three)
+wait_until beyond $LAB_NAME-three $kept && echo "counts on"
+gone $LAB_NAME-three
+# With everything that restore needs.
+ctr containers checkpoint --image --rw --task $LAB_NAME-one localhost/kept:1; echo "container: $?"
 kept=$(count $LAB_NAME-one)
-ctr tasks kill --signal 9 $LAB_NAME-one
-wait_until eval 'ctr tasks ls | grep -q STOPPED'
-ctr tasks rm $LAB_NAME-one >/dev/null 2>&1
-ctr containers rm $LAB_NAME-one
-ctr containers restore --rw --live $LAB_NAME-two localhost/kept:1; echo "restored: $?"
-ctr tasks ls | grep -o RUNNING
-wait_until beyond $LAB_NAME-two $((kept + 2)) && echo "went on"
+gone $LAB_NAME-one
+ctr containers restore --rw --live $LAB_NAME-two localhost/kept:1 || exit 1
+wait_until beyond $LAB_NAME-two $((kept + 1)) && echo "went on"
 ctr tasks exec --exec-id e $LAB_NAME-two /bin/sh -c 'exit 4'; echo "exec: $?"
-ctr tasks kill --signal 9 $LAB_NAME-two
-wait_until eval 'ctr tasks ls | grep -q STOPPED'
-ctr tasks rm $LAB_NAME-two 2>&1 | grep -o 'exit code 137'
-ctr containers rm $LAB_NAME-two
-ctr images rm localhost/kept:1 >/dev/null
+gone $LAB_NAME-two
 kill $listener
-grep -c /tasks/checkpointed events
+grep -c /tasks/checkpointed events || :
+# containerd leaves what it has unpacked for the restore.
+rm -rf tmp/ctrd-checkpoint*
 "#;
 
 fn a_container_is_checkpointed_and_restored(release: &Release) {
@@ -170,11 +175,23 @@ fn a_container_is_checkpointed_and_restored(release: &Release) {
         let containerd = release.start();
         import(&containerd);
         let text = containerd.sh(&format!("run=\"{run}\"\n{CHECKPOINT}")).ok();
-        assert_eq!(
-            text,
-            "task: 0\nRUNNING\ncounts on\ncontainer: 0\nrestored: 0\nRUNNING\nwent on\nexec: 4\nexit code 137\n2\n",
-            "with {run}"
-        );
+        let lines: Vec<&str> = text.lines().collect();
+        let (events, lines) = lines.split_last().expect("lines");
+        let expected = [
+            "task: 0",
+            "counts on",
+            "exit code 137",
+            "container: 0",
+            "exit code 137",
+            "went on",
+            "exec: 4",
+            "exit code 137",
+        ];
+        assert_eq!(lines, expected, "with {run}");
+        // containerd's own shim of version 1 does not tell of it.
+        if run.contains("berth.v2") {
+            assert_eq!(*events, "2", "events of checkpoints");
+        }
         containerd.assert_nothing_left();
     }
 }

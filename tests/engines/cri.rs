@@ -65,7 +65,9 @@ X
     let mut text = run(&containerd, "first").ok();
     containerd.kill();
     containerd.start();
-    text += &run(&containerd, "second").stdout;
+    let second = run(&containerd, "second");
+    assert_eq!(second.stderr, "", "{text}{}", second.stdout);
+    text += &second.stdout;
     containerd
         .lab
         .sh("wait_until eval '! pgrep -f [c]ontainerd-shim- >/dev/null'")
@@ -88,7 +90,8 @@ fn a_pod_lives_through_cri_as_with_containerds_own_shim(release: &Release) {
     assert_eq!(
         theirs,
         "states 1 1\nexec out|err|3\nstream streamed 4\nlog ['stderr F to the log too', 'stdout F to the log']\nstats True\n\
-         update 67108864 100663296\nforward 80 page\n1\nfound 1 0\nexec again||0\nended 9\nstopped (2, 143)\npods 0\n0\n"
+         update 67108864 100663296\nforward 80 page\n\
+         terminal ['/dev/pts/0', 'there and back'] 5\nreopened True\n1\nfound 1 0\nexec again||0\nattached last words\nended 9\nstopped (2, 143)\npods 0\n0\n"
     );
     // The handler that pods of the example's RuntimeClass get.
     let class = repository_root().join("examples/kubernetes/runtimeclass.yaml");
