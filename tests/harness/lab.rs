@@ -30,6 +30,15 @@ trap : TERM
 while :; do sleep 3600 & wait $!; done
 "#;
 
+/// The same where the host's processes, network and /run are to be seen: systemd's.
+const INIT_WITH_SYSTEMD: &str = r#"
+set -e
+mount --make-rprivate /
+touch "$1/ready"
+trap : TERM
+while :; do sleep 3600 & wait $!; done
+"#;
+
 /// For every command in a lab.
 const PRELUDE: &str = r#"
 cd "$LAB"
@@ -45,6 +54,24 @@ impl Lab {
     /// A fresh lab. Its directory has a busybox root at `rootfs` and Berth's runtime and shim in `bin`, which is first on
     /// PATH.
     pub fn new() -> Self {
+        let namespaces = [
+            "--mount",
+            "--pid",
+            "--net",
+            "--fork",
+            "--mount-proc",
+            "--kill-child",
+        ];
+        Self::start(&namespaces, INIT)
+    }
+
+    /// A lab with mounts of its own and nothing else, for what works with the host's systemd: it knows processes by the
+    /// numbers of the host.
+    pub fn with_systemd() -> Self {
+        Self::start(&["--mount", "--fork", "--kill-child"], INIT_WITH_SYSTEMD)
+    }
+
+    fn start(namespaces: &[&str], init: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let dir = TempDir::with_prefix("berth-lab-").expect("temporary directory");
         let path = dir.path();
@@ -56,15 +83,8 @@ impl Lab {
             std::os::unix::fs::symlink(bin(program), path.join("bin").join(program)).expect("link");
         }
         let outer = Command::new("unshare")
-            .args([
-                "--mount",
-                "--pid",
-                "--net",
-                "--fork",
-                "--mount-proc",
-                "--kill-child",
-            ])
-            .args(["bash", "-c", INIT, "lab"])
+            .args(namespaces)
+            .args(["bash", "-c", init, "lab"])
             .arg(path)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -440,3 +440,30 @@ fn a_directory_without_record_is_removed_by_force() {
     runtime.call(&["delete", "--force", &id]).ok();
     assert!(!runtime.root().join(&id).exists());
 }
+
+/// As Go's programs take them; containerd's own shim calls `restore -no-subreaper`.
+#[test]
+fn long_options_may_have_one_dash() {
+    need_root!();
+    for runtime in Runtime::all() {
+        let mut bundle = sleeper();
+        let container = runtime.container(&mut bundle);
+        container.create();
+        let list = run(&mut runtime.command(&["list", "-quiet"])).ok();
+        assert_eq!(list.trim(), container.id, "{}", runtime.name);
+        container.verb("start", &[]).ok();
+        let exec = run(&mut runtime.command(&[
+            "exec",
+            "-cwd",
+            "/tmp",
+            "-env",
+            "A=-user",
+            &container.id,
+            "sh",
+            "-c",
+            "pwd; echo $A",
+        ]));
+        assert_eq!(exec.ok(), "/tmp\n-user\n", "{}", runtime.name);
+        container.verb("delete", &["-force"]).ok();
+    }
+}

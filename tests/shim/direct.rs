@@ -21,7 +21,11 @@ pub struct Direct {
 impl Direct {
     /// Starts a shim in a lab for the bundle `one`, whose process is `args`.
     pub fn new(args: &[&str]) -> Self {
-        let lab = Lab::new();
+        Self::in_lab(Lab::new(), args)
+    }
+
+    /// The same in this lab.
+    pub fn in_lab(lab: Lab, args: &[&str]) -> Self {
         let bundle = lab.path().join("bundles/one");
         std::fs::create_dir_all(&bundle).expect("create the bundle");
         let mut prepared = Bundle::new(args);

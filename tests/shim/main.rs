@@ -9,4 +9,5 @@ mod options;
 mod pods;
 mod protocol;
 mod streams;
+mod systemd;
 mod terminal;

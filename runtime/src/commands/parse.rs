@@ -12,10 +12,65 @@ use super::{Cli, GlobalArgs, create, delete, exec, kill, run, start, state};
 ///
 /// What is wrong with them, or a text that was asked for, such as that of `--help`.
 pub(super) fn command_line(arguments: &[OsString]) -> Result<Cli, clap::Error> {
+    let rewritten = with_two_dashes(arguments);
+    let arguments = rewritten.as_deref().unwrap_or(arguments);
     if let Some(cli) = parse_one(arguments) {
         return Ok(cli);
     }
     Cli::try_parse_from(arguments).or_else(|error| parse_with_values(arguments).ok_or(error))
+}
+
+/// The command line with a second dash for long options that have one, as Go's programs take them: go-runc, and so
+/// containerd's own shim, calls `restore -no-subreaper`. `None` where there are none, up to the first operand of the verb,
+/// since what follows may be another program's.
+fn with_two_dashes(arguments: &[OsString]) -> Option<Vec<OsString>> {
+    let may_be = |argument: &OsString| {
+        matches!(
+            argument.as_encoded_bytes(),
+            [b'-', b'a'..=b'z', b'a'..=b'z' | b'-', ..]
+        )
+    };
+    if !arguments.iter().any(may_be) {
+        return None;
+    }
+    let definition = Cli::command();
+    let mut command = &definition;
+    let mut words = arguments.to_vec();
+    let mut changed = false;
+    let mut at = 1;
+    while let Some(word) = words.get(at).and_then(|word| word.to_str()).map(str::to_owned) {
+        at += 1;
+        if word == "--" {
+            break;
+        }
+        let Some(dashed) = word.strip_prefix('-') else {
+            let Some(verb) = command.find_subcommand(&word) else {
+                break;
+            };
+            command = verb;
+            continue;
+        };
+        let long = dashed.strip_prefix('-');
+        let (name, value) = match long.unwrap_or(dashed).split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (long.unwrap_or(dashed), None),
+        };
+        let is_named = |option: &&Arg| {
+            option.get_long() == Some(name) || option.get_short().is_some_and(|c| name == c.to_string())
+        };
+        // Whatever is not known here is told as wrong where the whole is parsed.
+        let Some(option) = command.get_arguments().find(is_named) else {
+            continue;
+        };
+        if long.is_none() && name.len() > 1 {
+            words[at - 1] = format!("-{word}").into();
+            changed = true;
+        }
+        if value.is_none() && option.get_action().takes_values() {
+            at += 1;
+        }
+    }
+    changed.then_some(words)
 }
 
 /// Parses the command line with the one verb that is named in it, for those that engines call all the time: to set up
@@ -147,6 +202,38 @@ mod tests {
         assert_eq!(is_forced("berth delete --force=perhaps c"), None);
         assert!(parse("berth --debug=true delete c").is_ok_and(|cli| cli.global.debug));
         assert!(parse("berth --debug=false list --quiet=true").is_ok_and(|cli| !cli.global.debug));
+    }
+
+    #[test]
+    fn long_options_may_have_one_dash() {
+        for (one, two) in [
+            (
+                "-root /r restore -no-subreaper -detach -bundle /b c",
+                "--root /r restore --no-subreaper --detach --bundle /b c",
+            ),
+            (
+                "exec -cap CAP_KILL -env A=-user -user 1:2 -pid-file=/p c ls -all -user",
+                "exec --cap CAP_KILL --env A=-user --user 1:2 --pid-file=/p c ls -all -user",
+            ),
+            (
+                "-root log -log root list -quiet",
+                "--root log --log root list --quiet",
+            ),
+            ("delete -force=false c", "delete --force=false c"),
+        ] {
+            let parsed = |line: &str| format!("{:?}", parse(&format!("berth {line}")).unwrap());
+            assert_eq!(parsed(one), parsed(two), "{one}");
+        }
+        for left_alone in [
+            "exec -td c ls -all",
+            "kill -a c -kill",
+            "exec c -root",
+            "list -- -quiet",
+        ] {
+            let words: Vec<OsString> = format!("berth {left_alone}").split(' ').map(Into::into).collect();
+            assert_eq!(with_two_dashes(&words), None, "{left_alone}");
+        }
+        assert!(parse("berth delete -forced c").is_err());
     }
 
     #[test]
