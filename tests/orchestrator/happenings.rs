@@ -1,7 +1,7 @@
 //! Events by both of their groups: events.k8s.io/v1 and core/v1.
 
 use crate::person::{Person, start};
-use crate::pods::PATIENCE;
+use crate::world::PATIENCE;
 use harness::{kubectl, need_program, need_root, skip, wait_for};
 use serde_json::{Value, json};
 

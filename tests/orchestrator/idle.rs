@@ -1,7 +1,7 @@
 //! What a node does while nothing happens: no write to disk, whatever runs on it.
 
-use crate::jobs::bench;
-use crate::pods::{PATIENCE, WAIT, with};
+use crate::bench::bench;
+use crate::world::{PATIENCE, WAIT, with};
 use harness::{Node, wait_for};
 use serde_json::{Value, json};
 use std::path::Path;

@@ -41,7 +41,7 @@ mod scheduling;
 mod services;
 mod statefulsets;
 mod streams;
-mod unified;
 mod taints;
+mod unified;
 mod volumes;
 mod world;

@@ -401,7 +401,7 @@ fn a_dry_run_stores_nothing() {
     made(&admin, MAPS, &map("a", "1"));
     made(&admin, pods, &pod);
     made(&admin, deployments, &deployment);
-    harness::wait_for("the deployment to be observed", crate::pods::PATIENCE, || {
+    harness::wait_for("the deployment to be observed", crate::world::PATIENCE, || {
         let seen = admin.send("GET", &format!("{deployments}/d"), &[], "").json();
         if seen["status"]["observedGeneration"] == 1 && seen["status"]["conditions"].is_array() {
             Ok(())
@@ -410,7 +410,7 @@ fn a_dry_run_stores_nothing() {
         }
     });
     // The pod's own status, that it is held back, is written in its own time.
-    harness::wait_for("the pod's condition", crate::pods::PATIENCE, || {
+    harness::wait_for("the pod's condition", crate::world::PATIENCE, || {
         let seen = admin.send("GET", &format!("{pods}/p"), &[], "").json();
         if seen["status"]["conditions"].is_array() {
             Ok(())

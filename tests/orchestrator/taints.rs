@@ -1,7 +1,7 @@
 //! Taints that users put on the node, and what of it a cordon is.
 
-use crate::jobs::{Bench, bench};
-use crate::pods::{PATIENCE, WAIT, script};
+use crate::bench::{Bench, bench};
+use crate::world::{PATIENCE, WAIT, script};
 use harness::wait_for;
 use serde_json::{Value, json};
 

@@ -10,8 +10,15 @@ use serde_json::json;
 use super::{Berth, loaded, read, show, sleeper, systemd_runs};
 use crate::driver::unique;
 
+/// Options, a property of the unit and a file of the cgroup, each with its value.
+type Change = (
+    &'static [&'static str],
+    (&'static str, &'static str),
+    (&'static str, &'static str),
+);
+
 /// Options of `update`, the property of the unit that they change, and the file.
-const CHANGES: [(&[&str], (&str, &str), (&str, &str)); 12] = [
+const CHANGES: [Change; 12] = [
     (
         &["--memory", "72m"],
         ("MemoryMax", "75497472"),
