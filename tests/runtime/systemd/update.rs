@@ -47,8 +47,8 @@ const CHANGES: [Change; 12] = [
     ),
     (
         &["--cpu-share", "2048"],
-        ("CPUWeight", "154"),
-        ("cpu.weight", "154"),
+        ("CPUWeight", "174"),
+        ("cpu.weight", "174"),
     ),
     (
         &["--cpu-burst", "10000"],
