@@ -252,16 +252,20 @@ impl Cgroup {
             .iter()
             .map(|(dir, writes)| (*dir, write::former(dir, writes)))
             .collect();
-        if let Some(unit) = &self.unit {
-            self.tell_unit(unit, resources)?;
-        }
-        let written = wanted
-            .iter()
-            .try_for_each(|(dir, writes)| write::apply(dir, writes))
-            .and_then(|()| match resources.devices() {
+        let write = || {
+            let mut files = wanted.iter();
+            files.try_for_each(|(dir, writes)| write::apply(dir, writes))?;
+            match resources.devices() {
                 Some(rules) => self.restrict(rules, false),
                 None => Ok(()),
-            });
+            }
+        };
+        // systemd is told when the kernel has taken all of it, as what it was told would stay. It then writes what it has
+        // understood, in whole percents of CPU; the files get their own values again.
+        let written = write().and_then(|()| match &self.unit {
+            Some(unit) => self.tell_unit(unit, resources).and_then(|()| write()),
+            None => Ok(()),
+        });
         if let Err(error) = written {
             for (dir, writes) in before.iter().rev() {
                 // Best effort: the error that led here is the one to tell.
