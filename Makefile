@@ -90,6 +90,11 @@ bench-api: ## Time requests, watches and lists of the API server with 1,000 pods
 	@$(MAKE) --no-print-directory build
 	@tests/bench/api.py $(TARGET)/berth/bin
 
+bench-shim: ## Compare containerd's `ctr run` and the memory of its shims, with Berth's shim and its own
+	@tests/deps bench
+	@$(MAKE) --no-print-directory build
+	@tests/bench/shim.py $(TARGET)/berth/bin
+
 bench-services: ## Compare the way to a pod by its Service with the way straight there, with 1 and 1,000 Services
 	@tests/deps bench
 	@$(MAKE) --no-print-directory build
@@ -133,4 +138,4 @@ clean: ## Remove everything that was built
 	cargo clean
 	rm -rf .demo
 
-.PHONY: help deps deps-build build build-berth build-shim documents lint test test-engines test-unit test-faults test-vm demo up down bench bench-ab bench-cni bench-api bench-services bench-image install uninstall clean
+.PHONY: help deps deps-build build build-berth build-shim documents lint test test-engines test-unit test-faults test-vm demo up down bench bench-ab bench-cni bench-api bench-shim bench-services bench-image install uninstall clean
