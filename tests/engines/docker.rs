@@ -56,7 +56,7 @@ done
             .ok();
         let _ = self.daemon.wait();
         self.lab
-            .sh("wait_until eval '! pgrep -f [c]ontainerd >/dev/null'")
+            .sh("wait_until eval '! pgrep -f [c]ontainerd >/dev/null' || { ps -ef; exit 1; }")
             .ok();
         assert_eq!(self.lab.processes(), Vec::<String>::new(), "processes are left");
         let ours: Vec<String> = self
@@ -141,6 +141,28 @@ const ROWS: &[Row] = &[
     ),
     ("--mount type=tmpfs,dst=/t,tmpfs-size=65536", PROBE),
     ("--oom-score-adj 300", PROBE),
+    ("--cpu-period 50000 --cpu-quota 20000", PROBE),
+    ("--memory-swappiness 10 --oom-kill-disable --memory 64m", PROBE),
+    ("--device-read-bps /dev/loop0:1mb --blkio-weight 0", PROBE),
+    ("--device-cgroup-rule 'c 10:229 rm' --group-add audio", PROBE),
+    ("--ulimit nproc=50 --ulimit memlock=65536", PROBE),
+    ("--ipc private --shm-size 2m --tmpfs /run:rw,nosuid", PROBE),
+    (
+        "--stop-signal USR1 --label a=b --log-driver none",
+        "sh -c 'exit 3'",
+    ),
+    (
+        "--dns 9.9.9.9 --dns-search example --domainname example",
+        "sh -c 'grep -v ^# /etc/resolv.conf; cat /proc/sys/kernel/domainname'",
+    ),
+    (
+        "--mac-address 02:42:ac:11:00:77",
+        "sh -c 'cat /sys/class/net/eth0/address'",
+    ),
+    (
+        "--security-opt label=disable --security-opt apparmor=unconfined",
+        PROBE,
+    ),
     ("-t", "sh -c 'tty; test -t 1 && echo terminal'"),
     ("", "sh -c 'exit 42'"),
     ("", "sh -c 'kill -9 $$'"),
@@ -194,6 +216,29 @@ docker rm -f web >/dev/null
 docker run -d --name again --restart on-failure:2 busybox sh -c 'exit 3' >/dev/null
 wait_until eval '[ "$(docker inspect -f "{{.RestartCount}} {{.State.Status}}" again)" = "2 exited" ]'; code again
 docker rm again >/dev/null
+for policy in always unless-stopped; do
+    docker run -d --name again --restart $policy busybox sh -c 'exit 3' >/dev/null
+    wait_until eval '[ "$(docker inspect -f "{{.RestartCount}}" again)" -ge 2 ]' && echo "restarted: $policy"
+    docker update --restart no again >/dev/null
+    wait_until eval '[ "$(docker inspect -f "{{.State.Status}}" again)" = exited ]'; code again
+    docker rm -f again >/dev/null
+done
+docker run -d --name polite busybox sh -c 'trap "exit 12" TERM; trap "echo reloaded" HUP; echo ready; while :; do sleep 0.05; done' >/dev/null
+wait_until eval 'docker logs polite | grep -q ready'
+docker kill -s HUP polite >/dev/null; wait_until eval 'docker logs polite | grep -q reloaded' && echo "hang-up: seen"
+docker update --cpus 0.5 --pids-limit 44 --cpu-shares 300 polite >/dev/null; echo "update: $?"
+docker exec polite sh -c 'cd /sys/fs/cgroup; cat pids/pids.max cpu/cpu.shares cpu/cpu.cfs_quota_us pids.max cpu.weight cpu.max 2>/dev/null'
+docker exec -u 1000:2000 -w /tmp -e A=b polite sh -c 'id; pwd; echo $A'
+docker exec -d polite sh -c 'echo in the background >/background'; wait_until quietly docker exec polite test -s /background && echo "in the background"
+docker stop -t 20 polite >/dev/null; code polite
+docker rm polite >/dev/null
+docker run -d --name sick --health-cmd 'exit 1' --health-interval 100ms --health-retries 2 busybox sleep 1000 >/dev/null
+wait_until eval '[ "$(docker inspect -f "{{.State.Health.Status}}" sick)" = unhealthy ]' && echo unhealthy
+docker rm -f sick >/dev/null
+docker run -d --name first --ipc shareable busybox sleep 1000 >/dev/null
+docker run --rm --pid container:first --ipc container:first --network container:first busybox sh -c 'tr "\0" " " </proc/1/cmdline; ls /sys/class/net | grep -c eth0'
+docker run --rm --volumes-from first --link first:neighbour busybox sh -c 'ping -c 1 -W 5 neighbour' | grep -o '1 packets received'
+docker rm -f first >/dev/null
 docker run -d --name healthy --health-cmd 'test -e /tmp/well' --health-interval 1s busybox sh -c 'touch /tmp/well; exec sleep 1000' >/dev/null
 wait_until eval '[ "$(docker inspect -f "{{.State.Health.Status}}" healthy)" = healthy ]' && echo healthy
 docker rm -f healthy >/dev/null
@@ -229,6 +274,12 @@ fn the_daily_work_with_docker_is_the_same() {
         "paused\nrunning",
         "exited 3",
         "healthy",
+        "unhealthy",
+        "restarted: always",
+        "restarted: unless-stopped",
+        "hang-up: seen",
+        "exited 12",
+        "gid=2000",
         "1 packets received",
         "attach: 5",
         "exited 137, lack of memory: true",

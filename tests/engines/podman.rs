@@ -52,6 +52,38 @@ const ROWS: &[Row] = &[
     ),
     ("--umask 0077 --timeout 60", PROBE),
     ("--no-hosts --oom-score-adj 300", PROBE),
+    ("--memory 64m --memory-reservation 32m --memory-swap 128m", PROBE),
+    ("--cpu-quota 20000 --cpu-period 50000 --cpuset-cpus 0", PROBE),
+    ("--user 1000:2000 --group-add 3000", PROBE),
+    ("--user nobody --workdir /tmp -e A=b", PROBE),
+    ("--tmpfs /scratch:size=1m,mode=1770,noexec", PROBE),
+    ("--security-opt unmask=ALL", PROBE),
+    ("--security-opt mask=/proc/version", PROBE),
+    ("--ulimit nproc=50 --ulimit core=0", PROBE),
+    (
+        "--network host --uts host",
+        "sh -c 'ls /sys/class/net | grep -c lo'",
+    ),
+    (
+        "--pid host --ipc host",
+        "sh -c 'test -e /proc/1/cmdline && echo seen'",
+    ),
+    (
+        "--cgroupns host",
+        "sh -c 'cut -d: -f3 /proc/self/cgroup | sort -u | sed s/[0-9a-f]\\\\{64\\\\}/ID/g'",
+    ),
+    ("-v named:/data", "sh -c 'echo kept >/data/file; cat /data/file'"),
+    ("--mount type=tmpfs,destination=/t,tmpfs-size=65536", PROBE),
+    (
+        "--device /dev/zero:/dev/other:r",
+        "sh -c 'head -c 3 /dev/other | wc -c; echo x >/dev/other; echo $?'",
+    ),
+    ("-t", "sh -c 'tty; test -t 1 && echo terminal'"),
+    (
+        "--memory 20m --memory-swap 20m",
+        "sh -c 'dd if=/dev/zero of=/dev/null bs=100M; echo $?'",
+    ),
+    ("", "nosuch"),
     ("", "sh -c 'exit 42'"),
     ("", "sh -c 'kill -9 $$'"),
     ("", "/nosuch"),
@@ -118,6 +150,22 @@ wait_until quietly podman rm -f -t 0 web
 podman run -d --name again --cgroup-parent /$LAB_NAME --restart on-failure:2 busybox sh -c 'exit 3' >/dev/null
 wait_until eval '[ "$(podman inspect -f "{{.RestartCount}} {{.State.Status}}" again)" = "2 exited" ]' && echo "restarted twice"
 podman rm again >/dev/null
+podman run -d --name polite --cgroup-parent /$LAB_NAME --health-cmd 'test -e /well' --health-interval disable --health-retries 1 \
+    -v kept:/kept busybox sh -c 'trap "exit 12" TERM; trap "echo reloaded" HUP; echo ready; while :; do sleep 0.05; done' >/dev/null
+wait_until eval 'podman logs polite | grep -q ready'
+podman healthcheck run polite >/dev/null 2>&1; echo "health: $?"
+podman exec polite touch /well /kept/file; podman healthcheck run polite; echo "health: $?"
+podman kill -s HUP polite >/dev/null; wait_until eval 'podman logs polite | grep -q reloaded' && echo "hang-up: seen"
+podman update --memory 96m --cpus 0.5 polite >/dev/null; echo "update: $?"
+podman exec polite sh -c 'cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes cpu/cpu.cfs_quota_us memory.max cpu.max 2>/dev/null'
+podman exec -u 1000:2000 -w /tmp -e A=b polite sh -c 'id; pwd; echo $A'; podman exec --privileged polite sh -c 'grep CapEff /proc/self/status'
+podman stop -t 20 polite >/dev/null; podman inspect -f '{{.State.Status}} {{.State.ExitCode}}' polite; podman wait polite
+wait_until quietly podman rm polite
+podman run --rm --cgroup-parent /$LAB_NAME -v kept:/kept busybox ls /kept; podman volume rm kept
+podman run -d --name one --cgroup-parent /$LAB_NAME busybox sleep 1000 >/dev/null
+podman run --rm --cgroup-parent /$LAB_NAME busybox ping -c 1 -W 5 $(podman inspect -f '{{.NetworkSettings.IPAddress}}' one) | grep -o '1 packets received'
+podman run --rm --cgroup-parent /$LAB_NAME --pid container:one --network container:one --ipc container:one busybox sh -c 'ls /sys/class/net | grep -c eth0; tr "\0" " " </proc/1/cmdline; echo'
+wait_until quietly podman rm -f -t 0 one
 podman pod create --name pod --cgroup-parent /$LAB_NAME >/dev/null
 podman run -d --pod pod --name member busybox sleep 1000 >/dev/null
 podman exec member sh -c 'cat /proc/1/cmdline | tr "\0" " "'; echo
@@ -161,6 +209,9 @@ fn the_daily_work_with_podman_is_the_same() {
         "paused\nrunning",
         "restarted twice",
         "Running 2",
+        "health: 1\nhealth: 0",
+        "exited 12",
+        "1 packets received",
         "67108864",
     ] {
         assert!(

@@ -83,3 +83,21 @@ fn the_soak_names_what_grows_and_nothing_else() {
         ])
     );
 }
+
+#[test]
+fn the_benchmark_of_shims_prints_a_line_for_every_pair() {
+    need_root!();
+    for program in ["containerd", "ctr", "runc", "busybox", "python3", "unshare"] {
+        need_program!(program);
+    }
+    let programs = bin("containerd-shim-berth-v2");
+    let programs = programs.parent().expect("a program is in a directory");
+    // Whether the bars hold is for an optimised build on a quiet machine.
+    let outcome = run(Command::new(repository_root().join("tests/bench/shim.py"))
+        .arg(programs)
+        .arg("1"));
+    let lines: Vec<&str> = outcome.stdout.lines().collect();
+    let times = lines.iter().filter(|line| line.contains("median")).count();
+    let sizes = lines.iter().filter(|line| line.contains("PSS of a shim")).count();
+    assert_eq!((times, sizes), (3, 2), "{}{}", outcome.stdout, outcome.stderr);
+}

@@ -134,3 +134,34 @@ fn install_puts_everything_in_place_and_uninstall_takes_it_away() {
     let left: Vec<String> = files(&dest).into_iter().collect();
     assert_eq!(left, ["/opt/cni/bin/ipvlan"]);
 }
+
+/// What the configurations of examples/ name is where `make install` puts it.
+#[test]
+fn engines_find_what_is_installed_where_the_examples_say() {
+    let root = repository_root();
+    let makefile = std::fs::read_to_string(root.join("Makefile")).expect("read the Makefile");
+    let prefix = makefile
+        .lines()
+        .find_map(|line| line.strip_prefix("PREFIX ?= "))
+        .expect("a default prefix");
+    let mut named = BTreeSet::new();
+    for dir in ["examples/engines", "examples/kubernetes"] {
+        for entry in root.join(dir).read_dir().expect(dir) {
+            let path = entry.expect(dir).path();
+            let text = std::fs::read_to_string(&path).expect("read the example");
+            let paths = text.split(|c: char| c.is_whitespace() || "\"',;".contains(c));
+            let paths = paths.map(|word| word.trim_end_matches('.'));
+            named.extend(paths.filter(|word| word.starts_with("/usr/")).map(str::to_owned));
+        }
+    }
+    assert!(named.contains(&format!("{prefix}/bin/berth")), "{named:?}");
+    for path in &named {
+        let file = path.strip_prefix(&format!("{prefix}/bin"));
+        let name = file.unwrap_or_else(|| panic!("{path} is not below {prefix}/bin"));
+        let name = name.trim_start_matches('/');
+        assert!(
+            name.is_empty() || PROGRAMS.contains(&name),
+            "{path} is not installed"
+        );
+    }
+}
