@@ -39,7 +39,7 @@ ctr run $run --rootfs --rm $LAB/rootfs $LAB_NAME-three /nosuch 2>&1 | grep -o 'u
 echo "cat: $?"
 script -qec "stty rows 33 cols 77; ctr --address $LAB/c.sock --namespace $LAB_NAME run $run --rootfs --rm --tty $LAB/rootfs $LAB_NAME-five /bin/sh -c 'tty; sleep 0.5; stty size; exit 5'" /dev/null </dev/null | tr -d '\r\000' | sed 's/^\^@//'
 echo "terminal: ${PIPESTATUS[0]}"
-ctr run $run --rootfs --rm --with-ns pid:/proc/1/ns/pid $LAB/rootfs $LAB_NAME-six /bin/sh -c 'sleep 987 & echo in the pid namespace of the host'
+ctr run $run --rootfs --rm --with-ns pid:/proc/1/ns/pid $LAB/rootfs $LAB_NAME-six /bin/sh -c 'sleep 987 & echo in the pid namespace of the host' 2>&1
 pgrep -xf "sleep 987" | wc -l
 ctr tasks ls | tail -n +2
 ctr containers ls -q
