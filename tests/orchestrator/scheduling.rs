@@ -337,14 +337,15 @@ fn the_examples_of_pods_run() {
     // Files follow what they tell of.
     bench.kube(&["label", "pod", "downward-api", "stage=live", "--overwrite"]);
     wait_for("the label to reach the file", PATIENCE, || {
-        let told = bench.world.node.ctl(&[
+        let arguments = [
             "exec",
             "downward-api",
             "--",
             "cat",
             "/about/labels",
             "/about/memory",
-        ]);
+        ];
+        let told = bench.world.node.kubectl(&bench.kubectl, &arguments);
         if told.stdout.contains("stage=\"live\"") && told.stdout.ends_with("33554432") {
             Ok(())
         } else {
