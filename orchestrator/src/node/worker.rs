@@ -225,7 +225,7 @@ impl Worker {
                 if pod.deletion.is_some() {
                     self.pulls.clear();
                 }
-                self.pod = Some(pod);
+                self.adopt(pod);
             }
             Input::Gone => {
                 self.gone = true;
@@ -280,6 +280,17 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Takes the pod as it is stored now. Files in volumes tell of labels and annotations, and may tell of what was before
+    /// this `berthd`.
+    fn adopt(&mut self, pod: Box<Pod>) {
+        let told = |pod: &Pod| {
+            let metadata = &pod.object.metadata;
+            (metadata.labels.clone(), metadata.annotations.clone())
+        };
+        self.stale_sources |= self.pod.as_ref().is_none_or(|old| told(old) != told(&pod));
+        self.pod = Some(pod);
     }
 
     /// The pod fails as a whole, unless it ends anyway.
@@ -434,7 +445,7 @@ impl Worker {
             Ok(stored) => {
                 // Transition times come from the stored status.
                 if let Ok(fresh) = Pod::new(&stored) {
-                    self.pod = Some(Box::new(fresh));
+                    self.adopt(Box::new(fresh));
                 }
                 self.written = Some(status);
             }
