@@ -56,12 +56,12 @@ fn a_pod_runs_by_the_runtime_of_its_class() {
         (
             &pod["spec"]["overhead"],
             &pod["spec"]["nodeSelector"],
-            &pod["spec"]["tolerations"]
+            &pod["spec"]["tolerations"][0]
         ),
         (
             &json!({"cpu": "10m", "memory": "8Mi"}),
             &json!({"kubernetes.io/os": "linux"}),
-            &json!([{"key": "k", "operator": "Exists"}])
+            &json!({"key": "k", "operator": "Exists"})
         )
     );
     // The other runtime knows the container, and only that one.
