@@ -13,6 +13,7 @@ mod ctl;
 mod daemonsets;
 mod demo;
 mod deployments;
+mod dry_runs;
 mod eviction;
 mod faults;
 mod fields_of_pods;
