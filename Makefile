@@ -32,6 +32,7 @@ documents: deps-build ## Write completions and man pages of berth into target/be
 
 # Not position-independent: 11,000 relocations and the pages they dirty would be a tenth of every start
 # (runtime/DESIGN.md, "Where the time goes").
+build-berth: export BERTH_COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null)
 build-berth: deps-build
 	cargo rustc --locked --profile runtime --package berth --bin berth -- -C relocation-model=static
 

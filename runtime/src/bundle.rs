@@ -75,12 +75,21 @@ pub enum BundleError {
 
 /// Where and why a JSON document does not fit its type.
 #[derive(Debug, Error)]
-#[error("{}:{mistake}", file.display())]
+#[error("{}:{mistake}{}", file.display(), subject(mistake))]
 pub struct ParseError {
     /// The file, or `-` for standard input.
     pub file: PathBuf,
     /// The place and the reason.
     pub mistake: Mistake,
+}
+
+/// What a mistake is about, for fields where runc names it and scripts look for that.
+fn subject(mistake: &Mistake) -> &'static str {
+    match mistake.field.strip_prefix("linux.memoryPolicy") {
+        Some("" | ".mode") => ": invalid memory policy mode",
+        Some(rest) if rest.starts_with(".flags") => ": invalid memory policy flag",
+        _ => "",
+    }
 }
 
 impl Bundle {

@@ -106,10 +106,10 @@ pub enum Error {
         source: io::Error,
     },
     /// A verb whose errors carry its name, as runc's do.
-    #[error("{what} failed")]
+    #[error("{} {verb} failed", crate::name::get())]
     Failed {
-        /// Such as `berth create`.
-        what: &'static str,
+        /// Such as `create`.
+        verb: &'static str,
         /// The reason.
         source: Box<Error>,
     },
@@ -133,9 +133,27 @@ impl Error {
         chain(self)
     }
 
-    /// What the process exits with: 255 when `exec` could not start, else 1.
+    /// What the process exits with: 255 when `exec` could not start, or `run` not its program, else 1.
     pub fn exit_code(&self) -> i32 {
-        if matches!(self, Self::Exec { .. }) { 255 } else { 1 }
+        if matches!(self, Self::Exec { .. }) || self.program().is_some() {
+            255
+        } else {
+            1
+        }
+    }
+
+    /// What the kernel said of the program of a `run`, where everything else went well: that is not the runtime's failure,
+    /// and told as shells tell it.
+    pub fn program(&self) -> Option<String> {
+        let Self::Failed { verb: "run", source } = self else {
+            return None;
+        };
+        match &**source {
+            Self::Launch {
+                source: LaunchError::Execute(text),
+            } => Some(text.clone()),
+            _ => None,
+        }
     }
 }
 
@@ -167,7 +185,7 @@ fn own_text(error: &(dyn StdError + 'static)) -> String {
 #[derive(Debug, Error)]
 pub enum ArgumentError {
     /// The number of arguments.
-    #[error("berth: {verb:?} requires exactly {expected} argument(s)")]
+    #[error("{}: {verb:?} requires exactly {expected} argument(s)", crate::name::get())]
     Exactly {
         /// The verb.
         verb: &'static str,
@@ -175,7 +193,10 @@ pub enum ArgumentError {
         expected: usize,
     },
     /// Too few arguments.
-    #[error("berth: {verb:?} requires a minimum of {expected} argument(s)")]
+    #[error(
+        "{}: {verb:?} requires a minimum of {expected} argument(s)",
+        crate::name::get()
+    )]
     AtLeast {
         /// The verb.
         verb: &'static str,
@@ -183,7 +204,10 @@ pub enum ArgumentError {
         expected: usize,
     },
     /// Too many arguments.
-    #[error("berth: {verb:?} requires a maximum of {expected} argument(s)")]
+    #[error(
+        "{}: {verb:?} requires a maximum of {expected} argument(s)",
+        crate::name::get()
+    )]
     AtMost {
         /// The verb.
         verb: &'static str,
@@ -285,7 +309,7 @@ pub enum ArgumentError {
         /// The text given.
         argument: String,
         /// What is wrong with it.
-        reason: &'static str,
+        reason: String,
     },
     /// `exec --process` names an unreadable file.
     #[error("open {}", path.display())]
@@ -423,7 +447,7 @@ mod tests {
             source,
         };
         let error = Error::Failed {
-            what: "berth create",
+            verb: "create",
             source: Box::new(error.into()),
         };
         assert_eq!(

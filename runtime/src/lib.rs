@@ -14,6 +14,7 @@ pub mod host;
 pub mod host_mounts;
 pub mod launch;
 pub mod log;
+pub mod name;
 pub mod notify;
 mod placement;
 pub mod plan;

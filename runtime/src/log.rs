@@ -183,6 +183,22 @@ fn second(now: SystemTime) -> String {
     rfc3339(UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
+/// As [`fatal`], of a failure that people know in few words: they see these alone, and a log file has the whole.
+pub fn bare(message: &str, short: &str) {
+    if LOG
+        .get()
+        .is_some_and(|log| log.file.is_some() || log.format == Format::Json)
+    {
+        write(Level::Error, message);
+    }
+    let _ = writeln!(io::stderr(), "{short}");
+}
+
+/// Whether [`debug`] lines are shown: making them costs.
+pub fn is_debug() -> bool {
+    LOG.get().is_some_and(|log| log.debug)
+}
+
 fn short(level: Level) -> &'static str {
     match level {
         Level::Debug => "DEBU",

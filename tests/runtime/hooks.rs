@@ -221,3 +221,38 @@ fn the_state_names_the_container_and_the_namespaces_are_right() {
         );
     }
 }
+
+#[test]
+fn start_hooks_are_held_to_the_filter() {
+    need_root!();
+    for privileges in [true, false] {
+        for action in ["SCMP_ACT_KILL", "SCMP_ACT_ERRNO"] {
+            let runtime = Runtime::berth();
+            let mut bundle = Bundle::new(&["sh", "-c", "echo program"]);
+            bundle.edit(|config| {
+                config["process"]["noNewPrivileges"] = json!(!privileges);
+                config["process"]["rlimits"] = json!([{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]);
+                config["linux"]["seccomp"] = json!({
+                    "defaultAction": "SCMP_ACT_ALLOW",
+                    "syscalls": [{"names": ["mkdir", "mkdirat"], "action": action}],
+                });
+                config["hooks"] = json!({"startContainer": [
+                    {"path": "/bin/sh", "args": ["sh", "-c", "mkdir /dev/shm/made"]},
+                ]});
+            });
+            let text = runtime.run_bundle(&mut bundle).err();
+            let why = if action == "SCMP_ACT_KILL" {
+                "bad system call"
+            } else {
+                "Operation not permitted"
+            };
+            assert!(
+                text.contains("error running startContainer hook #0") && text.contains(why),
+                "{action} {privileges}: {text}"
+            );
+            // What the filter allows goes on.
+            bundle.edit(|config| config["hooks"]["startContainer"][0]["args"][2] = json!("exec true"));
+            assert_eq!(runtime.run_bundle(&mut bundle).ok(), "program\n");
+        }
+    }
+}

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use harness::{Bundle, need_root};
+
 use crate::driver::Runtime;
 
 #[test]
@@ -57,5 +59,44 @@ fn text_goes_to_standard_error_or_the_file() {
                 .err()
                 .contains("log-format")
         );
+    }
+}
+
+#[test]
+fn debug_lines_are_the_steps_that_were_taken() {
+    need_root!();
+    let runtime = Runtime::berth();
+    let mut bundle = Bundle::new(&["sleep", "1000"]);
+    let container = runtime.container(&mut bundle);
+    container.create();
+    let mut other = Bundle::new(&["true"]);
+    let second = runtime.container(&mut other);
+    let lines = |log: &str, arguments: &[&str]| {
+        let log = bundle.path().join(log);
+        let mut all = vec!["--debug", "--log", log.to_str().unwrap()];
+        all.extend(arguments);
+        let outcome = runtime.call(&all);
+        assert!(!outcome.stderr.contains("level=debug"), "{outcome:?}");
+        std::fs::read_to_string(&log).unwrap()
+    };
+    let text = lines(
+        "create",
+        &["create", "--bundle", other.path().to_str().unwrap(), &second.id],
+    );
+    for words in [
+        "level=debug msg=\"nsexec container setup: Clone new=",
+        "AwaitReady: child process in init(): ",
+        "init: closing the pipe to signal completion",
+    ] {
+        assert!(text.contains(words), "{words} in\n{text}");
+    }
+    container.verb("start", &[]).ok();
+    let text = lines("exec", &["exec", &container.id, "true"]);
+    for words in [
+        "nsexec container setup: ",
+        "child process in init(): ",
+        "setns_init: about to exec",
+    ] {
+        assert!(text.contains(words), "{words} in\n{text}");
     }
 }

@@ -397,3 +397,115 @@ fn the_cgroup_file_system_shows_the_containers_own() {
         );
     }
 }
+
+/// What a bind of a mount with `first` has with `options`, in the order of mount(8)'s words; none where it is refused.
+fn bound(first: MsFlags, options: &[&str], user: bool) -> Option<BTreeSet<String>> {
+    let source = TempDir::new().unwrap();
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | first;
+    let none = None::<&str>;
+    mount(
+        Some("x"),
+        source.path(),
+        Some("tmpfs"),
+        MsFlags::MS_STRICTATIME,
+        none,
+    )
+    .unwrap();
+    mount(none, source.path(), none, flags, none).unwrap();
+    let mut bundle = Bundle::new(&["cat", "/proc/self/mountinfo"]);
+    fs::create_dir(bundle.rootfs().join("bound")).unwrap();
+    bundle.edit(|config| {
+        if user {
+            let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.push(json!({"type": "user"}));
+            let ids = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+            config["linux"]["uidMappings"] = ids.clone();
+            config["linux"]["gidMappings"] = ids;
+        }
+        config["mounts"].as_array_mut().unwrap().push(
+            json!({"destination": "/bound", "type": "bind", "source": source.path(), "options": options}),
+        );
+    });
+    let outcome = Runtime::berth().run_bundle(&mut bundle);
+    umount2(source.path(), MntFlags::MNT_DETACH).unwrap();
+    if outcome.status.success() {
+        return Some(seen(&outcome.stdout, "/bound").attributes);
+    }
+    assert!(
+        outcome.stderr.contains("mounts[7]") && outcome.stderr.contains("operation not permitted"),
+        "{outcome:?}"
+    );
+    None
+}
+
+#[test]
+fn a_bind_with_options_keeps_access_times_and_what_a_user_namespace_may_not_take() {
+    need_root!();
+    isolate();
+    let (ro, noexec, nosymfollow) = (
+        MsFlags::MS_RDONLY,
+        MsFlags::MS_NOEXEC,
+        MsFlags::from_bits_retain(256),
+    );
+    let (noatime, nodiratime, strict) = (
+        MsFlags::MS_NOATIME,
+        MsFlags::MS_NODIRATIME,
+        MsFlags::MS_STRICTATIME,
+    );
+    let all = ro | noexec | nosymfollow | nodiratime;
+    // Of the source, options, what the bind has: without a user namespace, and with one (none: refused).
+    let cases: &[(MsFlags, &[&str], &str, Option<&str>)] = &[
+        (
+            all,
+            &["bind"],
+            "ro,noexec,nosymfollow,nodiratime,relatime",
+            Some("ro,noexec,nosymfollow,nodiratime,relatime"),
+        ),
+        (
+            all,
+            &["bind", "dev"],
+            "rw,nodiratime,relatime",
+            Some("ro,noexec,nodiratime,relatime"),
+        ),
+        (
+            ro | noatime,
+            &["bind", "nosuid"],
+            "rw,nosuid,noatime",
+            Some("ro,nosuid,noatime"),
+        ),
+        (ro | noatime, &["bind", "rw"], "rw,noatime", None),
+        (noexec | noatime, &["bind", "exec"], "rw,noatime", None),
+        (noatime, &["bind", "atime"], "rw,noatime", Some("rw,noatime")),
+        (noatime, &["bind", "norelatime"], "rw,noatime", Some("rw,noatime")),
+        (noatime, &["bind", "relatime"], "rw,relatime", None),
+        (noatime, &["bind", "nodiratime"], "rw,nodiratime,relatime", None),
+        (nodiratime, &["bind", "strictatime"], "rw", None),
+        (
+            nodiratime,
+            &["bind", "diratime"],
+            "rw,nodiratime,relatime",
+            Some("rw,nodiratime,relatime"),
+        ),
+        (strict, &["bind", "relatime"], "rw,relatime", None),
+        (strict, &["bind", "strictatime", "ro"], "ro", Some("ro")),
+        (
+            noatime | nodiratime,
+            &["bind", "noatime", "nodiratime"],
+            "rw,noatime,nodiratime",
+            Some("rw,noatime,nodiratime"),
+        ),
+    ];
+    let words = |list: &str| list.split(',').map(str::to_owned).collect::<BTreeSet<_>>();
+    for (first, options, plain, user) in cases {
+        assert_eq!(
+            bound(*first, options, false),
+            Some(words(plain)),
+            "{first:?} {options:?}"
+        );
+        assert_eq!(
+            bound(*first, options, true),
+            user.map(words),
+            "{first:?} {options:?}, user namespace"
+        );
+    }
+}

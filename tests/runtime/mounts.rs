@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::process::Command;
 
-use harness::{Bundle, need_root};
+use harness::{Bundle, need_root, run};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -342,4 +343,117 @@ fn a_link_itself_can_be_source_or_target() {
         let wanted = "/inside\ninside\nfrom outside\naway\nfrom outside\nfrom outside\n";
         assert_eq!(text, wanted, "user namespace: {user}");
     }
+}
+
+/// A user namespace whose root is an ordinary user of the host.
+fn with_user_namespace(bundle: &mut Bundle) {
+    bundle.edit(|config| {
+        config["linux"]["namespaces"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"type": "user"}));
+        let ids = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+        config["linux"]["uidMappings"] = ids.clone();
+        config["linux"]["gidMappings"] = ids;
+    });
+    let root = bundle.rootfs();
+    run(Command::new("chown").args(["-R", "100000:100000"]).arg(root)).ok();
+}
+
+#[test]
+fn a_source_in_the_root_is_what_earlier_mounts_show() {
+    need_root!();
+    for (user, idmap) in [(false, false), (true, false), (false, true), (true, true)] {
+        // The root of the user namespace could not come into this folder by itself.
+        let private = TempDir::new().unwrap();
+        let volume = private.path().join("volume");
+        fs::create_dir_all(volume.join("sub")).unwrap();
+        fs::write(volume.join("sub/file"), "of the volume\n").unwrap();
+        let mut bundle = Bundle::new(&["cat", "/copy/file", "/all/sub/file", "/all/tmpfs/mark"]);
+        if user {
+            with_user_namespace(&mut bundle);
+        }
+        for name in ["volume", "copy", "all", "volume/tmpfs"] {
+            let _ = fs::create_dir(bundle.rootfs().join(name));
+        }
+        fs::create_dir(volume.join("tmpfs")).unwrap();
+        let below = |name: &str| bundle.rootfs().join(name);
+        let mut options = vec!["rbind"];
+        if idmap {
+            options.push("idmap");
+        }
+        let mut mounts = vec![
+            json!({"destination": "/volume", "type": "bind", "source": volume, "options": ["bind"]}),
+            json!({"destination": "/volume/tmpfs", "type": "tmpfs", "source": "x", "options": ["mode=777"]}),
+            json!({"destination": "/volume/tmpfs/mark", "type": "bind", "source": volume.join("sub/file"), "options": ["bind"]}),
+            json!({"destination": "/copy", "type": "bind", "source": below("volume/sub"), "options": options}),
+            json!({"destination": "/all", "type": "bind", "source": below("volume"), "options": options}),
+        ];
+        if idmap && !user {
+            let ids = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+            for mount in &mut mounts[3..] {
+                mount["uidMappings"] = ids.clone();
+                mount["gidMappings"] = ids.clone();
+            }
+        }
+        bundle.edit(|config| config["mounts"].as_array_mut().unwrap().extend(mounts));
+        let text = Runtime::berth().run_bundle(&mut bundle).ok();
+        assert_eq!(text, "of the volume\n".repeat(3), "user {user}, idmap {idmap}");
+    }
+}
+
+#[test]
+fn a_link_under_an_earlier_mount_does_not_lead_out() {
+    need_root!();
+    let (volume, outside) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    fs::write(outside.path().join("secret"), "of the host").unwrap();
+    symlink(outside.path(), volume.path().join("way")).unwrap();
+    let mut bundle = Bundle::new(&["cat", "/copy/secret"]);
+    for name in ["volume", "copy"] {
+        fs::create_dir(bundle.rootfs().join(name)).unwrap();
+    }
+    with_user_namespace(&mut bundle);
+    let source = bundle.rootfs().join("volume/way");
+    bundle.edit(|config| {
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        mounts.push(
+            json!({"destination": "/volume", "type": "bind", "source": volume.path(), "options": ["bind"]}),
+        );
+        mounts.push(json!({"destination": "/copy", "type": "bind", "source": source, "options": ["bind"]}));
+    });
+    let runtime = Runtime::berth();
+    let container = runtime.container(&mut bundle);
+    let text = container.run().err();
+    assert!(
+        text.contains("no such file or directory") && text.contains("volume/way"),
+        "{text}"
+    );
+    assert!(crate::driver::cgroups_named(&container.id).is_empty());
+}
+
+#[test]
+fn a_tmpfs_has_the_mode_of_the_folder_it_covers() {
+    need_root!();
+    let script = "stat -c %a /kept /given /new; grep -E ' /(kept|given|new) ' /proc/mounts";
+    let mut bundle = Bundle::new(&["sh", "-c", script]);
+    for name in ["kept", "given"] {
+        let folder = bundle.rootfs().join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o2710)).unwrap();
+    }
+    bundle.edit(|config| {
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        for (name, options) in [("kept", json!(["ro"])), ("given", json!(["mode=1500"])), ("new", json!([]))] {
+            mounts.push(json!({"destination": format!("/{name}"), "type": "tmpfs", "source": "x", "options": options}));
+        }
+    });
+    let text = Runtime::berth().run_bundle(&mut bundle).ok();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[..3], ["2710", "1500", "1777"], "{text}");
+    assert!(
+        lines[3].contains("mode=2710") && lines[3].contains("ro,"),
+        "{text}"
+    );
+    assert!(lines[4].contains("mode=1500"), "{text}");
+    assert!(!lines[5].contains("mode="), "{text}");
 }

@@ -467,3 +467,114 @@ fn long_options_may_have_one_dash() {
         container.verb("delete", &["-force"]).ok();
     }
 }
+
+#[test]
+fn a_signal_that_ends_others_ends_a_created_container() {
+    need_root!();
+    for (signal, number) in [("TERM", 15), ("INT", 2), ("QUIT", 3), ("HUP", 1), ("ABRT", 6)] {
+        for own_pids in [true, false] {
+            let runtime = Runtime::berth();
+            let mut bundle = sleeper();
+            bundle.edit(|config| {
+                let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+                namespaces.retain(|entry| own_pids || entry["type"] != "pid");
+            });
+            let container = runtime.container(&mut bundle);
+            container.create();
+            container.kill(signal).ok();
+            container.wait("stopped");
+            let text = container.verb("start", &[]).err();
+            assert!(text.contains("stopped"), "{signal} {number}: {text}");
+            container.verb("delete", &[]).ok();
+        }
+    }
+    // What ends nobody, and what the program is to see, waits for nothing: the container can still be started.
+    let runtime = Runtime::berth();
+    let mut bundle = Bundle::new(&[
+        "sh",
+        "-c",
+        "trap 'exit 9' TERM; echo ready >/ready; while :; do sleep 0.1; done",
+    ]);
+    let container = runtime.container(&mut bundle);
+    container.create();
+    container.kill("WINCH").ok();
+    assert_eq!(container.status(), "created");
+    container.verb("start", &[]).ok();
+    harness::wait_for("the trap", PATIENCE, || {
+        match bundle.rootfs().join("ready").exists() {
+            true => Ok(()),
+            false => Err("not there"),
+        }
+    });
+    let blocked = container.exec(&["grep", "SigBlk", "/proc/1/status"]).ok();
+    assert_eq!(blocked, "SigBlk:\t0000000000000000\n");
+    container.kill("TERM").ok();
+    container.wait("stopped");
+}
+
+#[test]
+fn called_as_runc_it_says_so() {
+    let link = tempfile::tempdir().unwrap();
+    let path = link.path().join("runc");
+    std::os::unix::fs::symlink(harness::bin("berth"), &path).unwrap();
+    let call = |arguments: &[&str]| run(std::process::Command::new(&path).args(arguments));
+    assert!(call(&["--version"]).ok().starts_with("runc version "));
+    let text = call(&["run", "--bundle", "/no/such/bundle", "x"]).err();
+    assert!(text.contains("runc run failed: bundle /no/such/bundle"), "{text}");
+    assert!(
+        call(&["state"])
+            .err()
+            .contains(r#"runc: \"state\" requires exactly 1 argument(s)"#)
+    );
+    let help = call(&["--help"]).ok();
+    assert!(
+        help.starts_with("NAME:\n   runc - Open Container Initiative runtime\n"),
+        "{help}"
+    );
+    let help = call(&["exec", "-h"]).ok();
+    assert!(
+        help.starts_with("NAME:\n   runc exec - ") && help.contains("\nUSAGE:\n   runc exec "),
+        "{help}"
+    );
+    assert!(
+        call(&["frobnicate", "-h"])
+            .err()
+            .contains("No help topic for 'frobnicate'")
+    );
+}
+
+#[test]
+fn a_program_that_the_kernel_refuses_is_told_as_shells_do() {
+    need_root!();
+    let runtime = Runtime::berth();
+    let mut bundle = Bundle::new(&["/script"]);
+    let script = bundle.rootfs().join("script");
+    std::fs::write(&script, "#!/no/such/interpreter\n").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let container = runtime.container(&mut bundle);
+    let outcome = container.run();
+    assert_eq!(outcome.code(), 255);
+    assert_eq!(outcome.stderr, "exec /script: no such file or directory\n");
+    container.verb("state", &[]).err();
+    // Engines read the whole in the log.
+    let log = bundle.path().join("log");
+    let log_path = log.to_str().unwrap();
+    let path = bundle.path().to_str().unwrap();
+    let arguments = [
+        "--log",
+        log_path,
+        "--log-format",
+        "json",
+        "run",
+        "--bundle",
+        path,
+        &container.id,
+    ];
+    let outcome = runtime.call(&arguments);
+    assert_eq!(outcome.stderr, "exec /script: no such file or directory\n");
+    let line: Value = serde_json::from_slice(&std::fs::read(&log).unwrap()).unwrap();
+    assert_eq!(
+        line["msg"],
+        "berth run failed: unable to start container process: exec /script: no such file or directory"
+    );
+}

@@ -86,7 +86,7 @@ pub(super) fn run(context: &Context, args: &CreateArgs) -> Result<ExitCode, Erro
         created.announce(&args.shared)
     };
     create().map_err(|source| Error::Failed {
-        what: "berth create",
+        verb: "create",
         source: Box::new(source),
     })?;
     Ok(0)

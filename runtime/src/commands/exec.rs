@@ -328,9 +328,9 @@ fn sub_cgroups(
     let mut result = paths.clone();
     let mut seen: Vec<&str> = Vec::new();
     for argument in arguments {
-        let fail = |reason| ArgumentError::Cgroup {
+        let fail = |reason: &str| ArgumentError::Cgroup {
             argument: argument.clone(),
-            reason,
+            reason: reason.to_owned(),
         };
         let (controllers, path) = match argument.split_once(':') {
             Some((controllers, path)) => (Some(controllers), path),
@@ -357,12 +357,17 @@ fn sub_cgroups(
             if seen.contains(&controller) {
                 return Err(fail("a controller is specified multiple times"));
             }
-            let parent = paths
-                .get(controller)
-                .ok_or_else(|| fail("the container has no cgroup of that controller"))?;
+            let parent = paths.get(controller).ok_or_else(|| {
+                fail(&format!(
+                    "unknown controller {controller}: the container has no cgroup of it"
+                ))
+            })?;
             let dir = parent.join(&below);
             if !dir.is_dir() {
-                return Err(fail("there is no such sub-cgroup: make it first"));
+                let dir = dir.display();
+                return Err(fail(&format!(
+                    "error adding pid to {dir}: no such file or directory: make the sub-cgroup first"
+                )));
             }
             result.insert(controller.to_owned(), dir);
             seen.push(controller);

@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 
 use berth_cgroups::CgroupError;
 use berth_spec::Spec;
+use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use nix::errno::Errno;
 use nix::unistd::geteuid;
@@ -40,6 +41,7 @@ use crate::container::ContainerError;
 use crate::error::{ArgumentError, Error};
 use crate::host;
 use crate::log::{self, Log};
+use crate::name;
 use crate::placement::Driver;
 use crate::seccomp::{Cache, Program};
 use crate::spec::OCI_VERSION;
@@ -135,24 +137,51 @@ pub fn definition() -> clap::Command {
     Cli::command()
 }
 
+/// The definition with the layout that runc's help has.
+fn with_layout() -> clap::Command {
+    let layout = |verb: &str| {
+        let name = name::get();
+        format!("NAME:\n   {name}{verb} - {{about}}\n\nUSAGE:\n   {{usage}}\n\n{{all-args}}{{after-help}}\n")
+    };
+    let verb = |command: clap::Command| {
+        let layout = layout(&format!(" {}", command.get_name()));
+        command.help_template(layout)
+    };
+    Cli::command().help_template(layout("")).mut_subcommands(verb)
+}
+
+/// Tells what is wrong with the command line, or the help that was asked for. Help is not an error; a usage error is 1 as with
+/// runc, not clap's 2, and a verb that there is not is 3.
+fn tell(error: &clap::Error) -> ExitCode {
+    let known = error.kind() != ErrorKind::InvalidSubcommand;
+    if let (ErrorKind::InvalidSubcommand, Some(verb)) =
+        (error.kind(), error.get(ContextKind::InvalidSubcommand))
+    {
+        let _ = writeln!(io::stderr(), "No help topic for '{verb}'");
+    }
+    let _ = error.print();
+    if known {
+        ExitCode::from(error.use_stderr())
+    } else {
+        3
+    }
+}
+
 /// Runs the command line. What it returns is the process's exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    name::set(arguments.first().map(OsString::as_os_str));
     let cli = match parse::command_line(&arguments) {
         Ok(cli) => cli,
-        // Help is not an error; a usage error is 1 as with runc, not clap's 2, and a verb that there is not is 3.
-        Err(error) => {
-            let _ = error.print();
-            return match error.kind() {
-                clap::error::ErrorKind::InvalidSubcommand => 3,
-                _ => ExitCode::from(error.use_stderr()),
-            };
-        }
+        Err(error) => return tell(&error),
     };
     match dispatch(cli) {
         Ok(code) => code,
         Err(error) => {
-            log::fatal(&error.chain());
+            match error.program() {
+                Some(text) => log::bare(&error.chain(), &text),
+                None => log::fatal(&error.chain()),
+            }
             error.exit_code()
         }
     }
@@ -164,7 +193,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
         return print(version().as_bytes());
     }
     let Some(command) = command else {
-        return print(Cli::command().render_long_help().to_string().as_bytes());
+        return print(with_layout().render_long_help().to_string().as_bytes());
     };
     Log::open(global.log.as_deref(), &global.log_format, global.debug)?.install();
     let context = context(&global)?;
@@ -259,8 +288,8 @@ fn absolute(path: &Path) -> Result<PathBuf, Error> {
 
 /// The layout of runc's `--version`, as Docker and Podman parse it.
 fn version() -> String {
-    let mut text = format!("berth version {}\n", env!("CARGO_PKG_VERSION"));
-    if let Some(commit) = option_env!("BERTH_COMMIT") {
+    let mut text = format!("{} version {}\n", name::get(), env!("CARGO_PKG_VERSION"));
+    if let Some(commit) = option_env!("BERTH_COMMIT").filter(|commit| !commit.is_empty()) {
         text = format!("{text}commit: {commit}\n");
     }
     format!("{text}spec: {OCI_VERSION}\n")
@@ -362,7 +391,8 @@ fn warn_of_permission(verb: &str, error: &ContainerError) {
         } = source
     {
         log::warn(&format!(
-            "berth {verb} failure might be caused by lack of full access to cgroups"
+            "{} {verb} failure might be caused by lack of full access to cgroups",
+            name::get()
         ));
     }
 }

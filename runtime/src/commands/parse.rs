@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser};
+use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches};
 
 use super::{Cli, GlobalArgs, create, delete, exec, kill, run, start, state};
 
@@ -17,7 +17,10 @@ pub(super) fn command_line(arguments: &[OsString]) -> Result<Cli, clap::Error> {
     if let Some(cli) = parse_one(arguments) {
         return Ok(cli);
     }
-    Cli::try_parse_from(arguments).or_else(|error| parse_with_values(arguments).ok_or(error))
+    super::with_layout()
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .or_else(|error| parse_with_values(arguments).ok_or(error))
 }
 
 /// The command line with a second dash for long options that have one, as Go's programs take them: go-runc, and so
@@ -139,6 +142,8 @@ fn boolean(text: &str) -> Result<bool, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::super::Command;
     use super::*;
 

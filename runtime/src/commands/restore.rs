@@ -79,7 +79,7 @@ pub(super) fn run(context: &Context, args: &RestoreArgs) -> Result<ExitCode, Err
         preserve_fds: 0,
     };
     restore(context, &id, args, &shared).map_err(|source| Error::Failed {
-        what: "berth restore",
+        verb: "restore",
         source: Box::new(source),
     })
 }

@@ -43,7 +43,7 @@ pub(super) fn run(context: &Context, args: &RunArgs) -> Result<ExitCode, Error> 
         foreground(context, &id, args)
     };
     result.map_err(|source| Error::Failed {
-        what: "berth run",
+        verb: "run",
         source: Box::new(source),
     })
 }

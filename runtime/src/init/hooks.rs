@@ -17,6 +17,8 @@ impl Init {
             document,
             number,
             home,
+            filter,
+            filter_flags,
             ..
         } = step.clone()
         else {
@@ -37,7 +39,8 @@ impl Init {
         if !self.at_root && self.root != Fd::CWD {
             sys::fchdir(self.root)?;
         }
-        let started = sys::spawn(path, &argv, &envp, document, output_end);
+        let filter = (!filter.is_empty()).then_some((filter, filter_flags));
+        let started = sys::spawn(path, &argv, &envp, (document, output_end), filter);
         sys::close(output_end);
         let result = match started {
             Ok(pid) => self.wait_for_hook(path, pid, output, timeout),

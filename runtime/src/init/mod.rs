@@ -125,6 +125,8 @@ struct Init {
     null: Option<Fd>,
     /// A detached, empty, read-only file system for covering folders.
     empty: Option<Fd>,
+    /// The source of the next bind mount.
+    handed: Option<Fd>,
     /// The folder of the last device or link, and its path.
     folder: Option<Fd>,
     folder_path: Buffer,
@@ -177,6 +179,7 @@ impl Init {
             proc: None,
             null: None,
             empty: None,
+            handed: None,
             folder: None,
             folder_path: Buffer::new(),
             streams: None,
@@ -210,6 +213,7 @@ impl Init {
             Step::Root { path, source, mount } => self.make_root(path, source, mount),
             Step::CurrentRoot {} => self.current_root(),
             Step::FsMount { .. } => self.fs_mount(&step),
+            Step::TakeSource { slot } => self.take_source(slot),
             Step::Bind { .. } => self.bind(&step),
             Step::Attributes {
                 target,
@@ -339,17 +343,41 @@ impl Init {
         for fd in [self.null.take(), self.empty.take()].into_iter().flatten() {
             sys::close(fd);
         }
+        // The first process of a pid namespace gets no signal that it does not wait for, so it waits for those that
+        // would end any other: a container that was never started can be told to go.
+        let mask = sys::set_signal_mask(FATAL)?;
+        let signals = sys::signal_fd(FATAL)?;
         self.report(&Report::Ready)?;
         sys::close(self.channel);
         loop {
+            match sys::poll_two(signals, gate) {
+                Err(Errno::EINTR) => continue,
+                Ok(true) => end_by(signals)?,
+                Ok(false) => {}
+                Err(errno) => return Err(errno.into()),
+            }
             self.channel = sys::accept(gate)?;
             let mut byte = [0u8; 1];
             if let Ok(1) = sys::recv(self.channel, &mut byte) {
                 sys::close(gate);
+                sys::close(signals);
+                sys::set_signal_mask(mask)?;
                 return Ok(());
             }
             // Somebody connected and went away, such as a `start` that was interrupted: wait for another.
             sys::close(self.channel);
         }
     }
+}
+
+/// SIGHUP, SIGINT, SIGQUIT, SIGABRT, SIGTERM, as rt_sigprocmask(2) takes them: the signals that end a parked runc.
+const FATAL: u64 = 1 | 1 << 1 | 1 << 2 | 1 << 5 | 1 << 14;
+
+/// Ends as shells tell of a process that a signal has ended.
+fn end_by(signals: Fd) -> Result<(), Errno> {
+    // `struct signalfd_siginfo` begins with the signal's number.
+    let mut info = [0u8; 128];
+    sys::read(signals, &mut info)?;
+    let [first, ..] = info;
+    sys::exit(128 + i32::from(first));
 }

@@ -5,10 +5,10 @@ use core::ffi::CStr;
 
 use super::path::{self, Make};
 use super::sys::{
-    self, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW, Errno, Fd, MOUNT_ATTR_RDONLY, MountAttr, O_DIRECTORY, O_PATH,
-    O_RDONLY, OPEN_TREE_CLONE, S_IFDIR,
+    self, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW, Errno, Fd, MOUNT_ATTR_RDONLY, MountAttr, O_PATH,
+    OPEN_TREE_CLONE, S_IFDIR,
 };
-use super::wire::{Step, mount_flags, reason};
+use super::wire::{Report, Step, mount_flags, reason};
 use super::{Buffer, Done, Failure, Init, copy};
 
 impl Init {
@@ -40,13 +40,18 @@ impl Init {
         })?;
         let copy_up = flags & mount_flags::COPY_UP != 0;
         refuse_procfs(place, flags, target)?;
-        // What is still to be changed inside must be writable first.
-        let first = if copy_up || inherit {
+        // What is still to be filled must be writable first.
+        let first = if copy_up {
             attributes & !MOUNT_ATTR_RDONLY
         } else {
             attributes
         };
-        let made = self.new_filesystem(fstype, source, options, first);
+        let mode = if inherit {
+            Some(sys::fstat(place)?.mode & 0o7777)
+        } else {
+            None
+        };
+        let made = self.new_filesystem(fstype, source, options, mode, first);
         let mount = match made {
             Ok(mount) => mount,
             Err(failure)
@@ -59,8 +64,6 @@ impl Init {
         if copy_up {
             copy::folder(place, mount)
                 .map_err(|errno| Failure::new(reason::TARGET, errno, target.to_bytes()))?;
-        } else if inherit {
-            inherit_mode(place, mount)?;
         }
         if first != attributes {
             let attr = MountAttr {
@@ -86,10 +89,11 @@ impl Init {
         fstype: &'a CStr,
         source: &'a CStr,
         options: impl Iterator<Item = &'a CStr>,
+        mode: Option<u32>,
         attributes: u64,
     ) -> Result<Fd, Failure<'a>> {
         let fs = sys::fsopen(fstype)?;
-        let made = configure(fs, source, options).and_then(|()| Ok(sys::fsmount(fs, attributes)?));
+        let made = configure(fs, source, options, mode).and_then(|()| Ok(sys::fsmount(fs, attributes)?));
         if made.is_err() {
             self.text.clear();
         }
@@ -111,6 +115,21 @@ impl Init {
         made
     }
 
+    /// A source of a bind mount below the root, which earlier mounts may have covered: the parent has the rights that its
+    /// tree takes (id maps, folders of the host that this user does not reach), and this process the place.
+    pub(super) fn take_source<'a>(&mut self, slot: u32) -> Done<'a> {
+        let mut buffer = [0u8; super::REPORT_LENGTH];
+        let length = Report::Source(slot).encode(&mut buffer);
+        sys::send_fd(self.channel, &buffer[..length], self.root)?;
+        let mut byte = [0u8; 1];
+        match sys::recv_fd(self.channel, &mut byte)? {
+            (1, Some(tree)) => self.handed = Some(tree),
+            // The parent knows why.
+            _ => sys::exit(1),
+        }
+        Ok(())
+    }
+
     /// A bind mount.
     pub(super) fn bind<'a>(&mut self, step: &Step<'a>) -> Done<'a> {
         let Step::Bind {
@@ -119,6 +138,7 @@ impl Init {
             target,
             set,
             clear,
+            named,
             set_all,
             clear_all,
             propagation,
@@ -130,7 +150,9 @@ impl Init {
             return Err(Failure::new(reason::PLAN, Errno::EBADMSG, b""));
         };
         let recursive = flags & mount_flags::RECURSIVE != 0;
-        let mount = if descriptor < 0 {
+        let mount = if flags & mount_flags::HANDED != 0 {
+            self.handed.take().ok_or(Errno::EBADF)?
+        } else if descriptor < 0 {
             let mut how = OPEN_TREE_CLONE | if recursive { AT_RECURSIVE } else { 0 };
             if flags & mount_flags::SOURCE_NOFOLLOW != 0 {
                 how |= AT_SYMLINK_NOFOLLOW;
@@ -145,7 +167,8 @@ impl Init {
             _ => Make::File(0o644),
         };
         if set | clear != 0 {
-            set_bind_attributes(mount, set, clear, flags & mount_flags::CLEAR_STRICT != 0)?;
+            let locked = flags & mount_flags::LOCKED != 0;
+            set_bind_attributes(mount, (set, clear, named), locked, target)?;
         }
         if set_all | clear_all != 0 {
             let attr = MountAttr {
@@ -247,7 +270,12 @@ fn refuse_procfs(place: Fd, flags: u32, target: &CStr) -> Done<'_> {
     Ok(())
 }
 
-fn configure<'a>(fs: Fd, source: &'a CStr, options: impl Iterator<Item = &'a CStr>) -> Done<'a> {
+fn configure<'a>(
+    fs: Fd,
+    source: &'a CStr,
+    options: impl Iterator<Item = &'a CStr>,
+    mode: Option<u32>,
+) -> Done<'a> {
     if !source.is_empty() {
         sys::fsconfig_string(fs, c"source", source)?;
     }
@@ -265,6 +293,13 @@ fn configure<'a>(fs: Fd, source: &'a CStr, options: impl Iterator<Item = &'a CSt
         };
         set.map_err(|errno| Failure::new(reason::CALL, errno, option.to_bytes()))?;
     }
+    if let Some(mode) = mode {
+        // The permissions of the folder that the file system covers.
+        let digits = [9, 6, 3, 0].map(|shift| b'0' + (mode >> shift & 7) as u8);
+        let mut text = Buffer::new();
+        text.push(&digits)?;
+        sys::fsconfig_string(fs, c"mode", text.text())?;
+    }
     Ok(sys::fsconfig_create(fs)?)
 }
 
@@ -280,39 +315,36 @@ fn bound(path: &CStr, attributes: u64) -> Result<Fd, Failure<'_>> {
     Ok(mount)
 }
 
-/// Attributes that are not named are cleared, as mount(2) with MS_REMOUNT does; where they are locked by another
-/// user namespace they stay (mount_namespaces(7)), unless clearing was asked for by name.
-fn set_bind_attributes<'a>(mount: Fd, set: u64, clear: u64, strict: bool) -> Done<'a> {
-    let attr = MountAttr {
+/// Attributes that are not named are cleared, as mount(2) with MS_REMOUNT does. Where they are locked, by another user
+/// namespace (mount_namespaces(7)) or because the container has one, they stay, and to ask for the opposite by name is an
+/// error.
+fn set_bind_attributes<'a>(
+    mount: Fd,
+    (set, clear, named): (u64, u64, u64),
+    locked: bool,
+    target: &'a CStr,
+) -> Done<'a> {
+    const LOCKS: u64 =
+        MOUNT_ATTR_RDONLY | sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
+    const ACCESS: u64 = sys::MOUNT_ATTR_ATIME | sys::MOUNT_ATTR_NODIRATIME;
+    let mut attr = MountAttr {
         set,
         clear,
         ..MountAttr::default()
     };
-    match sys::mount_setattr(mount, false, &attr) {
-        Err(Errno::EPERM) if !strict => {
-            let atime = if set & sys::MOUNT_ATTR_ATIME != 0 {
-                sys::MOUNT_ATTR_ATIME
-            } else {
-                0
-            };
-            let attr = MountAttr {
-                set,
-                clear: atime,
-                ..MountAttr::default()
-            };
-            Ok(sys::mount_setattr(mount, false, &attr)?)
+    if !locked {
+        match sys::mount_setattr(mount, false, &attr) {
+            Err(Errno::EPERM) => {}
+            result => return Ok(result?),
         }
-        result => Ok(result?),
     }
-}
-
-/// The permissions of the folder that a file system covers.
-fn inherit_mode<'a>(place: Fd, mount: Fd) -> Done<'a> {
-    let mode = sys::fstat(place)?.mode & 0o7777;
-    let top = sys::openat(mount, c".", O_RDONLY | O_DIRECTORY, 0)?;
-    let done = sys::fchmod(top, mode);
-    sys::close(top);
-    Ok(done?)
+    let there = sys::mount_attributes(mount)?;
+    let other_access = clear & sys::MOUNT_ATTR_ATIME != 0 && (set ^ there) & ACCESS != 0;
+    if named & there & LOCKS != 0 || other_access {
+        return Err(Failure::new(reason::LOCKED, Errno::EPERM, target.to_bytes()));
+    }
+    attr.clear &= !(there & LOCKS);
+    Ok(sys::mount_setattr(mount, false, &attr)?)
 }
 
 fn set_propagation<'a>(mount: Fd, propagation: u64, recursive: bool) -> Done<'a> {

@@ -81,16 +81,7 @@ impl Init {
 
     /// Loads a system call filter. From here on only what the filter allows works.
     pub(super) fn seccomp<'a>(&mut self, program: &'a [u8], flags: u32, listener: bool) -> Done<'a> {
-        let fd = match sys::seccomp(program, flags) {
-            // Without no_new_privs the effective set must have CAP_SYS_ADMIN; becoming the user emptied it.
-            Err(Errno::EACCES) => {
-                let mut sets = sys::capget()?;
-                sets.effective = sets.permitted;
-                sys::capset(sets)?;
-                sys::seccomp(program, flags)
-            }
-            result => result,
-        }?;
+        let fd = sys::load_filter(program, flags)?;
         if listener {
             let mut buffer = [0u8; super::REPORT_LENGTH];
             let length = Report::Listener.encode(&mut buffer);

@@ -22,6 +22,13 @@ pub(super) fn narrow(mask: &[u8]) -> Result<CpuSet, LaunchError> {
     Ok(before)
 }
 
+/// A mask as one number, the first processor its lowest bit.
+pub(super) fn number(mask: &[u8]) -> String {
+    let digits: String = mask.iter().rev().map(|byte| format!("{byte:02x}")).collect();
+    let digits = digits.trim_start_matches('0');
+    format!("0x{}", if digits.is_empty() { "0" } else { digits })
+}
+
 /// Binds it to these processors again.
 pub(super) fn restore(before: &CpuSet) {
     // They may be gone meanwhile; what is left to do can be done on any.
@@ -30,4 +37,17 @@ pub(super) fn restore(before: &CpuSet) {
 
 fn fail(errno: Errno) -> LaunchError {
     LaunchError::Affinity { source: errno.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+
+    #[test]
+    fn masks_are_shown_as_one_number() {
+        assert_eq!(number(&[3]), "0x3");
+        assert_eq!(number(&[0, 1]), "0x100");
+        assert_eq!(number(&[0xff, 0, 0]), "0xff");
+        assert_eq!(number(&[]), "0x0");
+    }
 }

@@ -16,6 +16,9 @@ pub enum LaunchError {
     /// The user's program cannot be run. The texts are those of Go's os/exec, which engines match.
     #[error("{0}")]
     Program(String),
+    /// The user's program was found, and the kernel does not run it.
+    #[error("{0}")]
+    Execute(String),
     /// A step inside the container failed.
     #[error("error during container init: {0}")]
     Init(String),
@@ -137,7 +140,10 @@ pub enum LaunchError {
         source: io::Error,
     },
     /// The seccomp agent could not be reached.
-    #[error("linux.seccomp.listenerPath: cannot hand the listener to {}", path.display())]
+    #[error(
+        "linux.seccomp.listenerPath: failed to connect with seccomp agent: cannot hand the listener to {}",
+        path.display()
+    )]
     Listener {
         /// Its socket.
         path: PathBuf,
@@ -237,7 +243,7 @@ impl<'a> Failed<'a> {
                 reason: self.hook(&path.to_string_lossy()),
             },
             Some(InitStep::Execute { .. }) => {
-                LaunchError::Program(format!("exec {}: {errno}", self.detail()))
+                LaunchError::Execute(format!("exec {}: {errno}", self.detail()))
             }
             Some(step) => LaunchError::Init(self.describe(step, &errno)),
             None => LaunchError::Init(errno),
@@ -253,7 +259,7 @@ impl<'a> Failed<'a> {
                 number: self.number,
                 reason: self.hook(&detail),
             },
-            41 => LaunchError::Program(format!("exec {detail}: {}", self.errno())),
+            41 => LaunchError::Execute(format!("exec {detail}: {}", self.errno())),
             _ => LaunchError::Init(format!("{}: {}", detail, self.errno())),
         }
     }
@@ -278,7 +284,11 @@ impl<'a> Failed<'a> {
                     self.detail().trim_end()
                 )
             }
-            reason::SIGNAL => format!("{path}: killed by signal {}", self.errno),
+            reason::SIGNAL => format!(
+                "{path}: killed by signal {}{}",
+                self.errno,
+                signal_name(self.errno)
+            ),
             reason::TIMEOUT => format!("{path}: took longer than its timeout"),
             _ => format!("{path}: {}", self.errno()),
         }
@@ -311,7 +321,7 @@ impl<'a> Failed<'a> {
                     _ if detail.is_empty() => format!("mount {fstype}:{target}: {errno}"),
                     _ => format!("mount {fstype}:{target}, data: {detail}: {errno}"),
                 };
-                format!("mounts[{number}]: error mounting {source:?} to rootfs at {target:?}: {why}")
+                format!("error mounting {source:?} to rootfs at {target:?} (mounts[{number}]): {why}")
             }
             InitStep::Bind {
                 source,
@@ -324,9 +334,14 @@ impl<'a> Failed<'a> {
                     reason::SOURCE => format!("stat {source}: {errno}"),
                     reason::TARGET => format!("create mountpoint {target}: {errno}"),
                     reason::IN_PROC => in_proc(&target),
+                    reason::LOCKED => format!(
+                        "failed to set user-requested vfs flags on bind-mount: the source's mount has attributes, or an \
+                         access time, that a container with a user namespace may not take away: leave the contrary \
+                         option out, or mount the source without them: {errno}"
+                    ),
                     _ => errno.to_owned(),
                 };
-                format!("mounts[{number}]: error mounting {source:?} to rootfs at {target:?}: {why}")
+                format!("error mounting {source:?} to rootfs at {target:?} (mounts[{number}]): {why}")
             }
             InitStep::Attributes { target, .. } => {
                 format!("error changing mount {:?}: {errno}", target.to_string_lossy())
@@ -389,6 +404,18 @@ impl<'a> Failed<'a> {
                 format!("{name}{separator}{detail}: {errno}")
             }
         }
+    }
+}
+
+/// What a signal that ends a hook says of it, as Go prints it.
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        libc::SIGABRT => ": aborted",
+        libc::SIGKILL => ": killed",
+        libc::SIGSEGV => ": segmentation fault",
+        libc::SIGTERM => ": terminated",
+        libc::SIGSYS => ": bad system call: linux.seccomp forbids one that it makes",
+        _ => "",
     }
 }
 

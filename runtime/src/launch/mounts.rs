@@ -3,17 +3,18 @@
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use berth_sys::files::{O_DIRECTORY, O_NOFOLLOW, O_PATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS};
 use berth_sys::mount::{self, MOUNT_ATTR_IDMAP, MS_SLAVE, MountAttr};
-use berth_sys::{files, spawn};
+use berth_sys::{files, process, spawn};
 
 use super::LaunchError;
 use super::namespaces::write_maps;
 use crate::host_mounts::unescape;
-use crate::plan::{IdMapping, IdMaps};
+use crate::plan::{IdMapping, IdMaps, Inside};
 
 /// A detached mount of a host path, with its ids mapped if asked for; `slave` takes it out of the host's peer groups,
 /// `nofollow` takes a symbolic link for what it is.
@@ -42,6 +43,67 @@ pub(super) fn source(
         };
         mount::set_attributes(tree.as_fd(), true, &attr).map_err(fail)?;
     }
+    map_ids(&tree, path, idmap)?;
+    Ok(tree)
+}
+
+/// The same of a place below `root`, which is in the mount namespace of the process behind `pidfd`: as the mounts made there
+/// so far show it.
+pub(super) fn source_inside(
+    pidfd: BorrowedFd<'_>,
+    root: BorrowedFd<'_>,
+    inside: &Inside,
+) -> Result<OwnedFd, LaunchError> {
+    let fail = |source| LaunchError::Source {
+        path: inside.path.clone(),
+        source,
+    };
+    let within = Within::enter(pidfd).map_err(fail)?;
+    // A link there is the container's: it must not lead out of it.
+    let flags = O_PATH | if inside.nofollow { O_NOFOLLOW } else { 0 };
+    let resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+    let found = files::openat2(root, &inside.place, flags, 0, resolve);
+    let tree = found.and_then(|found| mount::clone_of(found.as_fd(), inside.recursive));
+    within.leave().map_err(fail)?;
+    let tree = tree.map_err(fail)?;
+    map_ids(&tree, &inside.path, inside.idmap.as_ref())?;
+    Ok(tree)
+}
+
+/// This process in another mount namespace: a mount can only be cloned from inside its own. Entering it changes root and
+/// working directory.
+struct Within {
+    namespace: OwnedFd,
+    root: OwnedFd,
+    directory: OwnedFd,
+}
+
+impl Within {
+    const MOUNTS: u64 = libc::CLONE_NEWNS as u64;
+
+    fn enter(pidfd: BorrowedFd<'_>) -> io::Result<Self> {
+        let own = Self {
+            namespace: files::open(Path::new("/proc/self/ns/mnt"), files::O_RDONLY)?,
+            root: files::open(Path::new("/"), O_PATH | O_DIRECTORY)?,
+            directory: files::open(Path::new("."), O_PATH | O_DIRECTORY)?,
+        };
+        process::join(pidfd, Self::MOUNTS)?;
+        Ok(own)
+    }
+
+    fn leave(self) -> io::Result<()> {
+        process::join(self.namespace.as_fd(), Self::MOUNTS)?;
+        nix::unistd::fchdir(&self.root)?;
+        nix::unistd::chroot(".")?;
+        Ok(nix::unistd::fchdir(&self.directory)?)
+    }
+}
+
+fn map_ids(tree: &OwnedFd, path: &Path, idmap: Option<&IdMaps>) -> Result<(), LaunchError> {
+    let fail = |source| LaunchError::Source {
+        path: path.to_path_buf(),
+        source,
+    };
     if let Some(IdMaps { uids, gids, all, of }) = idmap {
         let namespace = match of {
             Some(path) => files::open(path, files::O_RDONLY).map_err(fail)?,
@@ -60,7 +122,7 @@ pub(super) fn source(
             _ => fail(source),
         })?;
     }
-    Ok(tree)
+    Ok(())
 }
 
 /// A user namespace with the given maps. It is only a table for the kernel: the process that made it is killed

@@ -15,6 +15,7 @@ use super::{
     Context, HookPoint, LaunchError, Launched, gate, listener, mounts, namespaces, net_devices, program,
     start_time,
 };
+use crate::log;
 use crate::plan::{Clone, HostStep, JoinSource, Plan};
 use crate::wire::encode::SlotNumbers;
 use crate::wire::{InitStep, REPORT_LENGTH, Report, Slot, sync};
@@ -120,6 +121,7 @@ impl<'a> Launch<'a> {
             ) {
                 self.beside()?;
             }
+            self.log(step);
             match step {
                 HostStep::AwaitReady => {
                     self.await_ready()?;
@@ -135,6 +137,11 @@ impl<'a> Launch<'a> {
         let Child::Running(pid, pidfd) = std::mem::replace(&mut self.child, Child::None) else {
             return Err(LaunchError::Protocol);
         };
+        if log::is_debug() {
+            log::debug(&format!(
+                "init: closing the pipe to signal completion: process {pid}"
+            ));
+        }
         let start_time = self.start_time.unwrap_or_default();
         let parked = plan.init.iter().any(|step| matches!(step, InitStep::Park { .. }));
         let restored = plan.host.iter().any(|step| matches!(step, HostStep::Restore(_)));
@@ -153,6 +160,26 @@ impl<'a> Launch<'a> {
             start_time,
             waiting,
         })
+    }
+
+    /// What `--debug` shows: the steps, with runc's words for the places that scripts look for.
+    fn log(&self, step: &HostStep) {
+        if !log::is_debug() {
+            return;
+        }
+        log::debug(&match step {
+            HostStep::Affinity { mask } => format!("nsexec: {step}: affinity: {}", affinity::number(mask)),
+            HostStep::Clone(_) => format!("nsexec container setup: {step}"),
+            HostStep::AwaitReady => {
+                let steps = self.plan.init.len();
+                format!("{step}: child process in init(): {steps} steps")
+            }
+            HostStep::AwaitExec => {
+                let steps = self.plan.init.len();
+                format!("{step}: child process in init(): {steps} steps, setns_init: about to exec")
+            }
+            step => step.to_string(),
+        });
     }
 
     fn step(&mut self, step: &HostStep) -> Result<(), LaunchError> {
@@ -213,8 +240,11 @@ impl<'a> Launch<'a> {
                 let file = self.slots.get(*slot).ok_or(LaunchError::Protocol)?;
                 namespaces::fill(file, &text).map_err(system("write the state document for hooks"))?;
             }
-            // The helper asked for the offsets already; `run` waits.
-            HostStep::TimeOffsets { .. } | HostStep::AwaitReady | HostStep::AwaitExec => {}
+            // The helper asked for the offsets already, the init asks for sources; `run` waits.
+            HostStep::TimeOffsets { .. }
+            | HostStep::SourceInside(_)
+            | HostStep::AwaitReady
+            | HostStep::AwaitExec => {}
         }
         Ok(())
     }
@@ -430,6 +460,12 @@ impl<'a> Launch<'a> {
             let (length, fd) = socket::receive_fd(self.sync.as_fd(), buffer).map_err(LaunchError::Ended)?;
             self.grown(length != 0)?;
             let report = Report::decode(&buffer[..length]);
+            if let Ok(Report::Source(slot)) = report
+                && length != 0
+            {
+                self.hand_source(slot, fd)?;
+                continue;
+            }
             if length != 0 && report == Ok(Report::Listener) {
                 let listener = fd.ok_or(LaunchError::Protocol)?;
                 let pid = self.pid()?;
@@ -445,6 +481,20 @@ impl<'a> Launch<'a> {
             }
             return Ok(length);
         }
+    }
+
+    /// Serves the init's wish for the source of a bind mount.
+    fn hand_source(&self, wanted: u32, root: Option<OwnedFd>) -> Result<(), LaunchError> {
+        let plan = self.plan;
+        let found = plan.host.iter().find_map(|step| match step {
+            HostStep::SourceInside(inside) if inside.slot == wanted => Some(inside),
+            _ => None,
+        });
+        let (Some(inside), Some(root), Child::Running(_, pidfd)) = (found, root, &self.child) else {
+            return Err(LaunchError::Protocol);
+        };
+        let tree = mounts::source_inside(pidfd.as_fd(), root.as_fd(), inside)?;
+        socket::send_fd(self.sync.as_fd(), &[0], tree.as_fd()).map_err(LaunchError::Ended)
     }
 
     /// The child answered, or its socket was closed.

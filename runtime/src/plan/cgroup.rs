@@ -124,6 +124,7 @@ fn legacy_tree(
                 target: path_text("mounts.destination", &target)?,
                 set: options.set,
                 clear: 0,
+                named: 0,
                 set_all: 0,
                 clear_all: 0,
                 propagation: 0,

@@ -68,6 +68,23 @@ pub struct Clone {
     pub helper_time: bool,
 }
 
+/// The source of a bind mount that is below the container's root, where earlier mounts may cover it.
+#[derive(Debug, std::clone::Clone, PartialEq, Eq)]
+pub struct Inside {
+    /// Which the init asks for.
+    pub slot: u32,
+    /// The host path.
+    pub path: PathBuf,
+    /// The same below the container's root.
+    pub place: PathBuf,
+    /// With everything below.
+    pub recursive: bool,
+    /// A symbolic link at the place itself is what is mounted.
+    pub nofollow: bool,
+    /// Ids to map.
+    pub idmap: Option<IdMaps>,
+}
+
 /// One step of the parent.
 #[derive(Debug, std::clone::Clone, PartialEq, Eq)]
 pub enum HostStep {
@@ -86,6 +103,8 @@ pub enum HostStep {
         /// A symbolic link at the path itself is what is mounted.
         nofollow: bool,
     },
+    /// Make a detached mount of a place in the container when the init asks for it, with the parent's rights.
+    SourceInside(Inside),
     /// Run on these processors until the process is made, which begins on them.
     Affinity {
         /// One bit a processor.
@@ -194,6 +213,20 @@ fn maps(f: &mut fmt::Formatter<'_>, maps: &[IdMapping]) -> fmt::Result {
     f.write_str(&lines.join(","))
 }
 
+fn id_maps(f: &mut fmt::Formatter<'_>, idmap: Option<&IdMaps>) -> fmt::Result {
+    let Some(IdMaps { uids, gids, all, of }) = idmap else {
+        return Ok(());
+    };
+    if let Some(path) = of {
+        write!(f, " ids={}", path.display())?;
+    }
+    f.write_str(" uids=")?;
+    maps(f, uids)?;
+    f.write_str(" gids=")?;
+    maps(f, gids)?;
+    write!(f, " all={all}")
+}
+
 impl fmt::Display for Clone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Clone new={}", kinds(self.namespaces))?;
@@ -241,17 +274,19 @@ impl fmt::Display for HostStep {
                 if *slave {
                     f.write_str(" slave")?;
                 }
-                if let Some(IdMaps { uids, gids, all, of }) = idmap {
-                    if let Some(path) = of {
-                        write!(f, " ids={}", path.display())?;
-                    }
-                    f.write_str(" uids=")?;
-                    maps(f, uids)?;
-                    f.write_str(" gids=")?;
-                    maps(f, gids)?;
-                    write!(f, " all={all}")?;
+                id_maps(f, idmap.as_ref())
+            }
+            Self::SourceInside(inside) => {
+                let (slot, place) = (inside.slot, inside.place.display());
+                write!(
+                    f,
+                    "SourceInside slot={slot} place={place} recursive={}",
+                    inside.recursive
+                )?;
+                if inside.nofollow {
+                    write!(f, " nofollow")?;
                 }
-                Ok(())
+                id_maps(f, inside.idmap.as_ref())
             }
             Self::Affinity { mask } => write!(f, "Affinity mask={mask:x?}"),
             Self::MountPoint { base, path, like } => {

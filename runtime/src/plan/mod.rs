@@ -26,7 +26,7 @@ use berth_spec::{LinuxNamespace, LinuxNamespaceType, Process, Spec};
 
 pub use checkpoint::{CgroupsMode, External, ImageOptions, Restore, checkpoint, restore};
 pub use error::PlanError;
-pub use host::{Clone, HostStep, IdMapping, IdMaps, Join, JoinSource};
+pub use host::{Clone, HostStep, IdMapping, IdMaps, Inside, Join, JoinSource};
 
 use crate::bundle::Bundle;
 use crate::host::HostFacts;

@@ -9,18 +9,16 @@ use berth_sys::mount::{
 };
 
 use super::options::{IdMap, MountOptions};
-use super::{Context, HostStep, IdMaps, PlanError, cgroup, namespaces, path_text, root, text};
+use super::{Context, HostStep, IdMaps, Inside, PlanError, cgroup, namespaces, path_text, root, text};
 use crate::annotations;
 use crate::wire::{InitStep, Slot, mount_flags};
 
-/// All attributes that mount(2) with MS_REMOUNT would clear if they are not named. The access time mode stays as
-/// it is unless one is named.
-const REPLACED: u64 = MOUNT_ATTR_RDONLY
-    | MOUNT_ATTR_NOSUID
-    | MOUNT_ATTR_NODEV
-    | MOUNT_ATTR_NOEXEC
-    | MOUNT_ATTR_NODIRATIME
-    | MOUNT_ATTR_NOSYMFOLLOW;
+/// All attributes that mount(2) with MS_REMOUNT would clear if they are not named.
+const REPLACED: u64 =
+    MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSYMFOLLOW;
+
+/// Attributes of the access time. They stay as they are, unless one of them is named: then all of them are replaced.
+const ACCESS: u64 = MOUNT_ATTR_ATIME | MOUNT_ATTR_NODIRATIME;
 
 /// Files of procfs that may be covered, as with runc: by what tells the container's limits in place of the host's.
 const COVERED_IN_PROC: &[&str] = &[
@@ -132,32 +130,44 @@ fn bind(
         .as_ref()
         .ok_or_else(|| fail("a bind mount needs a source"))?;
     let path = context.bundle.join(path);
+    let private = context.has(LinuxNamespaceType::Mount);
     let idmap = id_mappings(context, mount, options);
-    let slot = (idmap.is_some() || root::parent_opens(context)).then(|| {
-        let slave = !root::shares(context);
-        source(
-            host,
-            &path,
-            options.recursive,
-            idmap,
-            slave,
-            options.source_nofollow,
-        )
-    });
-    let named = options.set | options.clear;
-    let clear = if named == 0 {
-        0
-    } else if context.has(LinuxNamespaceType::User) {
-        // What the host's mount forbids stays forbidden to a user namespace that does not ask for the opposite by name: as
-        // if the mount were made inside, where its attributes are locked (mount_namespaces(7)).
-        options.clear
-    } else {
-        (REPLACED & !options.set) | (options.clear & MOUNT_ATTR_ATIME)
+    let parent = idmap.is_some() || root::parent_opens(context);
+    let inside = place_inside(context, &path)
+        .filter(|place| parent && private && covered(context, number, place, options.recursive));
+    let handed = inside.is_some();
+    let slot = match inside {
+        Some(place) => {
+            let slot = host.len() as u32;
+            host.push(HostStep::SourceInside(Inside {
+                slot,
+                path: path.clone(),
+                place,
+                recursive: options.recursive,
+                nofollow: options.source_nofollow,
+                idmap,
+            }));
+            init.push(InitStep::TakeSource { slot });
+            None
+        }
+        None => parent.then(|| {
+            let slave = !root::shares(context);
+            source(
+                host,
+                &path,
+                options.recursive,
+                idmap,
+                slave,
+                options.source_nofollow,
+            )
+        }),
     };
     let mut flags = 0;
     for (on, flag) in [
         (options.recursive, mount_flags::RECURSIVE),
-        (options.cleared_by_name != 0, mount_flags::CLEAR_STRICT),
+        (handed, mount_flags::HANDED),
+        // As if the mount were made inside, where what the host's mount forbids is locked (mount_namespaces(7)).
+        (context.has(LinuxNamespaceType::User), mount_flags::LOCKED),
         (options.source_nofollow, mount_flags::SOURCE_NOFOLLOW),
         (options.target_nofollow, mount_flags::TARGET_NOFOLLOW),
         (may_cover_proc(mount.destination()), mount_flags::IN_PROC),
@@ -171,7 +181,8 @@ fn bind(
         descriptor: slot.map(Slot::Source),
         target: path_text("mounts.destination", &destination(context, mount))?,
         set: options.set,
-        clear,
+        clear: cleared(options),
+        named: options.cleared_by_name & REPLACED,
         set_all: options.set_all,
         clear_all: options.clear_all,
         propagation: options.propagation,
@@ -180,6 +191,33 @@ fn bind(
         number,
     });
     Ok(())
+}
+
+/// What a bind clears: options replace the attributes that the source's mount has, and without any they stay.
+fn cleared(options: &MountOptions) -> u64 {
+    if options.set | options.clear | options.cleared_by_name == 0 {
+        return 0;
+    }
+    let access = options.clear & MOUNT_ATTR_ATIME | options.set & MOUNT_ATTR_NODIRATIME;
+    let replaced = if access == 0 { REPLACED } else { REPLACED | ACCESS };
+    replaced & !(options.set & !MOUNT_ATTR_ATIME)
+}
+
+/// The place of a host path below the container's root, if it names one.
+fn place_inside(context: &Context<'_>, path: &Path) -> Option<PathBuf> {
+    if context.rootfs == Path::new("/") {
+        return None;
+    }
+    let below = clean(path).strip_prefix(context.rootfs).ok()?.to_path_buf();
+    Some(Path::new("/").join(below))
+}
+
+/// Whether a mount before the one of this number is at the place or above it or, for a recursive bind, below it.
+fn covered(context: &Context<'_>, number: u32, place: &Path, recursive: bool) -> bool {
+    let before = context.spec.mounts().iter().flatten().take(number as usize);
+    before
+        .map(|mount| clean(&destination(context, mount)))
+        .any(|other| place.starts_with(&other) || (recursive && other.starts_with(place)))
 }
 
 /// The mount's own id mappings, or the container's with `idmap` alone.
@@ -353,6 +391,21 @@ mod tests {
         );
         assert_eq!(split(r"lowerdir=/a\,b:/c"), [r"lowerdir=/a\,b:/c"]);
         assert!(split(",,").is_empty());
+    }
+
+    #[test]
+    fn options_of_a_bind_replace_what_is_not_named() {
+        let cleared = |words: &[&str]| cleared(&MountOptions::parse(words));
+        assert_eq!(cleared(&["rbind", "rprivate"]), 0);
+        assert_eq!(cleared(&["bind", "dev"]), REPLACED);
+        assert_eq!(cleared(&["bind", "atime"]), REPLACED);
+        assert_eq!(cleared(&["bind", "ro"]), REPLACED & !MOUNT_ATTR_RDONLY);
+        assert_eq!(cleared(&["bind", "relatime"]), REPLACED | ACCESS);
+        assert_eq!(cleared(&["bind", "nodiratime"]), REPLACED | MOUNT_ATTR_ATIME);
+        assert_eq!(
+            cleared(&["bind", "noatime", "nodiratime"]),
+            REPLACED | MOUNT_ATTR_ATIME
+        );
     }
 
     #[test]

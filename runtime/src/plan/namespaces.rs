@@ -6,6 +6,7 @@ use berth_spec::{Hook, LinuxIdMapping, LinuxNamespaceType};
 
 use super::host::{Clone, HostStep, IdMapping, Join, JoinSource};
 use super::{Context, Gate, PlanError, process};
+use crate::seccomp::Program;
 use crate::wire::{InitStep, Slot, sync};
 
 const NETWORK: u64 = LinuxNamespaceType::Network as u64;
@@ -244,7 +245,7 @@ pub(super) fn hook_point(context: &Context<'_>, init: &mut Vec<InitStep>) -> Res
         init.push(InitStep::Sync { point: sync::MOUNTED });
     }
     if let Some(list) = hooks.create_container() {
-        run_hooks("createContainer", Slot::CreatingDocument, list, None, init)?;
+        run_hooks("createContainer", Slot::CreatingDocument, list, None, None, init)?;
     }
     Ok(())
 }
@@ -256,6 +257,7 @@ pub(super) fn run_hooks(
     document: Slot,
     hooks: &[Hook],
     own: Option<&[String]>,
+    filter: Option<&Program>,
     init: &mut Vec<InitStep>,
 ) -> Result<(), PlanError> {
     for (number, hook) in hooks.iter().enumerate() {
@@ -281,6 +283,8 @@ pub(super) fn run_hooks(
             kind: super::text("hooks", kind)?,
             number: number as u32,
             home: inherit.is_some(),
+            filter: filter.map(|program| program.filter.concat()).unwrap_or_default(),
+            filter_flags: filter.map_or(0, |program| program.flags),
         });
     }
     Ok(())

@@ -22,7 +22,7 @@ pub struct MountOptions {
     pub set: u64,
     /// MOUNT_ATTR_* to clear.
     pub clear: u64,
-    /// Of those to clear, the ones that were asked for by name.
+    /// Attributes, also of the access time, that are not to be there by name (`rw`, `atime`).
     pub cleared_by_name: u64,
     /// MOUNT_ATTR_* to set on the whole subtree.
     pub set_all: u64,
@@ -64,15 +64,15 @@ const ATTRIBUTES: &[(&str, u64, bool)] = &[
     ("symfollow", MOUNT_ATTR_NOSYMFOLLOW, false),
 ];
 
-/// (name, access time mode). They exclude each other, so each clears the whole mask first.
-const ACCESS_TIMES: &[(&str, u64)] = &[
-    ("noatime", MOUNT_ATTR_NOATIME),
-    ("atime", 0),
-    ("relatime", 0),
-    // As with mount(2), whose default is relatime: `strictatime` is the word for the other.
-    ("norelatime", 0),
-    ("strictatime", MOUNT_ATTR_STRICTATIME),
-    ("nostrictatime", 0),
+/// (name, access time mode, whether it sets it). The modes exclude each other. A word that takes one back leaves what there
+/// is, as with mount(2).
+const ACCESS_TIMES: &[(&str, u64, bool)] = &[
+    ("noatime", MOUNT_ATTR_NOATIME, true),
+    ("atime", MOUNT_ATTR_NOATIME, false),
+    ("relatime", 0, true),
+    ("norelatime", 0, false),
+    ("strictatime", MOUNT_ATTR_STRICTATIME, true),
+    ("nostrictatime", MOUNT_ATTR_STRICTATIME, false),
 ];
 
 const PROPAGATIONS: &[(&str, u64)] = &[
@@ -129,33 +129,49 @@ impl MountOptions {
     }
 
     fn attribute(&mut self, name: &str, all: bool) -> bool {
-        // `rw` is also `r` + `w`, which is no option: no conflict in the tables.
-        let (mask, value, sets) =
-            if let Some((_, flag, sets)) = ATTRIBUTES.iter().find(|(n, _, _)| *n == name) {
-                (*flag, if *sets { *flag } else { 0 }, *sets)
-            } else if let Some((_, mode)) = ACCESS_TIMES.iter().find(|(n, _)| *n == name) {
-                (MOUNT_ATTR_ATIME, *mode, true)
-            } else {
-                return false;
-            };
+        if let Some((_, mode, sets)) = ACCESS_TIMES.iter().find(|(n, ..)| *n == name) {
+            self.access_time(*mode, *sets, all);
+            return true;
+        }
+        let Some((_, flag, sets)) = ATTRIBUTES.iter().find(|(n, ..)| *n == name) else {
+            return false;
+        };
         let (set, clear) = if all {
             (&mut self.set_all, &mut self.clear_all)
         } else {
             (&mut self.set, &mut self.clear)
         };
-        *set = *set & !mask | value;
-        // The access time mode is a field of several bits: the kernel wants all of them cleared to set one.
-        if mask == MOUNT_ATTR_ATIME || !sets {
-            *clear |= mask;
+        if *sets {
+            *set |= flag;
+            *clear &= !flag;
         } else {
-            *clear &= !mask;
+            *set &= !flag;
+            *clear |= flag;
         }
-        if !all && !sets {
-            self.cleared_by_name |= mask;
+        if !all && *sets {
+            self.cleared_by_name &= !flag;
         } else if !all {
-            self.cleared_by_name &= !mask;
+            self.cleared_by_name |= flag;
         }
         true
+    }
+
+    /// The mode is a field of several bits: the kernel wants all of them cleared to set one.
+    fn access_time(&mut self, mode: u64, sets: bool, all: bool) {
+        if all {
+            let mode = if sets { mode } else { 0 };
+            self.set_all = self.set_all & !MOUNT_ATTR_ATIME | mode;
+            self.clear_all |= MOUNT_ATTR_ATIME;
+        } else if sets {
+            self.set = self.set & !MOUNT_ATTR_ATIME | mode;
+            self.clear |= MOUNT_ATTR_ATIME;
+        } else {
+            self.cleared_by_name |= MOUNT_ATTR_ATIME;
+            if self.clear & MOUNT_ATTR_ATIME != 0 && self.set & MOUNT_ATTR_ATIME == mode {
+                self.set &= !MOUNT_ATTR_ATIME;
+                self.clear &= !MOUNT_ATTR_ATIME;
+            }
+        }
     }
 }
 
@@ -188,6 +204,22 @@ mod tests {
             (parsed.set, parsed.clear),
             (MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_ATIME)
         );
+    }
+
+    #[test]
+    fn a_word_that_takes_an_access_time_back_names_no_other() {
+        for words in [
+            &["atime"][..],
+            &["noatime", "atime"],
+            &["relatime", "norelatime"],
+            &["strictatime", "nostrictatime"],
+        ] {
+            let parsed = MountOptions::parse(words);
+            assert_eq!((parsed.set, parsed.clear), (0, 0), "{words:?}");
+            assert_eq!(parsed.cleared_by_name, MOUNT_ATTR_ATIME, "{words:?}");
+        }
+        let parsed = MountOptions::parse(&["noatime", "norelatime"]);
+        assert_eq!((parsed.set, parsed.clear), (MOUNT_ATTR_NOATIME, MOUNT_ATTR_ATIME));
     }
 
     #[test]

@@ -131,6 +131,7 @@ pub(super) fn finish(
         init.push(capabilities.clone());
     }
     let (arguments, environment) = program_of(process, environment, init)?;
+    let silent = program.filter(|program| program.listener.is_none());
     let listening = program.filter(|program| program.listener.is_some());
     if let Some(program) = listening {
         // Somebody must take the listener's descriptor while the parent is still there.
@@ -151,9 +152,11 @@ pub(super) fn finish(
             .and_then(|hooks| hooks.start_container().as_ref())
     {
         let own = process.env().as_deref();
-        namespaces::run_hooks("startContainer", Slot::CreatedDocument, hooks, own, init)?;
+        // They are held to the filter as the program is; this process, which has more to do, is not yet.
+        let document = Slot::CreatedDocument;
+        namespaces::run_hooks("startContainer", document, hooks, own, silent, init)?;
     }
-    if let Some(program) = program.filter(|program| program.listener.is_none()) {
+    if let Some(program) = silent {
         init.push(seccomp::step(program));
     }
     if !locked {

@@ -108,13 +108,19 @@ pub(super) fn memory_policy(spec: &Spec, _: &HostFacts) -> Result<(), Invalid> {
     if !nodes.is_empty() && !is_number_list(nodes) {
         return Err(Invalid::new(
             field,
-            format_args!("{nodes:?} is not a list of nodes: write it as \"0-1,3\""),
+            format_args!(
+                "invalid memory policy nodes: {nodes:?} is not a list of nodes: write it as \"0-1,3\""
+            ),
         ));
     }
     match policy.mode() {
-        MpolDefault | MpolLocal if !nodes.is_empty() => {
-            Err(Invalid::new(field, "this mode takes no nodes: remove them"))
-        }
+        MpolDefault | MpolLocal if !nodes.is_empty() => Err(Invalid::new(
+            field,
+            format_args!(
+                "memory policy mode requires 0 nodes but got {}: remove them",
+                listed(nodes)
+            ),
+        )),
         MpolBind | MpolInterleave | MpolPreferredMany | MpolWeightedInterleave if nodes.is_empty() => Err(
             Invalid::new(field, "this mode requires at least one node: name it"),
         ),
@@ -126,4 +132,14 @@ pub(super) fn memory_policy(spec: &Spec, _: &HostFacts) -> Result<(), Invalid> {
         | MpolWeightedInterleave
         | MpolPreferred => Ok(()),
     }
+}
+
+/// How many numbers a list such as `0-3,7` has.
+fn listed(list: &str) -> u64 {
+    let number = |text: &str| text.parse::<u64>().unwrap_or_default();
+    let parts = list.split(',').map(|part| match part.split_once('-') {
+        Some((first, last)) => number(last).saturating_sub(number(first)) + 1,
+        None => 1,
+    });
+    parts.sum()
 }

@@ -14,6 +14,8 @@ pub enum Report<'a> {
     Ready,
     /// A seccomp listener's descriptor comes with this message.
     Listener,
+    /// The source of a mount with this number is wanted; a descriptor of the root comes with this message.
+    Source(u32),
     /// A step failed; the process ends.
     Failed {
         /// Index of the step in the plan.
@@ -61,6 +63,8 @@ pub mod reason {
     pub const OUTSIDE: u32 = 12;
     /// The target of a mount is in procfs, whose files must be the kernel's.
     pub const IN_PROC: u32 = 13;
+    /// An attribute that a mount was to lose, or an access time that it was to get, is locked.
+    pub const LOCKED: u32 = 14;
 }
 
 impl<'a> Report<'a> {
@@ -79,6 +83,10 @@ impl<'a> Report<'a> {
             }
             Self::Ready => put(&2u32.to_le_bytes()),
             Self::Listener => put(&3u32.to_le_bytes()),
+            Self::Source(slot) => {
+                put(&5u32.to_le_bytes());
+                put(&slot.to_le_bytes());
+            }
             Self::Failed {
                 step,
                 tag,
@@ -103,6 +111,7 @@ impl<'a> Report<'a> {
             1 => Self::Reached(reader.u32()?),
             2 => Self::Ready,
             3 => Self::Listener,
+            5 => Self::Source(reader.u32()?),
             4 => Self::Failed {
                 step: reader.u32()?,
                 tag: reader.u32()?,

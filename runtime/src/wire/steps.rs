@@ -72,8 +72,8 @@ pub mod mount_flags {
     pub const KEEP_PROC: u32 = 2;
     /// Bind the whole subtree.
     pub const RECURSIVE: u32 = 8;
-    /// The attributes to clear were asked for, and not only implied by those to set.
-    pub const CLEAR_STRICT: u32 = 16;
+    /// The source's attributes are locked: they stay unless clearing them is asked for by name, which is refused.
+    pub const LOCKED: u32 = 16;
     /// Do not follow a symbolic link at the source.
     pub const SOURCE_NOFOLLOW: u32 = 32;
     /// Do not follow a symbolic link at the target.
@@ -82,6 +82,8 @@ pub mod mount_flags {
     pub const INHERIT_MODE: u32 = 128;
     /// The target may be a file of procfs: one of those that hide what is the host's.
     pub const IN_PROC: u32 = 256;
+    /// The tree was handed over by the parent ([`super::Step::TakeSource`]).
+    pub const HANDED: u32 = 512;
 }
 
 /// Places where the init waits for its parent.
@@ -181,6 +183,8 @@ steps! {
         set: U64,
         /// MOUNT_ATTR_* to clear on the top mount.
         clear: U64,
+        /// Of these, the ones that were named.
+        named: U64,
         /// MOUNT_ATTR_* to set on all of the subtree.
         set_all: U64,
         /// MOUNT_ATTR_* to clear on all of the subtree.
@@ -193,6 +197,11 @@ steps! {
         flags: U32,
         /// Index in the configuration's `mounts`.
         number: U32
+    }
+    /// Have the parent make a detached mount of a place below the root, as the mounts made so far show it, and take it.
+    TakeSource = 50 {
+        /// Which.
+        slot: U32
     }
     /// Change attributes of the mount at a place.
     Attributes = 14 {
@@ -385,7 +394,11 @@ steps! {
         /// Index in that list.
         number: U32,
         /// Whether it gets the process' HOME, if its environment has none.
-        home: Flag
+        home: Flag,
+        /// `struct sock_filter` array that it runs under, or nothing.
+        filter: Bytes,
+        /// SECCOMP_FILTER_FLAG_* for it.
+        filter_flags: U32
     }
     /// Report that everything is done and wait on the gate for the start.
     Park = 40 {

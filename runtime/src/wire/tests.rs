@@ -32,6 +32,7 @@ fn sample() -> Vec<InitStep> {
             target: c("/to"),
             set: 1,
             clear: 2,
+            named: 1,
             set_all: 4,
             clear_all: 8,
             propagation: 16,
@@ -86,6 +87,7 @@ fn a_plan_survives_the_wire() {
         target,
         set,
         clear,
+        named,
         set_all,
         clear_all,
         propagation,
@@ -97,7 +99,7 @@ fn a_plan_survives_the_wire() {
         panic!("{:?}", steps[2]);
     };
     assert_eq!((*source, *target, *descriptor), (c"/from", c"/to", 103));
-    assert_eq!((*set, *clear, *set_all, *clear_all), (1, 2, 4, 8));
+    assert_eq!((*set, *clear, *named, *set_all, *clear_all), (1, 2, 1, 4, 8));
     assert_eq!(
         (*propagation, *propagation_all, *flags, *number),
         (16, true, 32, 9)

@@ -39,6 +39,13 @@ fn clone_with(path: &Path, recursive: bool, flags: u32) -> io::Result<OwnedFd> {
     raw::open_tree(Fd::CWD, &path, flags).map(owned).map_err(error)
 }
 
+/// A detached copy of the mount that an open file or folder is on, from there down, as [`clone_at`].
+pub fn clone_of(place: BorrowedFd<'_>, recursive: bool) -> io::Result<OwnedFd> {
+    raw::clone_tree(Fd(place.as_raw_fd()), recursive)
+        .map(owned)
+        .map_err(error)
+}
+
 /// Attaches a detached mount onto the place behind `target`.
 pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
     raw::move_mount(Fd(mount.as_raw_fd()), Fd(target.as_raw_fd())).map_err(error)

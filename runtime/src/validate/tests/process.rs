@@ -119,7 +119,7 @@ fn scheduling_fields() {
     refused(
         &[("/linux/memoryPolicy", policy)],
         "linux.memoryPolicy.nodes",
-        "takes no nodes",
+        "requires 0 nodes but got 1: remove",
     );
     let policy = json!({"mode": "MPOL_BIND", "nodes": "3-1"});
     refused(

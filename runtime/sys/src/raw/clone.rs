@@ -102,6 +102,9 @@ struct SpawnOrder {
     envp: *const *const c_char,
     stdin: Fd,
     output: Fd,
+    filter: *const u8,
+    filter_length: usize,
+    filter_flags: u32,
     failure: i32,
 }
 
@@ -111,6 +114,14 @@ unsafe extern "C" fn spawned(order: *mut c_void) -> ! {
     let _ = super::dup3(order.stdin, Fd::STDIN, 0);
     let _ = super::dup3(order.output, Fd::STDOUT, 0);
     let _ = super::dup3(order.output, Fd::STDERR, 0);
+    if order.filter_length != 0 {
+        // SAFETY: pointer and length are of a slice that outlives the call.
+        let filter = unsafe { core::slice::from_raw_parts(order.filter, order.filter_length) };
+        if let Err(errno) = super::load_filter(filter, order.filter_flags) {
+            order.failure = errno.0;
+            exit(127);
+        }
+    }
     // SAFETY: path, argv and envp come from a `CStr` and two `StringArray`s that outlive the call.
     let value = unsafe {
         syscall(
@@ -131,8 +142,14 @@ unsafe extern "C" fn spawned(order: *mut c_void) -> ! {
 
 /// Runs a program in a child that borrows this process's memory until its execve(2) (vfork(2)); returns its id.
 /// Its standard input is `stdin`, its standard output and error `output`; a failed execve(2) is this function's
-/// error.
-pub fn spawn(path: &CStr, argv: &StringArray<'_>, envp: &StringArray<'_>, stdin: Fd, output: Fd) -> Res<i32> {
+/// error. With a filter, an array of `struct sock_filter` and its flags, it runs under that (seccomp(2)).
+pub fn spawn(
+    path: &CStr,
+    argv: &StringArray<'_>,
+    envp: &StringArray<'_>,
+    (stdin, output): (Fd, Fd),
+    filter: Option<(&[u8], u32)>,
+) -> Res<i32> {
     const CLONE_VM: u64 = 0x100;
     const CLONE_VFORK: u64 = 0x4000;
     const SIGCHLD: u64 = 17;
@@ -143,6 +160,9 @@ pub fn spawn(path: &CStr, argv: &StringArray<'_>, envp: &StringArray<'_>, stdin:
         envp: envp.as_ptr(),
         stdin,
         output,
+        filter: filter.map_or(core::ptr::null(), |(program, _)| program.as_ptr()),
+        filter_length: filter.map_or(0, |(program, _)| program.len()),
+        filter_flags: filter.map_or(0, |(_, flags)| flags),
         failure: 0,
     };
     let args = CloneArgs {

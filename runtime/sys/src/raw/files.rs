@@ -291,7 +291,38 @@ pub fn fstat(fd: Fd) -> Res<Stat> {
 /// Whether the file is in a procfs (statfs(2), PROC_SUPER_MAGIC).
 pub fn in_procfs(fd: Fd) -> Res<bool> {
     const MAGIC: u64 = 0x9fa0;
-    // `struct statfs` begins with its type in a long; all of it is 120 bytes on 64-bit machines.
+    Ok(statfs(fd)?[0] == MAGIC)
+}
+
+/// Attributes of the mount that a file is on, and whether its file system is read-only, as MOUNT_ATTR_* (fstatfs(2)).
+pub fn mount_attributes(fd: Fd) -> Res<u64> {
+    use super::mounts::{
+        MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_STRICTATIME,
+    };
+    // ST_RDONLY, ST_NOSUID, ST_NODEV and ST_NOEXEC are the same bits as their attributes.
+    const SAME: u64 = 0xf;
+    const ST_NOATIME: u64 = 0x400;
+    const ST_NODIRATIME: u64 = 0x800;
+    const ST_RELATIME: u64 = 0x1000;
+    const ST_NOSYMFOLLOW: u64 = 0x2000;
+    let flags = statfs(fd)?[10];
+    let mut attributes = flags & SAME;
+    attributes |= match (flags & ST_NOATIME != 0, flags & ST_RELATIME != 0) {
+        (true, _) => MOUNT_ATTR_NOATIME,
+        (_, true) => 0,
+        _ => MOUNT_ATTR_STRICTATIME,
+    };
+    if flags & ST_NODIRATIME != 0 {
+        attributes |= MOUNT_ATTR_NODIRATIME;
+    }
+    if flags & ST_NOSYMFOLLOW != 0 {
+        attributes |= MOUNT_ATTR_NOSYMFOLLOW;
+    }
+    Ok(attributes)
+}
+
+/// `struct statfs` of 64-bit machines, 120 bytes in longs: the type comes first, the flags of the mount are the eleventh.
+fn statfs(fd: Fd) -> Res<[u64; 16]> {
     let mut found = [0u64; 16];
     // SAFETY: the buffer is larger than what the kernel writes.
     check_unit(unsafe {
@@ -300,7 +331,7 @@ pub fn in_procfs(fd: Fd) -> Res<bool> {
             [fd.arg(), core::ptr::from_mut(&mut found) as usize, 0, 0, 0, 0],
         )
     })?;
-    Ok(found[0] == MAGIC)
+    Ok(found)
 }
 
 /// mkdirat(2).
@@ -542,6 +573,14 @@ pub fn poll(fd: Fd, events: i16, timeout: Option<&mut [i64; 2]>) -> Res<i16> {
         return Err(Errno::ETIMEDOUT);
     }
     Ok((entry[1] >> 16) as i16)
+}
+
+/// ppoll(2) of two descriptors for reading: whether the first is ready, else the second is.
+pub fn poll_two(first: Fd, second: Fd) -> Res<bool> {
+    let mut entries = [[first.0, i32::from(POLLIN)], [second.0, i32::from(POLLIN)]];
+    // SAFETY: the entries have the layout of struct pollfd on little-endian machines (fd, events | revents << 16).
+    check(unsafe { syscall(nr::PPOLL, [entries.as_mut_ptr() as usize, 2, 0, 0, 0, 0]) })?;
+    Ok(entries[0][1] >> 16 != 0)
 }
 
 /// ioctl(2) with a plain number, or none, as argument.

@@ -385,6 +385,20 @@ pub fn set_key_permissions(key: i32, permissions: u32) -> Res<()> {
     })
 }
 
+/// [`seccomp`], with the right to: without no_new_privs the effective set must have CAP_SYS_ADMIN, and becoming the user
+/// emptied it.
+pub fn load_filter(program: &[u8], flags: u32) -> Res<usize> {
+    match seccomp(program, flags) {
+        Err(Errno::EACCES) => {
+            let mut sets = capget()?;
+            sets.effective = sets.permitted;
+            capset(sets)?;
+            seccomp(program, flags)
+        }
+        result => result,
+    }
+}
+
 /// seccomp(2) SECCOMP_SET_MODE_FILTER. `program` is an array of `struct sock_filter`; with
 /// SECCOMP_FILTER_FLAG_NEW_LISTENER the result is the listener's descriptor.
 pub fn seccomp(program: &[u8], flags: u32) -> Res<usize> {
@@ -450,6 +464,25 @@ pub fn set_signal_mask(mask: u64) -> Res<u64> {
         )
     })?;
     Ok(old)
+}
+
+/// signalfd4(2): a descriptor that becomes readable when one of these blocked signals is there (bit n-1 for signal n).
+pub fn signal_fd(mask: u64) -> Res<Fd> {
+    const SFD_CLOEXEC: usize = 0o2_000_000;
+    // SAFETY: one 64-bit set is read.
+    check_fd(unsafe {
+        syscall(
+            nr::SIGNALFD4,
+            [
+                usize::MAX,
+                core::ptr::from_ref(&mask) as usize,
+                8,
+                SFD_CLOEXEC,
+                0,
+                0,
+            ],
+        )
+    })
 }
 
 /// rt_sigaction(2): gives a signal its default action.
