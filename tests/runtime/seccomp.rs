@@ -338,7 +338,7 @@ fn without_an_agent_there_is_no_container() {
     let container = runtime.container(&mut bundle);
     let error = container.verb("create", &[]).err();
     assert!(
-        error.contains("linux.seccomp.listenerPath: cannot hand the listener to /no/such/agent"),
+        error.contains("linux.seccomp.listenerPath: failed to connect with seccomp agent: cannot hand the listener to /no/such/agent"),
         "{error}"
     );
     assert!(container.verb("state", &[]).err().contains("does not exist"));

@@ -46,11 +46,15 @@ impl Init {
         } else {
             attributes
         };
-        let mode = if inherit {
-            Some(sys::fstat(place)?.mode & 0o7777)
-        } else {
-            None
+        // The permissions of the folder that is covered. Where others are asked for, these are for show, as with runc.
+        let shown = options
+            .clone()
+            .any(|option| option.to_bytes().starts_with(b"mode="));
+        let mode = match inherit {
+            true => Some(sys::fstat(place)?.mode & 0o7777),
+            false => None,
         };
+        let (mode, chmod) = if shown { (None, mode) } else { (mode, None) };
         let made = self.new_filesystem(fstype, source, options, mode, first);
         let mount = match made {
             Ok(mount) => mount,
@@ -64,6 +68,12 @@ impl Init {
         if copy_up {
             copy::folder(place, mount)
                 .map_err(|errno| Failure::new(reason::TARGET, errno, target.to_bytes()))?;
+        }
+        if let Some(mode) = chmod {
+            let top = sys::openat(mount, c".", O_RDONLY | O_DIRECTORY, 0)?;
+            let done = sys::fchmod(top, mode);
+            sys::close(top);
+            done?;
         }
         if first != attributes {
             let attr = MountAttr {
@@ -318,12 +328,12 @@ fn bound(path: &CStr, attributes: u64) -> Result<Fd, Failure<'_>> {
 /// Attributes that are not named are cleared, as mount(2) with MS_REMOUNT does. Where they are locked, by another user
 /// namespace (mount_namespaces(7)) or because the container has one, they stay, and to ask for the opposite by name is an
 /// error.
-fn set_bind_attributes<'a>(
+fn set_bind_attributes(
     mount: Fd,
     (set, clear, named): (u64, u64, u64),
     locked: bool,
-    target: &'a CStr,
-) -> Done<'a> {
+    target: &CStr,
+) -> Done<'_> {
     const LOCKS: u64 =
         MOUNT_ATTR_RDONLY | sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
     const ACCESS: u64 = sys::MOUNT_ATTR_ATIME | sys::MOUNT_ATTR_NODIRATIME;

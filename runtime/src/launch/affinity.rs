@@ -1,5 +1,7 @@
 //! The processors that `exec` itself runs on while it makes a process (`process.execCPUAffinity.initial`).
 
+use std::fmt::Write as _;
+
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -24,7 +26,11 @@ pub(super) fn narrow(mask: &[u8]) -> Result<CpuSet, LaunchError> {
 
 /// A mask as one number, the first processor its lowest bit.
 pub(super) fn number(mask: &[u8]) -> String {
-    let digits: String = mask.iter().rev().map(|byte| format!("{byte:02x}")).collect();
+    let mut digits = String::new();
+    for byte in mask.iter().rev() {
+        // Writing to a String cannot fail.
+        let _ = write!(digits, "{byte:02x}");
+    }
     let digits = digits.trim_start_matches('0');
     format!("0x{}", if digits.is_empty() { "0" } else { digits })
 }

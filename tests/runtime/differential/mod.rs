@@ -378,7 +378,7 @@ fn engine_bundle() -> Bundle {
             mounts.push(json!({"destination": format!("/run/secrets/{number}"), "type": "tmpfs", "source": "tmpfs",
                 "options": ["nosuid", "noexec", "nodev", "size=4k", "mode=0700"]}));
         }
-        mounts.push(json!({"destination": "/run/lock", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "noatime", "size=5m"]}));
+        mounts.push(json!({"destination": "/run/lock", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "noatime", "size=5m", "mode=755"]}));
         mounts.push(json!({"destination": "/home/link", "type": "bind", "source": files.as_str(), "options": ["bind", "ro", "noexec"]}));
         mounts.push(json!({"destination": "/srv/slave", "type": "bind", "source": files.as_str(), "options": ["rbind", "rslave"]}));
         config["linux"]["seccomp"] = engine_seccomp();
