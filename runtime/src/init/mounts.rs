@@ -5,8 +5,8 @@ use core::ffi::CStr;
 
 use super::path::{self, Make};
 use super::sys::{
-    self, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW, Errno, Fd, MOUNT_ATTR_RDONLY, MountAttr, O_PATH,
-    OPEN_TREE_CLONE, S_IFDIR,
+    self, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW, Errno, Fd, MOUNT_ATTR_RDONLY, MountAttr, O_DIRECTORY, O_PATH,
+    O_RDONLY, OPEN_TREE_CLONE, S_IFDIR,
 };
 use super::wire::{Report, Step, mount_flags, reason};
 use super::{Buffer, Done, Failure, Init, copy};
