@@ -70,10 +70,7 @@ impl Init {
                 .map_err(|errno| Failure::new(reason::TARGET, errno, target.to_bytes()))?;
         }
         if let Some(mode) = chmod {
-            let top = sys::openat(mount, c".", O_RDONLY | O_DIRECTORY, 0)?;
-            let done = sys::fchmod(top, mode);
-            sys::close(top);
-            done?;
+            set_mode(mount, mode)?;
         }
         if first != attributes {
             let attr = MountAttr {
@@ -259,6 +256,13 @@ impl Init {
             Err(errno) => Err(errno.into()),
         }
     }
+}
+
+fn set_mode<'a>(mount: Fd, mode: u32) -> Done<'a> {
+    let top = sys::openat(mount, c".", O_RDONLY | O_DIRECTORY, 0)?;
+    let done = sys::fchmod(top, mode);
+    sys::close(top);
+    Ok(done?)
 }
 
 fn exists(root: Fd, path: &CStr) -> bool {

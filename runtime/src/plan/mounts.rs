@@ -130,42 +130,15 @@ fn bind(
         .as_ref()
         .ok_or_else(|| fail("a bind mount needs a source"))?;
     let path = context.bundle.join(path);
-    let private = context.has(LinuxNamespaceType::Mount);
     let idmap = id_mappings(context, mount, options);
-    let parent = idmap.is_some() || root::parent_opens(context);
-    let inside = place_inside(context, &path)
-        .filter(|place| parent && private && covered(context, number, place, options.recursive));
-    let handed = inside.is_some();
-    let slot = match inside {
-        Some(place) => {
-            let slot = host.len() as u32;
-            host.push(HostStep::SourceInside(Inside {
-                slot,
-                path: path.clone(),
-                place,
-                recursive: options.recursive,
-                nofollow: options.source_nofollow,
-                idmap,
-            }));
-            init.push(InitStep::TakeSource { slot });
-            None
-        }
-        None => parent.then(|| {
-            let slave = !root::shares(context);
-            source(
-                host,
-                &path,
-                options.recursive,
-                idmap,
-                slave,
-                options.source_nofollow,
-            )
-        }),
-    };
+    let origin = origin(context, number, &path, options, idmap, host);
+    if let Origin::Inside(slot) = origin {
+        init.push(InitStep::TakeSource { slot });
+    }
     let mut flags = 0;
     for (on, flag) in [
         (options.recursive, mount_flags::RECURSIVE),
-        (handed, mount_flags::HANDED),
+        (matches!(origin, Origin::Inside(_)), mount_flags::HANDED),
         // As if the mount were made inside, where what the host's mount forbids is locked (mount_namespaces(7)).
         (context.has(LinuxNamespaceType::User), mount_flags::LOCKED),
         (options.source_nofollow, mount_flags::SOURCE_NOFOLLOW),
@@ -178,7 +151,10 @@ fn bind(
     }
     init.push(InitStep::Bind {
         source: path_text("mounts.source", &path)?,
-        descriptor: slot.map(Slot::Source),
+        descriptor: match origin {
+            Origin::Parent(slot) => Some(Slot::Source(slot)),
+            Origin::Init | Origin::Inside(_) => None,
+        },
         target: path_text("mounts.destination", &destination(context, mount))?,
         set: options.set,
         clear: cleared(options),
@@ -191,6 +167,49 @@ fn bind(
         number,
     });
     Ok(())
+}
+
+/// Who opens the source of a bind.
+enum Origin {
+    /// The init itself.
+    Init,
+    /// The parent, before the init is made.
+    Parent(u32),
+    /// The parent, at the mount's turn.
+    Inside(u32),
+}
+
+fn origin(
+    context: &Context<'_>,
+    number: u32,
+    path: &Path,
+    options: &MountOptions,
+    idmap: Option<IdMaps>,
+    host: &mut Vec<HostStep>,
+) -> Origin {
+    if idmap.is_none() && !root::parent_opens(context) {
+        return Origin::Init;
+    }
+    let (recursive, nofollow) = (options.recursive, options.source_nofollow);
+    let private = context.has(LinuxNamespaceType::Mount);
+    match place_inside(context, path) {
+        Some(place) if private && covered(context, number, &place, recursive) => {
+            let slot = host.len() as u32;
+            host.push(HostStep::SourceInside(Inside {
+                slot,
+                path: path.to_path_buf(),
+                place,
+                recursive,
+                nofollow,
+                idmap,
+            }));
+            Origin::Inside(slot)
+        }
+        _ => {
+            let slave = !root::shares(context);
+            Origin::Parent(source(host, path, recursive, idmap, slave, nofollow))
+        }
+    }
 }
 
 /// What a bind clears: options replace the attributes that the source's mount has, and without any they stay.
