@@ -24,21 +24,21 @@ macro_rules! need_criu {
 }
 
 /// Counts in a file, and from time to time looks whether it is to end.
-const COUNTER: &str = "i=0; while [ ! -e /stop ]; do i=$((i+1)); echo $i >/count.new; mv /count.new /count; \
+pub(crate) const COUNTER: &str = "i=0; while [ ! -e /stop ]; do i=$((i+1)); echo $i >/count.new; mv /count.new /count; \
                        sleep 0.05; done; exit 7";
 
 fn counter() -> Bundle {
     Bundle::new(&["sh", "-c", COUNTER])
 }
 
-fn count(bundle: &Bundle) -> u64 {
+pub(crate) fn count(bundle: &Bundle) -> u64 {
     let text = fs::read_to_string(bundle.rootfs().join("count")).unwrap_or_default();
     text.trim().parse().unwrap_or(0)
 }
 
 /// Waits until it has gone on counting from `from`, without having begun anew.
 #[track_caller]
-fn counts_on(bundle: &Bundle, from: u64) {
+pub(crate) fn counts_on(bundle: &Bundle, from: u64) {
     wait_for("the counter to go on", PATIENCE, || match count(bundle) {
         now if now > from + 2 => Ok(()),
         now => Err(now),
@@ -58,12 +58,12 @@ fn detached(container: &Container<'_>, verb: &str, options: &[&str]) {
     assert!(output.success(), "{verb} {options:?}: {output}");
 }
 
-fn path(dir: &TempDir, name: &str) -> String {
+pub(crate) fn path(dir: &TempDir, name: &str) -> String {
     dir.path().join(name).to_str().unwrap().to_owned()
 }
 
 /// `restore` with what it needs to find the bundle.
-fn restore(container: &Container<'_>, bundle: &Bundle, images: &str, options: &[&str]) {
+pub(crate) fn restore(container: &Container<'_>, bundle: &Bundle, images: &str, options: &[&str]) {
     let mut all = vec![
         "--bundle",
         bundle.path().to_str().unwrap(),
@@ -92,7 +92,7 @@ fn errors(log: &str) -> String {
 }
 
 #[track_caller]
-fn checkpoint(container: &Container<'_>, images: &str, options: &[&str]) {
+pub(crate) fn checkpoint(container: &Container<'_>, images: &str, options: &[&str]) {
     let mut all = vec!["--image-path", images];
     all.extend(options);
     let outcome = container.verb("checkpoint", &all);
@@ -101,7 +101,7 @@ fn checkpoint(container: &Container<'_>, images: &str, options: &[&str]) {
 }
 
 /// A running counter; `change` is applied to the configuration before.
-fn started<'a>(runtime: &'a Runtime, bundle: &mut Bundle) -> Container<'a> {
+pub(crate) fn started<'a>(runtime: &'a Runtime, bundle: &mut Bundle) -> Container<'a> {
     let container = runtime.container(bundle);
     detached(&container, "run", &["--detach"]);
     counts_on(bundle, 0);

@@ -6,7 +6,9 @@ mod annotations;
 mod apparmor;
 mod attributes;
 mod bad_input;
+#[macro_use]
 mod checkpoint;
+mod checkpoint_options;
 mod containerd;
 mod differential;
 mod driver;

@@ -16,12 +16,13 @@ use tempfile::TempDir;
 use crate::driver::{Container, PATIENCE, Runtime};
 
 /// Takes the descriptor that was sent.
-fn receive(stream: &UnixStream) -> File {
+pub(crate) fn receive(stream: &UnixStream) -> File {
     let (_, fd) = berth_sys::socket::receive_fd(stream.as_fd(), &mut [0; 4096]).unwrap();
     fd.expect("a descriptor").into()
 }
 
-fn listener() -> (TempDir, PathBuf, UnixListener) {
+/// A listening socket, in a folder that goes with it.
+pub(crate) fn listener() -> (TempDir, PathBuf, UnixListener) {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("socket");
     let listener = UnixListener::bind(&path).unwrap();
