@@ -50,9 +50,10 @@ impl Init {
         let shown = options
             .clone()
             .any(|option| option.to_bytes().starts_with(b"mode="));
-        let mode = match inherit {
-            true => Some(sys::fstat(place)?.mode & 0o7777),
-            false => None,
+        let mode = if inherit {
+            Some(sys::fstat(place)?.mode & 0o7777)
+        } else {
+            None
         };
         let (mode, chmod) = if shown { (None, mode) } else { (mode, None) };
         let made = self.new_filesystem(fstype, source, options, mode, first);

@@ -87,7 +87,8 @@ pub(super) fn rules(spec: &Spec, _: &HostFacts) -> Result<(), Invalid> {
             let problem = format!("device access at {index} field cannot be empty: use letters of \"rwm\"");
             return Err(Invalid::new(at("access"), problem));
         }
-        if let Some(letter) = access.chars().find(|letter| !"rwm".contains(*letter)) {
+        // `a` gives nothing; configurations that runc takes have it.
+        if let Some(letter) = access.chars().find(|letter| !"rwma".contains(*letter)) {
             return Err(Invalid::new(
                 at("access"),
                 format_args!("unknown access {letter:?}: use letters of \"rwm\""),

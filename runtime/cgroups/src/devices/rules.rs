@@ -124,6 +124,8 @@ fn check(index: usize, device: &LinuxDeviceCgroup) -> Result<Rule, CgroupError> 
             'r' => READ,
             'w' => WRITE,
             'm' => MKNOD,
+            // As with runc, it stands for none of them.
+            'a' => 0,
             _ => {
                 let reason = format!("{letter:?} is not one of r, w and m");
                 return Err(CgroupError::invalid(field("access"), reason));
