@@ -412,10 +412,20 @@ fn a_reused_process_id_is_not_signalled() {
     container.start();
     container.kill("KILL").ok();
     container.wait("stopped");
-    // Give the record the id of a process that lives, as if the kernel had reused it.
-    let mut bystander = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
     let path = runtime.root().join(&container.id).join("state.json");
     let mut record: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    // Give the record the id of a process that lives, as if the kernel had reused it: in a later tick of the clock that
+    // start times are told in, of which there are a hundred a second.
+    let mut bystander = harness::wait_for("a later tick", PATIENCE, || {
+        let mut bystander = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", bystander.id())).unwrap();
+        if stat.split(' ').nth(21) != Some(record["startTime"].to_string().as_str()) {
+            return Ok(bystander);
+        }
+        bystander.kill().unwrap();
+        bystander.wait().unwrap();
+        Err("the same tick")
+    });
     record["pid"] = json!(bystander.id());
     std::fs::write(&path, record.to_string()).unwrap();
     assert_eq!(container.status(), "stopped");
