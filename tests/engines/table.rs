@@ -140,6 +140,11 @@ const ACCEPTED: &[(&str, &str, &str)] = &[
         "a file system without a source has its type for a name",
     ),
     (
+        " - tmpfs tmpfs rw,mode=755",
+        " - tmpfs tmpfs rw",
+        "the mode of the folder that is covered: an option of the mount as with runc since 1.2; earlier ones change it later",
+    ),
+    (
         "SigIgn:\t0000000080000000",
         "SigIgn:\t0000000000000000",
         "runc passes on what Go's runtime ignores",
