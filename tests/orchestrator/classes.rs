@@ -76,7 +76,7 @@ fn a_pod_runs_by_the_runtime_of_its_class() {
         kube(&world, &["exec", "p", "--", "echo", "inside"]).ok(),
         "inside\n"
     );
-    assert_eq!(world.logs(&["p"]), "it runs\n");
+    world.says(&["p"], "it runs\n");
     world.told(
         "lost",
         "RuntimeClass \"by-nobody\": no runtime for handler \"gvisor\" is configured: start berthd with --runtime-handler gvisor=PROGRAM (configured: other)",

@@ -281,7 +281,7 @@ fn root_of_a_pod_is_nobody_on_the_host() {
     let mut lines: Vec<&str> = log.lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, ["and the other", "by its file", "to the log"]);
-    assert_eq!(world.logs(&["own", "-c", "alice"]), "alice\n");
+    world.says(&["own", "-c", "alice"], "alice\n");
     assert_eq!(
         ask("alice", "echo here >/dev/stdout; echo there >/dev/stderr"),
         "here\n"

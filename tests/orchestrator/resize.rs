@@ -147,7 +147,7 @@ fn a_pod_is_resized_in_place() {
 
     // Nothing of this has started the container again.
     assert_eq!(pod["status"]["containerStatuses"][0]["containerID"], id);
-    assert_eq!(bench.world.logs(&["p"]), "began\n");
+    bench.world.says(&["p"], "began\n");
 
     // What cannot be.
     for (resources, told) in [

@@ -156,6 +156,15 @@ impl World {
         self.node.ctl(&all).ok()
     }
 
+    /// Waits until a log is exactly this: a container may be ready before its first words.
+    #[track_caller]
+    pub(crate) fn says(&self, arguments: &[&str], text: &str) {
+        wait_for(&format!("the log {arguments:?}"), PATIENCE, || {
+            let found = self.logs(arguments);
+            if found == text { Ok(()) } else { Err(found) }
+        });
+    }
+
     pub(crate) fn run_dir(&self) -> PathBuf {
         self.node.path().join("run")
     }

@@ -198,7 +198,7 @@ fn a_claim_gets_a_folder_that_outlives_its_pods() {
         &json!({}),
     );
     bench.world.ready("two");
-    assert_eq!(bench.world.logs(&["two"]), "kept\n");
+    bench.world.says(&["two"], "kept\n");
     pull_the_plug(&mut bench.world);
     bench.world.node.spawn();
     bench.world.delete("two");
@@ -214,7 +214,7 @@ fn a_claim_gets_a_folder_that_outlives_its_pods() {
         &json!({}),
     );
     bench.world.ready("three");
-    assert_eq!(bench.world.logs(&["three"]), "kept\n");
+    bench.world.says(&["three"], "kept\n");
 
     // A claim in use waits for its pods.
     let folder = bench.folder("data");
@@ -340,7 +340,7 @@ fn mounts_of_claims() {
     };
     bench.world.pod("grouped", spec("Always"));
     bench.world.phase("grouped", "Succeeded");
-    assert_eq!(bench.world.logs(&["grouped"]), "1000 4242\nxmine\n");
+    bench.world.says(&["grouped"], "1000 4242\nxmine\n");
     let mine = folder.join("deep/er/mine").metadata().expect("the file");
     assert_eq!(
         (mine.uid(), mine.gid()),
@@ -418,7 +418,7 @@ fn the_examples_of_storage_run() {
     bench.world.phase("viewer", "Succeeded");
     assert_eq!(bench.world.logs(&["viewer"]).trim(), "0");
     bench.world.phase("scratch", "Succeeded");
-    assert_eq!(bench.world.logs(&["scratch"]), "123456789");
+    bench.world.says(&["scratch"], "123456789");
     let again = bench.kube(&["apply", "-f", &folder]);
     assert_eq!(again.matches("unchanged").count(), 5, "{again}");
     bench.kube(&["delete", "-f", &folder, "--wait=false"]);
