@@ -276,6 +276,7 @@ const FORMS: &[(u32, &str, i32, &str)] = &[
         0,
         "drained",
     ),
+    (20, "cordon {node}", 0, "cordoned"),
     (20, "get nodes", 0, "SchedulingDisabled"),
     (20, "uncordon {node}", 0, "uncordoned"),
     (20, "get events.events.k8s.io", 0, "LAST SEEN"),
