@@ -262,6 +262,9 @@ impl<'a> Launch<'a> {
                 .beside(pid, start_time)
                 .map_err(LaunchError::Beside)?;
         }
+        if let Some(network) = self.context.network.take() {
+            network.finish().map_err(no_network)?;
+        }
         Ok(())
     }
 
@@ -349,8 +352,8 @@ impl<'a> Launch<'a> {
         } else {
             None
         };
-        let network = match self.context.network.take() {
-            Some(network) if clone.network => Some(network.finish().map_err(no_network)?),
+        let network = match &mut self.context.network {
+            Some(network) if clone.network => Some(network.namespace().map_err(no_network)?),
             None if clone.network => return Err(LaunchError::Protocol),
             _ => None,
         };

@@ -5,20 +5,30 @@
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+use nix::sched::{sched_getaffinity, sched_setaffinity};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 use crate::area::{Area, STACK};
-use crate::raw::child::{NetworkOrder, network_maker};
-use crate::raw::{self, CloneArgs, Fd};
+use crate::raw::child::{FAILED, NetworkOrder, OPENED, network_maker};
+use crate::raw::{self, CloneArgs};
 
 const CLONE_VM: u64 = 0x100;
 const CLONE_FILES: u64 = 0x400;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+
+/// How long the helper is waited for before this process looks whether it is still there, in milliseconds.
+const LOOK: u32 = 50;
 
 /// A network namespace in the making. Dropping it takes it back.
 #[derive(Debug)]
 pub struct NewNetwork {
     /// The helper, until it was waited for.
     helper: Option<i32>,
+    /// The namespace was handed over.
+    taken: bool,
     area: Area,
 }
 
@@ -38,36 +48,83 @@ impl NewNetwork {
         // SAFETY: order and stack lie in the area, which lives until the helper was waited for.
         let helper = unsafe { raw::clone_with_stack(&args, network_maker, order.cast()) }
             .map_err(|errno| io::Error::from_raw_os_error(errno.0))?;
+        away(helper);
         Ok(Self {
             helper: Some(helper),
+            taken: false,
             area,
         })
     }
 
-    /// Waits for the helper: the namespace, in which the device `lo` is up.
-    pub fn finish(mut self) -> io::Result<OwnedFd> {
-        self.wait()
+    fn order(&self) -> &NetworkOrder {
+        // SAFETY: written by `begin`, lives as long as the area, and is shared by atomic words only.
+        unsafe { &*self.area.page::<NetworkOrder>() }
     }
 
-    fn wait(&mut self) -> io::Result<OwnedFd> {
-        let Some(helper) = self.helper.take() else {
-            return Err(io::ErrorKind::NotFound.into());
-        };
-        raw::wait(helper, libc::__WALL as u32).map_err(|errno| io::Error::from_raw_os_error(errno.0))?;
-        let order: *mut NetworkOrder = self.area.page();
-        // SAFETY: written by `begin`; the helper has ended.
-        let NetworkOrder { network, errno } = unsafe { order.read_volatile() };
-        if network == Fd(-1) {
-            return Err(io::Error::from_raw_os_error(errno));
+    /// Waits until the namespace is there, and hands it over. Its `lo` may not be up yet: [`NewNetwork::finish`].
+    pub fn namespace(&mut self) -> io::Result<OwnedFd> {
+        loop {
+            match self.order().state.load(Ordering::Acquire) {
+                OPENED if self.taken => return Err(io::ErrorKind::NotFound.into()),
+                OPENED => {
+                    self.taken = true;
+                    // SAFETY: the helper opened it in the descriptor table that it shares, and nobody else has it.
+                    return Ok(unsafe { OwnedFd::from_raw_fd(self.order().network.load(Ordering::Relaxed)) });
+                }
+                FAILED => return Err(self.answer()),
+                _ if self.helper.is_none() => return Err(io::Error::other("its helper was killed")),
+                state => {
+                    raw::futex_wait(&self.order().state, state, LOOK);
+                    self.reap(WaitPidFlag::WNOHANG)?;
+                }
+            }
         }
-        // SAFETY: the helper opened it in the descriptor table that it shared, and nobody else knows it.
-        Ok(unsafe { OwnedFd::from_raw_fd(network.0) })
+    }
+
+    /// Waits for the helper: `lo` is up in the namespace.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.reap(WaitPidFlag::empty())?;
+        let order = self.order();
+        match (order.state.load(Ordering::Acquire), order.errno.load(Ordering::Relaxed)) {
+            (OPENED, 0) => Ok(()),
+            (OPENED | FAILED, _) => Err(self.answer()),
+            _ => Err(io::Error::other("its helper was killed")),
+        }
+    }
+
+    fn answer(&self) -> io::Error {
+        io::Error::from_raw_os_error(self.order().errno.load(Ordering::Relaxed))
+    }
+
+    fn reap(&mut self, options: WaitPidFlag) -> io::Result<()> {
+        if let Some(helper) = self.helper
+            && waitpid(Pid::from_raw(helper), Some(options | WaitPidFlag::__WALL))? != WaitStatus::StillAlive
+        {
+            self.helper = None;
+        }
+        Ok(())
     }
 }
 
 impl Drop for NewNetwork {
     fn drop(&mut self) {
-        let _ = self.wait();
+        let _ = self.reap(WaitPidFlag::empty());
+        if !self.taken {
+            // What there is goes with the value.
+            let _ = self.namespace();
+        }
+    }
+}
+
+/// Has the helper run on any processor but this one, where it would only begin when this process waits.
+fn away(helper: i32) {
+    let Ok(mut set) = sched_getaffinity(Pid::from_raw(0)) else {
+        return;
+    };
+    // SAFETY: no memory is involved.
+    let here = unsafe { libc::sched_getcpu() };
+    if here >= 0 && set.unset(here as usize).is_ok() {
+        let _ = sched_setaffinity(Pid::from_raw(helper), &set);
     }
 }
 
@@ -97,14 +154,19 @@ mod tests {
     #[test]
     fn the_namespace_is_new_and_this_process_stays_where_it_is() {
         let before = own();
-        let Ok(network) = NewNetwork::begin().unwrap().finish() else {
+        let mut made = NewNetwork::begin().unwrap();
+        let Ok(network) = made.namespace() else {
             assert!(
                 !nix::unistd::geteuid().is_root(),
                 "root may make network namespaces"
             );
             return;
         };
-        let other = NewNetwork::begin().unwrap().finish().unwrap();
+        made.finish().unwrap();
+        let mut second = NewNetwork::begin().unwrap();
+        let other = second.namespace().unwrap();
+        assert!(second.namespace().is_err(), "it was handed over");
+        second.finish().unwrap();
         assert_eq!(own(), before);
         assert_ne!(inode(&network), before);
         assert_ne!(inode(&network), inode(&other));

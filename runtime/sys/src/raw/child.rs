@@ -5,10 +5,11 @@
 //! [`Order`] and their own stack, and make raw system calls only.
 
 use core::ffi::c_void;
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use super::clone::{CloneArgs, clone_with_stack};
 use super::{
-    Errno, Fd, Res, capget, capset, cloexec_range, close, exec_fd, exit, network_with_loopback,
+    Errno, Fd, Res, capget, capset, cloexec_range, close, exec_fd, exit, futex_wake, network_with_loopback,
     raise_ambient, recv, send, set_cloexec, set_dumpable, setns, setresgid, setresuid, unshare,
 };
 
@@ -249,34 +250,44 @@ fn ask_parent(order: &mut Order) {
     wait_for_parent(order);
 }
 
-/// What [`network_maker`] answers.
-#[derive(Debug, Clone, Copy)]
+/// What [`network_maker`] answers, in this order.
+#[derive(Debug, Default)]
 pub struct NetworkOrder {
-    /// The namespace, or -1.
-    pub network: Fd,
-    /// Why there is none.
-    pub errno: i32,
+    /// [`OPENED`] or [`FAILED`] once the namespace is there or will not be; a futex(2).
+    pub state: AtomicU32,
+    /// The namespace, if it is there.
+    pub network: AtomicI32,
+    /// Why there is none, or why `lo` is not up in it; 0 if all is well.
+    pub errno: AtomicI32,
 }
 
-impl Default for NetworkOrder {
-    fn default() -> Self {
-        Self {
-            network: Fd(-1),
-            errno: 0,
-        }
-    }
-}
+/// The namespace is open.
+pub const OPENED: u32 = 1;
+/// There is none.
+pub const FAILED: u32 = 2;
 
-/// Entry of the process that makes a network namespace, opens it in the descriptor table it shares, and ends.
+/// Entry of the process that makes a network namespace, opens it in the descriptor table it shares, sets `lo` up, and ends.
 ///
 /// # Safety
-/// `argument` points at a valid [`NetworkOrder`] that only this process uses until it ends.
+/// `argument` points at a valid [`NetworkOrder`] that lives until this process ends.
 pub unsafe extern "C" fn network_maker(argument: *mut c_void) -> ! {
     // SAFETY: the caller's promise.
-    let order = unsafe { &mut *argument.cast::<NetworkOrder>() };
-    match unshare(CLONE_NEWNET).and_then(|()| network_with_loopback()) {
-        Ok(network) => order.network = network,
-        Err(errno) => order.errno = errno.0,
+    let order = unsafe { &*argument.cast::<NetworkOrder>() };
+    let tell = |state: u32| {
+        order.state.store(state, Ordering::Release);
+        futex_wake(&order.state);
+    };
+    let made = unshare(CLONE_NEWNET).and_then(|()| {
+        network_with_loopback(|network| {
+            order.network.store(network.0, Ordering::Relaxed);
+            tell(OPENED);
+        })
+    });
+    if let Err(errno) = made {
+        order.errno.store(errno.0, Ordering::Relaxed);
+        if order.state.load(Ordering::Relaxed) != OPENED {
+            tell(FAILED);
+        }
     }
     exit(0)
 }

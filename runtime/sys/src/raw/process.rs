@@ -1,6 +1,7 @@
 //! The process itself: identity, capabilities, limits, namespaces, execution.
 
 use core::ffi::{CStr, c_char};
+use core::sync::atomic::AtomicU32;
 
 use super::arch::{nr, syscall};
 use super::{AT_EMPTY_PATH, Errno, Fd, Res, check, check_fd, check_unit, ptr};
@@ -270,6 +271,32 @@ pub fn setsid() -> Res<()> {
 pub fn setns(fd: Fd, kinds: u64) -> Res<()> {
     // SAFETY: no memory is involved.
     check_unit(unsafe { syscall(nr::SETNS, [fd.arg(), kinds as usize, 0, 0, 0, 0]) })
+}
+
+/// FUTEX_WAKE of futex(2): wakes whoever of this memory's users waits for the word.
+pub fn futex_wake(word: &AtomicU32) {
+    const FUTEX_WAKE_PRIVATE: usize = 129;
+    // SAFETY: the word lives; the kernel only takes its address.
+    unsafe {
+        syscall(
+            nr::FUTEX,
+            [word.as_ptr() as usize, FUTEX_WAKE_PRIVATE, i32::MAX as usize, 0, 0, 0],
+        )
+    };
+}
+
+/// FUTEX_WAIT of futex(2): returns when the word is no longer `value`, somebody wakes, or so many milliseconds (less than a
+/// second's) have passed.
+pub fn futex_wait(word: &AtomicU32, value: u32, milliseconds: u32) {
+    const FUTEX_WAIT_PRIVATE: usize = 128;
+    let time = [0_i64, i64::from(milliseconds) * 1_000_000];
+    // SAFETY: the word and the time live through the call.
+    unsafe {
+        syscall(
+            nr::FUTEX,
+            [word.as_ptr() as usize, FUTEX_WAIT_PRIVATE, value as usize, time.as_ptr() as usize, 0, 0],
+        )
+    };
 }
 
 /// unshare(2).

@@ -305,13 +305,16 @@ pub fn loopback_up() -> Res<()> {
     result
 }
 
-/// Sets `lo` up in this network namespace and opens the namespace (SIOCGSKNS: no path in procfs has to be trusted).
-pub fn network_with_loopback() -> Res<Fd> {
+/// Opens this network namespace (SIOCGSKNS: no path in procfs has to be trusted), tells `opened`, and then sets `lo` up,
+/// which may have to wait for whoever else changes any network namespace of the host.
+pub fn network_with_loopback(opened: impl FnOnce(Fd)) -> Res<()> {
     const SIOCGSKNS: usize = 0x894c;
     let socket = inet_socket()?;
-    let result = set_loopback_up(socket).and_then(|()| {
-        // SAFETY: no memory is involved; the answer is a new descriptor.
-        check_fd(unsafe { syscall(nr::IOCTL, [socket.arg(), SIOCGSKNS, 0, 0, 0, 0]) })
+    // SAFETY: no memory is involved; the answer is a new descriptor.
+    let network = check_fd(unsafe { syscall(nr::IOCTL, [socket.arg(), SIOCGSKNS, 0, 0, 0, 0]) });
+    let result = network.and_then(|network| {
+        opened(network);
+        set_loopback_up(socket)
     });
     super::close(socket);
     result
