@@ -137,7 +137,7 @@ def name(number):
 
 def watch(daemon):
     """A watch that has been answered, whose first event is still to come."""
-    connection = daemon.tls.wrap_socket(socket.create_connection(("127.0.0.1", daemon.port)))
+    connection = daemon.tls.wrap_socket(socket.create_connection(("127.0.0.1", daemon.port)), server_hostname="127.0.0.1")
     path = "/api/v1/namespaces/default/pods?watch=1&fieldSelector=metadata.namespace%3Ddefault&resourceVersion=" + daemon.version
     connection.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
     head = b""
