@@ -85,7 +85,10 @@ impl NewNetwork {
     pub fn finish(mut self) -> io::Result<()> {
         self.reap(WaitPidFlag::empty())?;
         let order = self.order();
-        match (order.state.load(Ordering::Acquire), order.errno.load(Ordering::Relaxed)) {
+        match (
+            order.state.load(Ordering::Acquire),
+            order.errno.load(Ordering::Relaxed),
+        ) {
             (OPENED, 0) => Ok(()),
             (OPENED | FAILED, _) => Err(self.answer()),
             _ => Err(io::Error::other("its helper was killed")),

@@ -280,7 +280,14 @@ pub fn futex_wake(word: &AtomicU32) {
     unsafe {
         syscall(
             nr::FUTEX,
-            [word.as_ptr() as usize, FUTEX_WAKE_PRIVATE, i32::MAX as usize, 0, 0, 0],
+            [
+                word.as_ptr() as usize,
+                FUTEX_WAKE_PRIVATE,
+                i32::MAX as usize,
+                0,
+                0,
+                0,
+            ],
         )
     };
 }
@@ -294,7 +301,14 @@ pub fn futex_wait(word: &AtomicU32, value: u32, milliseconds: u32) {
     unsafe {
         syscall(
             nr::FUTEX,
-            [word.as_ptr() as usize, FUTEX_WAIT_PRIVATE, value as usize, time.as_ptr() as usize, 0, 0],
+            [
+                word.as_ptr() as usize,
+                FUTEX_WAIT_PRIVATE,
+                value as usize,
+                time.as_ptr() as usize,
+                0,
+                0,
+            ],
         )
     };
 }
