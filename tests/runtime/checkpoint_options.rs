@@ -13,28 +13,6 @@ use crate::driver::{PATIENCE, Runtime, cgroups_named};
 use crate::sockets::{listener, receive};
 
 #[test]
-fn a_lock_is_held_again() {
-    need_criu!();
-    let flock = harness::need_program!("flock");
-    let runtime = Runtime::berth();
-    let images = TempDir::new().unwrap();
-    let images = path(&images, "images");
-    let mut bundle = Bundle::new(&["sh", "-c", &format!("exec 9>/locked; busybox flock 9; {COUNTER}")]);
-    let container = started(&runtime, &mut bundle);
-    let file = bundle.rootfs().join("locked");
-    let held = || run(Command::new(&flock).arg("-n").arg(&file).arg("true")).code() != 0;
-    assert!(held());
-    // Without the option it is not risked.
-    container.verb("checkpoint", &["--image-path", &images]).err();
-    assert_eq!(container.status(), "running");
-    fs::remove_dir_all(&images).unwrap();
-    checkpoint(&container, &images, &["--file-locks"]);
-    assert!(!held());
-    restore(&container, &bundle, &images, &["--detach", "--file-locks"]);
-    assert!(held());
-}
-
-#[test]
 fn a_network_namespace_of_others_is_joined_again() {
     need_criu!();
     let unshare = harness::need_program!("unshare");
