@@ -27,7 +27,7 @@ macro_rules! need_criu {
 pub(crate) const COUNTER: &str = "i=0; while [ ! -e /stop ]; do i=$((i+1)); echo $i >/count.new; mv /count.new /count; \
                        sleep 0.05; done; exit 7";
 
-fn counter() -> Bundle {
+pub(crate) fn counter() -> Bundle {
     Bundle::new(&["sh", "-c", COUNTER])
 }
 

@@ -8,7 +8,7 @@ use harness::{Bundle, isolate, need_root, run, wait_for};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::checkpoint::{COUNTER, checkpoint, count, counts_on, path, restore, started};
+use crate::checkpoint::{COUNTER, checkpoint, count, counter, counts_on, path, restore, started};
 use crate::driver::{PATIENCE, Runtime, cgroups_named};
 use crate::sockets::{listener, receive};
 
@@ -23,7 +23,7 @@ fn a_network_namespace_of_others_is_joined_again() {
     let network = path(&folder, "network");
     fs::write(&network, "").unwrap();
     run(Command::new(unshare).arg(format!("--net={network}")).arg("true")).ok();
-    let mut bundle = Bundle::new(&["sh", "-c", COUNTER]);
+    let mut bundle = counter();
     bundle.edit(|config| {
         let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
         namespaces.retain(|entry| entry["type"] != "network");
@@ -48,7 +48,7 @@ fn every_cgroups_mode_brings_it_into_the_containers_cgroup() {
         let runtime = Runtime::berth();
         let images = TempDir::new().unwrap();
         let images = path(&images, "images");
-        let mut bundle = Bundle::new(&["sh", "-c", COUNTER]);
+        let mut bundle = counter();
         bundle.edit(|config| config["linux"]["resources"] = json!({"pids": {"limit": 77}}));
         let container = started(&runtime, &mut bundle);
         let own = ["--manage-cgroups-mode", mode];
@@ -148,7 +148,7 @@ fn memory_is_saved_once_if_asked() {
     let runtime = Runtime::berth();
     let images = TempDir::new().unwrap();
     let (before, last) = (path(&images, "before"), path(&images, "last"));
-    let mut bundle = Bundle::new(&["sh", "-c", COUNTER]);
+    let mut bundle = counter();
     let container = started(&runtime, &mut bundle);
     checkpoint(&container, &before, &["--pre-dump"]);
     checkpoint(&container, &last, &["--parent-path", "../before", "--auto-dedup"]);
@@ -166,7 +166,7 @@ fn pages_are_fetched_when_they_are_used() {
     let runtime = Runtime::berth();
     let images = TempDir::new().unwrap();
     let images = path(&images, "images");
-    let mut bundle = Bundle::new(&["sh", "-c", COUNTER]);
+    let mut bundle = counter();
     let container = started(&runtime, &mut bundle);
     checkpoint(&container, &images, &[]);
     let stopped_at = count(&bundle);

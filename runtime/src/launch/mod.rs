@@ -21,7 +21,7 @@ use std::path::Path;
 use berth_cgroups::Cgroup;
 use berth_spec::Spec;
 use berth_sys::network::NewNetwork;
-use berth_sys::{process, socket};
+use berth_sys::socket;
 
 pub use error::LaunchError;
 pub use gate::{is_parked, start};
@@ -93,13 +93,12 @@ impl Launched {
     }
 }
 
-/// Begins with the container's network namespace, if that can be made beside what comes before [`launch`] and there is
-/// a processor to do it: on a single one it would only cost a process more.
+/// Begins with the container's network namespace, if that can be made beside what comes before [`launch`].
 pub fn network_beside(spec: &Spec) -> Result<Option<NewNetwork>, LaunchError> {
-    if !plan::network_beside(spec) || !process::has_processors(2) {
+    if !plan::network_beside(spec) {
         return Ok(None);
     }
-    NewNetwork::begin().map(Some).map_err(run::no_network)
+    NewNetwork::begin().map_err(run::no_network)
 }
 
 /// Makes the first process and returns when it waits for its start or, for plans without a gate, runs. On failure

@@ -1,6 +1,6 @@
 //! Compiled filters, kept from one container to the next: an engine gives most of its containers the same profile.
 //!
-//! A folder that only its owner may enter holds at most [`PLACES`] files. A profile's hash says which of them is its own,
+//! A folder that only its owner may enter holds at most [`PLACES`] of them. A profile's hash says which of them is its own,
 //! and the file says which profile it is for in full, so that a hash need not be unique: whatever is not exactly right
 //! (another profile, another compiler, another owner, cut short) is compiled anew and replaced.
 
@@ -68,7 +68,8 @@ impl Cache {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let prepared = self.folder.join(format!("new-{}", std::process::id()));
+        // Two that write it at once spoil it at worst, and the sum tells.
+        let prepared = place.with_extension("new");
         let write = || {
             let mut made = OpenOptions::new()
                 .write(true)
@@ -180,12 +181,13 @@ fn put_list(out: &mut Vec<u8>, numbers: impl Iterator<Item = u32>) {
     out[start..start + 4].copy_from_slice(&count.to_ne_bytes());
 }
 
-/// Head, four lengths and the flags, the profile, the filter, the names of ignored calls (each with a line feed), and
-/// a sum over all of it.
+/// Head, three lengths and the flags, the profile, the filter, the names of ignored calls (each after its length), and a
+/// sum over all of it.
 pub(super) fn encode(program: &Program, profile: &[u8]) -> Vec<u8> {
-    let mut ignored = program.ignored.join("\n");
-    if !ignored.is_empty() {
-        ignored.push('\n');
+    let mut ignored = Vec::new();
+    for name in &program.ignored {
+        put(&mut ignored, name.len() as u32);
+        ignored.extend_from_slice(name.as_bytes());
     }
     let mut out = Vec::with_capacity(profile.len() + 8 * program.filter.len() + 256);
     out.extend_from_slice(HEAD);
@@ -201,7 +203,7 @@ pub(super) fn encode(program: &Program, profile: &[u8]) -> Vec<u8> {
     for instruction in &program.filter {
         out.extend_from_slice(instruction);
     }
-    out.extend_from_slice(ignored.as_bytes());
+    out.extend_from_slice(&ignored);
     let sum = hash(&out);
     out.extend_from_slice(&sum.to_ne_bytes());
     out
@@ -216,23 +218,28 @@ fn decode(file: &[u8], profile: &[u8]) -> Option<Program> {
         rest = after;
         Some(u32::from_ne_bytes(*number))
     };
-    let (length, instructions, ignored, flags) = (number()?, number()?, number()?, number()?);
+    let (length, instructions, ignored_length, flags) = (number()?, number()?, number()?, number()?);
     let rest = rest
         .strip_prefix(profile)
         .filter(|_| length as usize == profile.len())?;
-    let (filter, names) = rest.split_at_checked(8 * instructions as usize)?;
-    let right = names.len() == ignored as usize
+    let (filter, mut names) = rest.split_at_checked(8 * instructions as usize)?;
+    let right = names.len() == ignored_length as usize
         && (1..=MAX_INSTRUCTIONS).contains(&(instructions as usize))
         && hash(content) == u64::from_ne_bytes(*sum);
     if !right {
         return None;
     }
     let (filter, _) = filter.as_chunks::<8>();
-    let names = std::str::from_utf8(names).ok()?;
+    let mut ignored = Vec::new();
+    while let Some((length, after)) = names.split_first_chunk::<4>() {
+        let (name, after) = after.split_at_checked(u32::from_ne_bytes(*length) as usize)?;
+        ignored.push(String::from_utf8(name.to_vec()).ok()?);
+        names = after;
+    }
     Some(Program {
         filter: filter.to_vec(),
         flags,
         listener: None,
-        ignored: names.lines().map(str::to_owned).collect(),
+        ignored,
     })
 }

@@ -7,7 +7,8 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
-use nix::sched::{sched_getaffinity, sched_setaffinity};
+use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -33,8 +34,12 @@ pub struct NewNetwork {
 }
 
 impl NewNetwork {
-    /// Starts the helper, which shares memory and descriptors, sends no signal when it ends, and does nothing else.
-    pub fn begin() -> io::Result<Self> {
+    /// Starts the helper, which shares memory and descriptors, sends no signal when it ends, and does nothing else. None
+    /// if this process may run on one processor only, where a helper would but cost its own time.
+    pub fn begin() -> io::Result<Option<Self>> {
+        let Some(others) = other_processors() else {
+            return Ok(None);
+        };
         let area = Area::new(libc::MAP_PRIVATE, 1)?;
         let order: *mut NetworkOrder = area.page();
         // SAFETY: the page is aligned, large enough (checked by `page`), and nobody else uses it yet.
@@ -48,12 +53,13 @@ impl NewNetwork {
         // SAFETY: order and stack lie in the area, which lives until the helper was waited for.
         let helper = unsafe { raw::clone_with_stack(&args, network_maker, order.cast()) }
             .map_err(|errno| io::Error::from_raw_os_error(errno.0))?;
-        away(helper);
-        Ok(Self {
+        // Left to the scheduler, it would often begin only when this process waits. Without the right to, it is left.
+        let _ = sched_setaffinity(Pid::from_raw(helper), &others);
+        Ok(Some(Self {
             helper: Some(helper),
             taken: false,
             area,
-        })
+        }))
     }
 
     fn order(&self) -> &NetworkOrder {
@@ -99,11 +105,15 @@ impl NewNetwork {
         io::Error::from_raw_os_error(self.order().errno.load(Ordering::Relaxed))
     }
 
+    /// After a success without WNOHANG, nobody but this process uses the area.
     fn reap(&mut self, options: WaitPidFlag) -> io::Result<()> {
-        if let Some(helper) = self.helper
-            && waitpid(Pid::from_raw(helper), Some(options | WaitPidFlag::__WALL))? != WaitStatus::StillAlive
-        {
-            self.helper = None;
+        while let Some(helper) = self.helper {
+            match waitpid(Pid::from_raw(helper), Some(options | WaitPidFlag::__WALL)) {
+                Err(Errno::EINTR) => {}
+                Ok(WaitStatus::StillAlive) => break,
+                Ok(_) => self.helper = None,
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
     }
@@ -119,16 +129,15 @@ impl Drop for NewNetwork {
     }
 }
 
-/// Has the helper run on any processor but this one, where it would only begin when this process waits.
-fn away(helper: i32) {
-    let Ok(mut set) = sched_getaffinity(Pid::from_raw(0)) else {
-        return;
-    };
+/// The processors that this process may run on, but for the one it runs on now; None if there is no other.
+fn other_processors() -> Option<CpuSet> {
+    let mut set = sched_getaffinity(Pid::from_raw(0)).ok()?;
     // SAFETY: no memory is involved.
-    let here = unsafe { libc::sched_getcpu() };
-    if here >= 0 && set.unset(here as usize).is_ok() {
-        let _ = sched_setaffinity(Pid::from_raw(helper), &set);
-    }
+    let here = usize::try_from(unsafe { libc::sched_getcpu() }).ok()?;
+    set.unset(here).ok()?;
+    (0..CpuSet::count())
+        .any(|processor| set.is_set(processor) == Ok(true))
+        .then_some(set)
 }
 
 #[cfg(test)]
@@ -157,7 +166,9 @@ mod tests {
     #[test]
     fn the_namespace_is_new_and_this_process_stays_where_it_is() {
         let before = own();
-        let mut made = NewNetwork::begin().unwrap();
+        let Some(mut made) = NewNetwork::begin().unwrap() else {
+            return;
+        };
         let Ok(network) = made.namespace() else {
             assert!(
                 !nix::unistd::geteuid().is_root(),
@@ -166,7 +177,7 @@ mod tests {
             return;
         };
         made.finish().unwrap();
-        let mut second = NewNetwork::begin().unwrap();
+        let mut second = NewNetwork::begin().unwrap().unwrap();
         let other = second.namespace().unwrap();
         assert!(second.namespace().is_err(), "it was handed over");
         second.finish().unwrap();
@@ -180,10 +191,11 @@ mod tests {
 
     #[test]
     fn what_is_not_wanted_any_more_is_taken_back() {
-        let helper = {
-            let network = NewNetwork::begin().unwrap();
-            network.helper.unwrap()
+        let Some(network) = NewNetwork::begin().unwrap() else {
+            return;
         };
+        let helper = network.helper.unwrap();
+        drop(network);
         // Waited for: it is no child of this process any more.
         assert_eq!(raw::wait(helper, libc::__WALL as u32), Err(raw::Errno::ECHILD));
     }

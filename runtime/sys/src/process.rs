@@ -125,13 +125,3 @@ pub fn fork() -> io::Result<Option<i32>> {
         pid => Ok(Some(pid)),
     }
 }
-
-/// Whether this process may run on so many processors at once (sched_getaffinity(2)).
-pub fn has_processors(count: usize) -> bool {
-    let Ok(set) = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)) else {
-        return false;
-    };
-    let allowed =
-        (0..nix::sched::CpuSet::count()).filter(|&processor| set.is_set(processor).unwrap_or(false));
-    allowed.take(count).count() == count
-}

@@ -44,7 +44,7 @@ fn swap(kept: &Kept, profile: &LinuxSeccomp, other: &LinuxSeccomp) -> Program {
 fn denying(call: &str) -> LinuxSeccomp {
     parse(&json!({
         "defaultAction": "SCMP_ACT_ALLOW",
-        "syscalls": [{"names": [call, "not_a_system_call"], "action": "SCMP_ACT_ERRNO"}],
+        "syscalls": [{"names": [call, "not a\nsystem call"], "action": "SCMP_ACT_ERRNO"}],
     }))
 }
 
@@ -72,7 +72,7 @@ fn a_kept_filter_is_used_and_only_for_its_own_profile() {
     let profile = denying("mkdir");
     assert_eq!(
         kept.cache.compile(&profile).unwrap().ignored,
-        ["not_a_system_call"]
+        ["not a\nsystem call"]
     );
     let wrong = swap(&kept, &profile, &denying("rmdir"));
     assert_eq!(kept.cache.compile(&profile).unwrap(), wrong, "the kept one");
@@ -101,7 +101,7 @@ fn every_part_of_a_profile_tells_it_apart() {
         |it| it.architectures = Some(vec![berth_spec::Arch::ScmpArchX86_64]),
         |it| it.flags = Some(Vec::new()),
         |it| it.syscalls.as_mut().unwrap()[0].names.swap(0, 1),
-        |it| it.syscalls.as_mut().unwrap()[0].names = vec!["mkdirnot_a_system_call".to_owned()],
+        |it| it.syscalls.as_mut().unwrap()[0].names = vec!["mkdirnot a\nsystem call".to_owned()],
         |it| it.syscalls.as_mut().unwrap()[0].errno_ret = Some(1),
         |it| it.syscalls.as_mut().unwrap()[0].action = LinuxSeccompAction::ScmpActLog,
         |it| {
